@@ -1,0 +1,43 @@
+"""Generates the Python stubs beside their contracts: `python protos/generate.py [output directory]` (default: protos/)."""
+
+import sys
+from pathlib import Path
+
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent
+WELL_KNOWN_TYPES = Path(grpc_tools.__file__).parent / "_proto"
+IMPORT_PATHS = [
+    ROOT / "third_party" / "googleapis",
+    ROOT / "third_party" / "protovalidate",
+    ROOT,
+    WELL_KNOWN_TYPES,
+]
+# google.api comes from googleapis-common-protos; nobody ships buf.validate for Python, so its module is generated here.
+VENDORED = ["buf/validate/validate.proto"]
+
+
+def contracts() -> list[str]:
+    """Paths of Prosa's own contracts, relative to protos/, sorted."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "prosa").rglob("*.proto"))
+
+
+def generate(output: Path) -> None:
+    """Writes messages, service stubs and their types under `output`; raises RuntimeError when protoc refuses."""
+    messages = VENDORED + contracts()
+    services = [path for path in contracts() if "\nservice " in (ROOT / path).read_text(encoding="utf-8")]
+    _protoc([f"--python_out={output}", f"--mypy_out={output}"], messages)
+    _protoc([f"--grpc_python_out={output}", f"--mypy_grpc_out={output}"], services)
+
+
+def _protoc(outputs: list[str], files: list[str]) -> None:
+    binaries = Path(sys.executable).parent
+    plugins = [f"--plugin=protoc-gen-{name}={binaries / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
+    imports = [f"-I{path}" for path in IMPORT_PATHS]
+    if protoc.main(["protoc", *imports, *plugins, *outputs, *files]) != 0:
+        raise RuntimeError(f"protoc failed for {files}")
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
