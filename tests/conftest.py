@@ -1,0 +1,119 @@
+"""Real engines, started on first use and once a session; an environment that no test inherits or leaks."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from deploy.local.engines import Engine, Mongo, Postgres, Redis, run_blocking, running_engine
+from deploy.local.ports import free_port
+from tests.house.signing import SigningKeys, new_signing_keys
+
+SERVICE_VARIABLES = (
+    "PROSA_",
+    "TENANT_QUOTA_",
+    "CHAT_STORE_",
+    "DOCUMENT_RAG_",
+    "ANALYTICS_",
+    "GATEWAY_",
+    "DATABASE_",
+    "MONGODB_",
+    "REDIS_",
+    "OPENAI_",
+    "OTEL_",
+)
+
+AnyEngine = TypeVar("AnyEngine", bound=Engine)
+
+
+def pytest_configure() -> None:
+    """The shell's own settings are no part of a test."""
+    for name in _service_variables():
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def clean_environ() -> Iterator[None]:
+    """What a test puts into the environment is gone with it."""
+    yield
+    for name in _service_variables():
+        del os.environ[name]
+
+
+def _service_variables() -> list[str]:
+    return [name for name in os.environ if name.startswith(SERVICE_VARIABLES)]
+
+
+@pytest.fixture(scope="session")
+def engine_directory() -> Iterator[Path]:
+    """Where the session's engines keep their data."""
+    directory = Path(tempfile.mkdtemp(prefix="prosa-tests-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(engine_directory: Path) -> Iterator[Postgres]:
+    """The session's PostgreSQL."""
+    with _running(Postgres(engine_directory / "postgres", free_port())) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def fresh_database(postgres_server: Postgres) -> Callable[[], str]:
+    """Makes a new empty database on each call; returns its superuser URL."""
+    return lambda: _create_database(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: Postgres) -> str:
+    """The superuser's URL of a database that is fresh this session."""
+    return _create_database(postgres_server)
+
+
+@pytest.fixture(scope="session")
+def mongo_url(engine_directory: Path) -> Iterator[str]:
+    """A replica set of one node."""
+    with _running(Mongo(engine_directory / "mongo", free_port())) as engine:
+        yield engine.url()
+
+
+@pytest.fixture(scope="session")
+def redis_url(engine_directory: Path) -> Iterator[str]:
+    """The session's Redis."""
+    with _running(Redis(engine_directory / "redis", free_port())) as engine:
+        yield engine.url()
+
+
+@pytest.fixture(scope="session")
+def signing_keys() -> SigningKeys:
+    """A fresh Ed25519 pair."""
+    return new_signing_keys()
+
+
+@contextlib.contextmanager
+def _running(engine: AnyEngine) -> Iterator[AnyEngine]:
+    with running_engine(engine):
+        yield engine
+
+
+def _create_database(server: Postgres) -> str:
+    name = f"test_{uuid4().hex[:12]}"
+
+    async def create() -> None:
+        connection = await asyncpg.connect(server.url())
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+
+    run_blocking(create())
+    return server.url(name)
