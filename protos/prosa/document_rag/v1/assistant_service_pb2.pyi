@@ -475,7 +475,7 @@ class UpdateAssistantRequest(_message.Message):
     """The assistant to change."""
     @_builtins.property
     def assistant(self) -> Global___Assistant:
-        """The new values; only the fields named by the mask are read."""
+        """The new values; only the fields named by the mask are read, and only they are checked."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
