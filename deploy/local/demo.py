@@ -1,0 +1,199 @@
+"""The demo tenant: a prefeitura with documents and an assistant, created through the public contracts.
+
+Every step first looks whether it is done already, so a crash in the middle costs nothing but a second try.
+"""
+
+import asyncio
+import mimetypes
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from prosa.document_rag.v1 import assistant_service_pb2 as assistants
+from prosa.document_rag.v1 import document_service_pb2 as documents
+from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from prosa.document_rag.v1.document_service_pb2_grpc import DocumentServiceStub
+from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
+from prosa.tenant_quota.v1 import tenant_service_pb2 as tenants
+from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
+
+from deploy.local.data_directory import read_json, write_json
+
+TENANT_ID = "prefeitura-de-exemplo"
+TENANT_NAME = "Prefeitura de Exemplo"
+USER_ID = "ana"
+ASSISTANT_NAME = "Assistente da Prefeitura"
+INSTRUCTIONS = (
+    "Você é o assistente da Prefeitura de Exemplo. Responda em português, com clareza e cortesia, somente com "
+    "base nos documentos da prefeitura. Quando a resposta não estiver neles, diga isso e indique a Central de "
+    "Atendimento 156."
+)
+QUESTION = "Até que dia posso pagar o IPTU em cota única com desconto?"
+TOKENS_PER_DAY = 2_000_000
+TOKENS_PER_MONTH = 30_000_000
+
+DOCUMENTS = Path(__file__).with_name("demo_documents")
+MIME_TYPES = {".md": "text/markdown", ".html": "text/html", ".txt": "text/plain"}
+PIECE_BYTES = 64 * 1024
+CALL_SECONDS = 30.0
+UPLOAD_SECONDS = 300.0
+KEPT = "demo_keys.json"
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a visitor needs: the tenant administrator's key, one for anonymous end users, an assistant."""
+
+    api_key: str
+    end_user_key: str
+    assistant_id: str
+
+
+@dataclass(frozen=True)
+class Seeder:
+    """Creates what is missing of the demo tenant. `directory` keeps the keys, which are shown only once."""
+
+    targets: Mapping[str, str]
+    admin_key: str
+    directory: Path
+
+    async def seed(self) -> Demo:
+        """The demo, complete; raises grpc.RpcError when a service refuses."""
+        async with AsyncExitStack() as stack:
+            quota_channel = await stack.enter_async_context(_channel(self.targets["tenant_quota"]))
+            rag_channel = await stack.enter_async_context(_channel(self.targets["document_rag"]))
+            directory = TenantServiceStub(quota_channel)
+            admin = await _authenticate(directory, self.admin_key)
+            await _create_tenant(directory, admin)
+            await _set_quota(QuotaServiceStub(quota_channel), admin)
+            await _create_user(directory, admin)
+            api_key = await self._key("api_key", directory, admin, user_id=USER_ID)
+            end_user_key = await self._key("end_user_key", directory, admin, role=tenants.ROLE_END_USER)
+            owner = await _authenticate(directory, api_key)
+            await _upload_missing(DocumentServiceStub(rag_channel), owner)
+            assistant_id = await _assistant(AssistantServiceStub(rag_channel), owner)
+        return Demo(api_key, end_user_key, assistant_id)
+
+    async def _key(self, name: str, directory: Any, admin: Metadata, **wanted: Any) -> str:
+        """The key kept under this name if it still works, else a new one, kept at once."""
+        path = self.directory / KEPT
+        kept = read_json(path)
+        if name in kept and await _works(directory, kept[name]):
+            return str(kept[name])
+        request = tenants.CreateApiKeyRequest(tenant_id=TENANT_ID, display_name=f"demo {name}", **wanted)
+        created = await directory.CreateApiKey(request, metadata=admin, timeout=CALL_SECONDS)
+        write_json(path, {**kept, name: created.secret})
+        return str(created.secret)
+
+
+def _channel(target: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(target)
+
+
+async def _authenticate(directory: Any, key: str) -> Metadata:
+    answer = await directory.Authenticate(
+        tenants.AuthenticateRequest(credential=key), timeout=CALL_SECONDS, wait_for_ready=True
+    )
+    return (("authorization", f"Bearer {answer.access_token}"),)
+
+
+async def _works(directory: Any, key: str) -> bool:
+    try:
+        await _authenticate(directory, key)
+    except grpc.aio.AioRpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            return False
+        raise
+    return True
+
+
+async def _create_tenant(directory: Any, admin: Metadata) -> None:
+    request = tenants.CreateTenantRequest(tenant_id=TENANT_ID, display_name=TENANT_NAME, time_zone="America/Sao_Paulo")
+    await _unless_it_exists(directory.CreateTenant(request, metadata=admin, timeout=CALL_SECONDS))
+
+
+async def _create_user(directory: Any, admin: Metadata) -> None:
+    request = tenants.CreateUserRequest(
+        tenant_id=TENANT_ID,
+        user_id=USER_ID,
+        display_name="Ana Souza",
+        email="ana.souza@exemplo.gov.br",
+        role=tenants.ROLE_TENANT_ADMIN,
+    )
+    await _unless_it_exists(directory.CreateUser(request, metadata=admin, timeout=CALL_SECONDS))
+
+
+async def _unless_it_exists(call: Any) -> None:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.ALREADY_EXISTS:
+            raise
+
+
+async def _set_quota(quota: Any, admin: Metadata) -> None:
+    """Only the first time: what an administrator has set since then stays."""
+    current = await quota.GetQuota(quotas.GetQuotaRequest(tenant_id=TENANT_ID), metadata=admin, timeout=CALL_SECONDS)
+    if current.HasField("tokens_per_day") or current.HasField("tokens_per_month"):
+        return
+    limits = quotas.Quota(
+        tokens_per_day=TOKENS_PER_DAY,
+        tokens_per_month=TOKENS_PER_MONTH,
+        enforcement=quotas.ENFORCEMENT_HARD,
+    )
+    request = quotas.SetQuotaRequest(tenant_id=TENANT_ID, quota=limits)
+    await quota.SetQuota(request, metadata=admin, timeout=CALL_SECONDS)
+
+
+async def _upload_missing(library: Any, owner: Metadata) -> None:
+    listed = await library.ListDocuments(
+        documents.ListDocumentsRequest(page_size=1000), metadata=owner, timeout=CALL_SECONDS
+    )
+    present = {document.filename for document in listed.documents}
+    for path in demo_documents():
+        if path.name not in present:
+            await library.UploadDocument(_pieces(path), metadata=owner, timeout=UPLOAD_SECONDS)
+
+
+def demo_documents() -> list[Path]:
+    """The files of the demo, in the order of their names."""
+    return sorted(path for path in DOCUMENTS.iterdir() if path.suffix in MIME_TYPES)
+
+
+async def _pieces(path: Path) -> AsyncIterator[documents.UploadDocumentRequest]:
+    content = await asyncio.to_thread(path.read_bytes)
+    mime_type = MIME_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    yield documents.UploadDocumentRequest(
+        filename=path.name, mime_type=mime_type, request_id=f"demo-{path.name}", chunk=content[:PIECE_BYTES]
+    )
+    for start in range(PIECE_BYTES, len(content), PIECE_BYTES):
+        yield documents.UploadDocumentRequest(chunk=content[start : start + PIECE_BYTES])
+
+
+async def _assistant(hall: Any, owner: Metadata) -> str:
+    listed = await hall.ListAssistants(
+        assistants.ListAssistantsRequest(page_size=1000), metadata=owner, timeout=CALL_SECONDS
+    )
+    for assistant in listed.assistants:
+        if assistant.display_name == ASSISTANT_NAME:
+            return str(assistant.assistant_id)
+    wanted = assistants.Assistant(display_name=ASSISTANT_NAME, instructions=INSTRUCTIONS)
+    request = assistants.CreateAssistantRequest(assistant=wanted)
+    created = await hall.CreateAssistant(request, metadata=owner, timeout=CALL_SECONDS)
+    return str(created.assistant_id)
+
+
+def curl(gateway_url: str, api_key: str, assistant_id: str) -> str:
+    """A command that asks the demo's question and streams the answer, to be pasted into a shell."""
+    return (
+        f"curl -N {gateway_url}/v1/assistants/{assistant_id}:ask \\\n"
+        f"  -H 'Authorization: Bearer {api_key}' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
+        f'  -d \'{{"question": "{QUESTION}"}}\''
+    )
