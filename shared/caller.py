@@ -101,9 +101,7 @@ def on_behalf(actor: Caller, subject: Caller) -> Caller:
 class TokenSigner:
     """Issues tokens; only tenant_quota holds the private key. ValueError when it is not an Ed25519 key."""
 
-    def __init__(
-        self, private_key_pem: SecretStr, lifetime_seconds: float = 60.0, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, private_key_pem: SecretStr, lifetime_seconds: float = 60.0, clock: Clock | None = None) -> None:
         key = load_pem_private_key(private_key_pem.get_secret_value().encode(), password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError("the signing key must be an Ed25519 private key in PEM")  # noqa: TRY004 a bad setting

@@ -81,9 +81,7 @@ class ServiceConfig(BaseSettings):
         prefix = str(self.model_config.get("env_prefix", ""))
         known = {name for field in environment_names(type(self)).values() for name in field}
         unknown = sorted(
-            name
-            for name in os.environ
-            if prefix and name.upper().startswith(prefix) and name.upper() not in known
+            name for name in os.environ if prefix and name.upper().startswith(prefix) and name.upper() not in known
         )
         if unknown:
             raise ValueError(f"unknown variables: {', '.join(unknown)} (known: {', '.join(sorted(known))})")

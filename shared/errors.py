@@ -212,9 +212,7 @@ class QuotaExceeded(ServiceError):
         if not self.violations:
             return []
         shown = [
-            error_details_pb2.QuotaFailure.Violation(
-                subject=passed.subject, description=passed.description[:MAX_TEXT]
-            )
+            error_details_pb2.QuotaFailure.Violation(subject=passed.subject, description=passed.description[:MAX_TEXT])
             for passed in self.violations[:MAX_VIOLATIONS]
         ]
         return [error_details_pb2.QuotaFailure(violations=shown)]

@@ -1,6 +1,6 @@
 """Page tokens, opaque to clients and bound to their query and tenant.
 
-A token is a position and a digest of the query, not a permission: every page is read under the caller's tenant
+A token is a position and a digest of the query, not a permission: a page is read under the caller's tenant
 whatever the token says, so an edited token moves its owner only within what the owner may read.
 """
 
@@ -69,6 +69,4 @@ def _decoded(token: str) -> dict[str, Any]:
 
 
 def _refused(reason: str, description: str) -> InvalidArgument:
-    return InvalidArgument(
-        description, reason=reason, violations=[FieldViolation("page_token", description, reason)]
-    )
+    return InvalidArgument(description, reason=reason, violations=[FieldViolation("page_token", description, reason)])

@@ -1,0 +1,153 @@
+"""MongoDB as every service uses it: one function opens the database, with Motor or with PyMongo's own async client.
+
+Only what both share is used; the few calls that differ (aggregate, watch, transactions) are bridged here. Writes are
+acknowledged by a majority and journalled. Driver errors become errors of the house here, by class and code.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeAlias
+
+import pymongo.errors
+from pydantic import SecretStr
+
+from shared.errors import Conflict, Unavailable
+
+# What AsyncIOMotorDatabase and AsyncDatabase share; neither is a subtype of the other.
+MongoDatabase: TypeAlias = Any
+MongoCollection: TypeAlias = Any
+MongoSession: TypeAlias = Any
+
+MongoDriver: TypeAlias = Literal["motor", "pymongo"]
+
+READY_TIMEOUT_SECONDS = 2.0
+_OUT_OF_DISK_SPACE = 14031
+_WRITE_CONFLICT = 112
+_PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "UnknownTransactionCommitResult")
+
+
+@asynccontextmanager
+async def open_mongo(
+    url: SecretStr,
+    database: str,
+    *,
+    driver: MongoDriver = "motor",
+    max_pool_size: int = 50,
+    min_pool_size: int = 0,
+    timeout_ms: int = 10_000,
+) -> AsyncIterator[MongoDatabase]:
+    """The database, its client closed at the end of the block. Connects on first use, so it never raises itself.
+
+    `timeout_ms` bounds every operation, retries included.
+    """
+    client = _client_class(driver)(
+        url.get_secret_value(),
+        w="majority",
+        journal=True,
+        retryWrites=True,
+        retryReads=True,
+        readConcernLevel="majority",
+        serverSelectionTimeoutMS=min(5000, timeout_ms),
+        timeoutMS=timeout_ms,
+        maxPoolSize=max_pool_size,
+        minPoolSize=min_pool_size,
+        uuidRepresentation="standard",
+        tz_aware=True,
+        appname="prosa",
+    )
+    try:
+        yield client[database]
+    finally:
+        closing = client.close()
+        if inspect.isawaitable(closing):
+            await closing
+
+
+def _client_class(driver: MongoDriver) -> Any:
+    if driver == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient
+
+        return AsyncIOMotorClient
+    from pymongo import AsyncMongoClient
+
+    return AsyncMongoClient
+
+
+@contextmanager
+def mongo_errors() -> Iterator[None]:
+    """Turns what passes by itself into Unavailable (dependency "mongodb") or Conflict; the rest passes through.
+
+    DuplicateKeyError is left to the engine: it alone knows what a duplicate means.
+    """
+    try:
+        yield
+    except pymongo.errors.OperationFailure as error:
+        if error.code == _OUT_OF_DISK_SPACE:
+            raise _unavailable("STORAGE_FULL") from error
+        if error.code == _WRITE_CONFLICT:
+            raise Conflict("another write was first") from error
+        if error.timeout or any(map(error.has_error_label, _PASSING_LABELS)):
+            raise _unavailable() from error
+        raise
+    except (pymongo.errors.ConnectionFailure, pymongo.errors.WaitQueueTimeoutError) as error:
+        raise _unavailable() from error
+    except pymongo.errors.PyMongoError as error:
+        if not error.timeout:
+            raise
+        raise _unavailable() from error
+
+
+async def mongo_ready(database: MongoDatabase) -> None:
+    """Answers within 2 s or raises Unavailable: for the readiness probe."""
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
+            with mongo_errors():
+                await database.command("ping")
+    except TimeoutError as error:
+        raise _unavailable() from error
+
+
+async def aggregate(
+    collection: MongoCollection, pipeline: Sequence[Mapping[str, Any]], **options: Any
+) -> AsyncIterator[dict[str, Any]]:
+    """The documents a pipeline yields; PyMongo's aggregate is a coroutine, Motor's is not."""
+    cursor = collection.aggregate(list(pipeline), **options)
+    if inspect.iscoroutine(cursor):
+        cursor = await cursor
+    try:
+        async for document in cursor:
+            yield document
+    finally:
+        await cursor.close()
+
+
+@asynccontextmanager
+async def watch(
+    collection: MongoCollection, pipeline: Sequence[Mapping[str, Any]] = (), **options: Any
+) -> AsyncIterator[Any]:
+    """A change stream, closed at the end of the block; PyMongo's watch is a coroutine, Motor's is not."""
+    stream = collection.watch(list(pipeline), **options)
+    if inspect.iscoroutine(stream):
+        stream = await stream
+    async with stream:
+        yield stream
+
+
+@asynccontextmanager
+async def transaction(database: MongoDatabase) -> AsyncIterator[MongoSession]:
+    """One transaction: pass the session to every call; committed at the end, aborted when the block raises."""
+    session = database.client.start_session()
+    if inspect.isawaitable(session):
+        session = await session
+    async with session:
+        starting = session.start_transaction()
+        if inspect.iscoroutine(starting):
+            starting = await starting
+        async with starting:
+            yield session
+
+
+def _unavailable(reason: str | None = None) -> Unavailable:
+    return Unavailable("the database is unavailable", dependency="mongodb", reason=reason)

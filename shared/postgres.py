@@ -1,0 +1,190 @@
+"""PostgreSQL as every service uses it: a pool under a role that row-level security binds, and tenant transactions.
+
+A service's tables live in a schema of its name and are read as the role `prosa_<schema>`, which is no superuser and
+cannot bypass row-level security. Driver errors become errors of the house here, by class.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
+
+import asyncpg
+from pydantic import SecretStr
+
+from shared.errors import Conflict, ServiceError, Unavailable
+from shared.migrations import migrate
+from shared.telemetry import get_logger
+
+__all__ = ["migrate", "open_pool", "pool_ready", "postgres_errors", "tenant_transaction"]
+
+ACQUIRE_TIMEOUT_SECONDS = 5.0
+READY_TIMEOUT_SECONDS = 2.0
+CONNECT_PATIENCE_SECONDS = 30.0
+
+# The statement may have been carried out or not: the same request_id must be used again.
+_OUTCOME_UNKNOWN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+    TimeoutError,
+)
+_LOST_A_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+_log = get_logger()
+
+
+class UnsafeRoleError(RuntimeError):
+    """The pool would run under a role that row-level security does not bind; the service must not start."""
+
+
+@asynccontextmanager
+async def open_pool(
+    url: SecretStr,
+    *,
+    schema: str,
+    max_size: int = 10,
+    min_size: int = 1,
+    command_timeout_seconds: float = 30.0,
+    on_connect: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+    patience_seconds: float = CONNECT_PATIENCE_SECONDS,
+) -> AsyncIterator[asyncpg.Pool]:
+    """A pool on the service's schema, under the role `prosa_<schema>`; closed at the end of the block.
+
+    Waits up to `patience_seconds` for a server that is still starting, then raises Unavailable. Raises
+    UnsafeRoleError when the role is a superuser or may bypass row-level security. `on_connect` registers types.
+    """
+    role = f"prosa_{schema}"
+
+    async def prepare(connection: asyncpg.Connection) -> None:
+        await _refuse_unsafe_role(connection, role)
+        await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        if on_connect is not None:
+            await on_connect(connection)
+
+    async def connect() -> asyncpg.Pool:
+        return await asyncpg.create_pool(
+            url.get_secret_value(),
+            min_size=min_size,
+            max_size=max_size,
+            command_timeout=command_timeout_seconds,
+            timeout=ACQUIRE_TIMEOUT_SECONDS,
+            init=prepare,
+            server_settings=_session(schema, role, command_timeout_seconds),
+        )
+
+    pool = await _patiently(connect, patience_seconds)
+    try:
+        yield pool
+    finally:
+        await _close(pool)
+
+
+def _session(schema: str, role: str, command_timeout_seconds: float) -> dict[str, str]:
+    # As start-up parameters these are what RESET returns to: neither RESET ROLE nor the pool's RESET ALL climbs out.
+    return {
+        "role": role,
+        "search_path": f'"{_identifier(schema)}", public',
+        "application_name": role,
+        "timezone": "UTC",
+        "statement_timeout": str(int(command_timeout_seconds * 1000)),
+        "idle_in_transaction_session_timeout": "60000",
+    }
+
+
+@asynccontextmanager
+async def tenant_transaction(pool: asyncpg.Pool, tenant_id: str) -> AsyncIterator[asyncpg.Connection]:
+    """A transaction that sees and writes the rows of one tenant only ("*": of all, on tables that allow it).
+
+    Committed at the end of the block, rolled back when it raises. Raises Unavailable and Conflict as postgres_errors
+    does; a connection whose state is unknown is thrown away.
+    """
+    with postgres_errors():
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as proxy:
+            connection = cast("asyncpg.Connection", proxy)
+            try:
+                async with connection.transaction():
+                    await connection.execute("select set_config('app.tenant', $1, true)", tenant_id)
+                    yield connection
+            except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError):
+                connection.terminate()
+                raise
+
+
+@contextmanager
+def postgres_errors() -> Iterator[None]:
+    """Turns the driver's errors into Unavailable (dependency "postgresql") or Conflict; all others pass through."""
+    try:
+        yield
+    except ServiceError:
+        raise
+    except _LOST_A_RACE as error:
+        raise Conflict("another transaction was first") from error
+    except asyncpg.DiskFullError as error:
+        raise _unavailable("STORAGE_FULL") from error
+    except _OUTCOME_UNKNOWN as error:
+        raise _unavailable() from error
+    except asyncpg.InterfaceError as error:
+        # Its subclasses are mistakes of ours (a value of the wrong type); the class itself is a closed connection.
+        if type(error) is not asyncpg.InterfaceError:
+            raise
+        raise _unavailable() from error
+
+
+async def pool_ready(pool: asyncpg.Pool) -> None:
+    """Answers within 2 s or raises Unavailable: for the readiness probe."""
+    with postgres_errors():
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS), pool.acquire() as connection:
+            await connection.fetchval("select 1")
+
+
+def _unavailable(reason: str | None = None) -> Unavailable:
+    return Unavailable("the database is unavailable", dependency="postgresql", reason=reason)
+
+
+async def _patiently(connect: Callable[[], Awaitable[asyncpg.Pool]], patience_seconds: float) -> asyncpg.Pool:
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + patience_seconds
+    pause = 0.1
+    while True:
+        try:
+            with postgres_errors():
+                return await connect()
+        except Unavailable as error:
+            if loop.time() + pause > give_up:
+                raise
+            _log.warning("database_not_reachable_yet", cause=type(error.__cause__).__name__)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 jitter needs no secrecy
+        pause = min(pause * 2, 2.0)
+
+
+async def _refuse_unsafe_role(connection: asyncpg.Connection, role: str) -> None:
+    row = await connection.fetchrow(
+        "select rolname, rolsuper or rolbypassrls as unbound from pg_roles where rolname = current_user"
+    )
+    if row is None or row["rolname"] != role or row["unbound"]:
+        raise UnsafeRoleError(f"expected the role {role}, without SUPERUSER and BYPASSRLS")
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(ACQUIRE_TIMEOUT_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        _log.warning("database_connections_terminated")
+        pool.terminate()
+
+
+def _identifier(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
+        raise ValueError(f"not a schema name: {name!r}")
+    return name

@@ -1,0 +1,138 @@
+"""What a service tells about itself: traces and metrics by OpenTelemetry, logs as JSON that carry the trace.
+
+Every instrument is named here, once, so that dashboards and code cannot drift apart.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, TypeAlias
+
+import prometheus_client
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+from shared.config import ServiceConfig
+from shared.identifiers import new_id
+from shared.logs import get_logger, setup_logs
+
+__all__ = ["counter", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
+
+HistogramName: TypeAlias = Literal[
+    "rpc.server.call.duration",
+    "rpc.client.call.duration",
+    "gen_ai.client.operation.duration",
+    "gen_ai.client.operation.time_to_first_chunk",
+    "gen_ai.client.token.usage",
+]
+CounterName: TypeAlias = Literal["prosa.internal_errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Instrument:
+    unit: str
+    description: str
+    boundaries: Sequence[float] = ()
+
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+_HISTOGRAMS: dict[HistogramName, _Instrument] = {
+    "rpc.server.call.duration": _Instrument("s", "How long calls took to answer.", _SECONDS),
+    "rpc.client.call.duration": _Instrument("s", "How long calls to other services took.", _SECONDS),
+    "gen_ai.client.operation.duration": _Instrument("s", "How long model calls took.", _SECONDS),
+    "gen_ai.client.operation.time_to_first_chunk": _Instrument("s", "Wait for a model's first words.", _SECONDS),
+    "gen_ai.client.token.usage": _Instrument("{token}", "Tokens of model calls.", _TOKENS),
+}
+_COUNTERS: dict[CounterName, _Instrument] = {
+    "prosa.internal_errors": _Instrument("{error}", "Exceptions nobody had foreseen; each has a log line."),
+}
+
+tracer = trace.get_tracer("prosa")
+_meter = metrics.get_meter("prosa")
+_histograms = {
+    name: _meter.create_histogram(
+        name, unit=shape.unit, description=shape.description, explicit_bucket_boundaries_advisory=shape.boundaries
+    )
+    for name, shape in _HISTOGRAMS.items()
+}
+_counters = {
+    name: _meter.create_counter(name, unit=shape.unit, description=shape.description)
+    for name, shape in _COUNTERS.items()
+}
+
+
+def histogram(name: HistogramName) -> Histogram:
+    """The histogram of that name, in the unit of the table above."""
+    return _histograms[name]
+
+
+def counter(name: CounterName) -> Counter:
+    """The counter of that name."""
+    return _counters[name]
+
+
+def trace_id() -> str:
+    """The id of the trace in progress as 32 hex digits; "" when there is none."""
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+def setup_telemetry(service_name: str, config: ServiceConfig) -> Callable[[], None]:
+    """Starts logs, traces and metrics of this process; the returned function flushes and ends them.
+
+    To be called once per process. Raises RuntimeError when the metrics port is taken.
+    """
+    setup_logs(service_name, config.log_level, config.log_format)
+    resource = Resource.create(
+        {"service.name": service_name, "service.version": _version(), "service.instance.id": new_id()}
+    )
+    traces = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(config.trace_sample_ratio)))
+    if config.otlp_endpoint:
+        traces.add_span_processor(_exporting_to(config.otlp_endpoint))
+    trace.set_tracer_provider(traces)
+    end_metrics = _setup_metrics(resource, config)
+
+    def end() -> None:
+        traces.shutdown()
+        end_metrics()
+
+    return end
+
+
+def _exporting_to(endpoint: str) -> BatchSpanProcessor:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    return BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://")))
+
+
+def _setup_metrics(resource: Resource, config: ServiceConfig) -> Callable[[], None]:
+    if config.metrics_port == 0:
+        return lambda: None
+    provider = MeterProvider([PrometheusMetricReader()], resource=resource)
+    metrics.set_meter_provider(provider)
+    try:
+        server, thread = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
+    except OSError as error:
+        raise RuntimeError(f"cannot serve metrics on {config.host}:{config.metrics_port}: {error}") from error
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        provider.shutdown()
+
+    return end
+
+
+def _version() -> str:
+    try:
+        return version("prosa")
+    except PackageNotFoundError:
+        return "unknown"
