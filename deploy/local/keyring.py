@@ -41,6 +41,6 @@ def _new_keyring() -> Keyring:
         signing_private_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
         signing_public_pem=public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
         pepper=secrets.token_urlsafe(32),
-        admin_key=_api_key(),
-        service_key=_api_key(),
+        admin_key=new_secret("local"),
+        service_key=new_secret("local"),
     )
