@@ -74,7 +74,7 @@ async def _locked(url: SecretStr, schema: str) -> AsyncIterator[asyncpg.Connecti
     try:
         # Asked again and again rather than waited for: a waiting statement holds a snapshot, which an index that is
         # being built concurrently by the holder of the lock would wait for in turn.
-        while not await connection.fetchval(_TRY_LOCK, f"prosa migrations of {schema}"):  # noqa: ASYNC110 the lock is the server's
+        while not await connection.fetchval(_TRY_LOCK, f"prosa migrations of {schema}"):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         # A migration that waits for a busy table would make everybody behind it wait too.
         await connection.execute("set lock_timeout = '10s'")

@@ -1,0 +1,149 @@
+"""How one service calls another: a channel that always sets a deadline, retries what is safe, and says who calls.
+
+With a token of its own a service sends that as the actor and the end caller's token as the subject; without one it
+forwards the caller's token. The trace and the remaining time travel along.
+"""
+
+import asyncio
+import importlib
+import json
+import pkgutil
+import re
+from functools import cache
+from typing import Any, Protocol
+
+import grpc
+import prosa
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
+from pydantic import SecretStr
+
+from shared.client_interceptors import client_interceptors
+from shared.clock import Clock, SystemClock
+from shared.errors import error_of
+from shared.telemetry import get_logger
+
+# A token is renewed when this share of its life is left, so that no call starts with one about to end.
+RENEW_AT_SHARE_LEFT = 1 / 3
+AUTHENTICATE_TIMEOUT_SECONDS = 5.0
+
+_SAFE_NAME = re.compile(r"(Get|List|Search|Check|Count|Describe|Diagnose)[A-Z]\w*|Get|List|Search|Authenticate")
+_log = get_logger()
+
+
+class TokenSource(Protocol):
+    """Where a service's own token comes from."""
+
+    async def get(self) -> str:
+        """A token that is good for at least one call."""
+        ...
+
+
+def open_channel(target: str, *, token: TokenSource | None = None, on_behalf: bool = True) -> grpc.aio.Channel:
+    """A channel to `target` ("host:port" or "dns:///name:port"); the caller closes it.
+
+    Calls without a timeout get 10 s (streams 300 s), or what is left of the current RPC's time when that is less; an
+    explicit timeout is taken as it is. UNAVAILABLE is retried, only for reads and methods with a `request_id`.
+    `on_behalf=False` with a `token` keeps the current caller out of it.
+    """
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.service_config", _service_config()),
+            ("grpc.enable_retries", 1),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            # Sizes are the server's to limit; a client only must not be stricter.
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+        ],
+        interceptors=client_interceptors(token.get if token else None, on_behalf=on_behalf),
+    )
+
+
+class ServiceToken:
+    """A service's own token: its key exchanged at tenant_quota, kept, and renewed before it ends.
+
+    Many callers that find it stale cause one exchange.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, credential: SecretStr, clock: Clock | None = None) -> None:
+        from prosa.tenant_quota.v1 import tenant_service_pb2, tenant_service_pb2_grpc
+
+        self._stub = tenant_service_pb2_grpc.TenantServiceStub(channel)
+        self._request = tenant_service_pb2.AuthenticateRequest(credential=credential.get_secret_value())
+        self._clock = clock or SystemClock()
+        self._renewing = asyncio.Lock()
+        self._token = ""
+        self._renew_at = self._ends_at = 0.0
+
+    async def get(self) -> str:
+        """The token. Raises a ServiceError when there is none and tenant_quota gives none."""
+        if self._now() >= self._renew_at:
+            async with self._renewing:
+                if self._now() >= self._renew_at:
+                    await self._renew()
+        return self._token
+
+    async def _renew(self) -> None:
+        try:
+            answer = await self._stub.Authenticate(self._request, timeout=AUTHENTICATE_TIMEOUT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if self._now() >= self._ends_at:
+                raise error_of(error) from None
+            _log.warning("service_token_not_renewed", code=error.code().name)
+            return
+        now = self._now()
+        self._token = answer.access_token
+        self._ends_at = answer.expire_time.ToMilliseconds() / 1000
+        self._renew_at = self._ends_at - (self._ends_at - now) * RENEW_AT_SHARE_LEFT
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+
+async def token_ready(token: ServiceToken) -> None:
+    """For the readiness probe: raises when the service cannot prove who it is."""
+    await token.get()
+
+
+def retried(method: MethodDescriptor) -> bool:
+    """Whether a call may be sent twice: a unary read, or a write that carries a `request_id`."""
+    if method.client_streaming or method.server_streaming:
+        return False
+    return bool(_SAFE_NAME.fullmatch(method.name)) or "request_id" in method.input_type.fields_by_name
+
+
+@cache
+def _service_config() -> str:
+    names = [
+        {"service": service.full_name, "method": method.name}
+        for file in _contracts()
+        for service in file.services_by_name.values()
+        for method in service.methods
+        if retried(method)
+    ]
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        # A dependency that is down gets at most this many extra calls before successes have to earn new ones.
+        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    }
+    if names:
+        policy = {
+            "maxAttempts": 5,
+            "initialBackoff": "0.2s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        config["methodConfig"] = [{"name": names, "retryPolicy": policy}]
+    return json.dumps(config)
+
+
+def _contracts() -> list[FileDescriptor]:
+    """Every contract of the house, imported, because gRPC wants to know the methods when a channel opens."""
+    modules = pkgutil.walk_packages(prosa.__path__, "prosa.")
+    return [importlib.import_module(each.name).DESCRIPTOR for each in modules if each.name.endswith("_pb2")]
