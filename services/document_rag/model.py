@@ -4,18 +4,23 @@ A document is immutable: new bytes are a new document. A chunk is a verbatim spa
 what is searched is that span under its context (title and section), what is quoted is the span alone.
 """
 
-from __future__ import annotations
-
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from shared.errors import InvalidArgument
 
 RECIPROCAL_RANK_OFFSET = 60
 LEXICAL_WEIGHT = 3.0  # measured: words find Portuguese paragraphs better than hashed vectors do
-MAX_TOP_K = 50
+DEFAULT_TOP_K = 8
+PAGE_BREAK = "\n\n"
+SECTION_SEPARATOR = " › "
+
+
+Ranked = TypeVar("Ranked", bound=Hashable)
 
 
 class DocumentUnreadable(InvalidArgument):
@@ -45,8 +50,9 @@ class SearchMode(enum.Enum):
 
 
 class RetrievalMode(enum.Enum):
-    """How the vectors were compared. EXACT: with every chunk in reach, so nothing was missed by an index."""
+    """How the vectors were compared. EXACT: with every chunk in reach, so no index can have missed one."""
 
+    NONE = "none"
     EXACT = "exact"
 
 
@@ -70,9 +76,19 @@ class ExtractedText:
     """What extraction made of the bytes. `title` is "" when the document names none."""
 
     title: str
-    media_type: str
+    mime_type: str
     is_markdown: bool
     pages: tuple[Page, ...]
+
+    @property
+    def text(self) -> str:
+        """The text that character spans count in: the pages, one empty line between them."""
+        return PAGE_BREAK.join(page.text for page in self.pages)
+
+    @property
+    def page_count(self) -> int:
+        """Pages; 0 when the format has none."""
+        return sum(1 for page in self.pages if page.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,34 +109,47 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Description:
+    """What the uploader says about a file; "" where nothing was said."""
+
+    request_id: str = ""
+    title: str = ""
+    filename: str = ""
+    mime_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class NewDocument:
-    """An upload as it was received: who sent what, before anything was read out of it."""
+    """An upload as it was received, before anything was read out of it."""
 
     document_id: str
-    request_id: str
-    title: str
-    file_name: str
+    said: Description
     size_bytes: int
     sha256: bytes
+
+    def fingerprint(self) -> bytes:
+        """What a retry with the same request_id must repeat: the bytes and their description."""
+        parts = (self.sha256.hex(), self.said.title, self.said.filename, self.said.mime_type)
+        return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as kept. `deleted_at` set = a tombstone: its chunks and original are gone."""
+    """A document as kept."""
 
     document_id: str
     title: str
-    file_name: str
-    media_type: str
+    filename: str
+    mime_type: str
     size_bytes: int
     sha256: bytes
     version: int
-    pages: int
-    chunks: int
-    tokens: int
+    page_count: int
+    chunk_count: int
+    token_count: int
+    char_count: int
     embedding_model: str
     created_at: datetime
-    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +162,7 @@ class UploadResult:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A found chunk. `text` is verbatim; `score` orders the passages of one search and means nothing across searches."""
+    """A found chunk. `text` is verbatim; `score` orders the passages of one search only."""
 
     chunk_id: str
     document_id: str
@@ -155,23 +184,16 @@ class SearchResult:
     retrieval_mode: RetrievalMode
 
 
-def fuse_by_rank(
-    vector: Sequence[str], keyword: Sequence[str], *, lexical_weight: float = LEXICAL_WEIGHT
-) -> Mapping[str, float]:
-    """Reciprocal rank fusion: scores by chunk id, best first. A chunk missing from a leg gets nothing from it."""
-    scores: dict[str, float] = {}
-    for weight, leg in ((lexical_weight, keyword), (1.0, vector)):
-        for rank, chunk_id in enumerate(leg, start=1):
-            scores[chunk_id] = scores.get(chunk_id, 0.0) + weight / (RECIPROCAL_RANK_OFFSET + rank)
+def fuse_by_rank(by_vector: Sequence[Ranked], by_words: Sequence[Ranked]) -> dict[Ranked, float]:
+    """Reciprocal rank fusion: score by item, best first. What a leg did not find gets nothing from it."""
+    scores: dict[Ranked, float] = {}
+    for weight, leg in ((LEXICAL_WEIGHT, by_words), (1.0, by_vector)):
+        for rank, item in enumerate(leg, start=1):
+            scores[item] = scores.get(item, 0.0) + weight / (RECIPROCAL_RANK_OFFSET + rank)
     return dict(sorted(scores.items(), key=lambda entry: -entry[1]))
 
 
-def document_text(pages: Iterable[Page]) -> str:
-    """The text that character spans count in: the pages, one empty line between them."""
-    return "\n\n".join(page.text for page in pages)
-
-
-def document_title(given: str, extracted: str, file_name: str) -> str:
+def document_title(given: str, extracted: str, filename: str) -> str:
     """The uploader's title, else the document's own, else the file name without its ending."""
-    stem = file_name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return given.strip() or extracted.strip() or stem.strip() or "Sem título"

@@ -1,0 +1,70 @@
+"""DocumentService and SearchService: one RPC, one intent. (Assistants: assistant_handlers.py.)"""
+
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
+from prosa.document_rag.v1 import document_service_pb2_grpc, search_service_pb2_grpc
+from prosa.document_rag.v1 import search_service_pb2 as search_pb2
+
+from services.document_rag import wire
+from services.document_rag.chunk_index import ChunkIndex
+from services.document_rag.document_store import DocumentStore
+from services.document_rag.ingest import Ingest
+from shared.caller import current_caller
+from shared.paging import page_position, page_size, page_token
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DocumentHandlers(document_service_pb2_grpc.DocumentServiceServicer):
+    """Documents of the caller's tenant."""
+
+    def __init__(self, ingest: Ingest, store: DocumentStore) -> None:
+        self._ingest = ingest
+        self._store = store
+
+    async def UploadDocument(
+        self, request_iterator: wire.UploadStream, _context: Context
+    ) -> documents_pb2.UploadDocumentResponse:
+        description, pieces = await wire.upload_of(request_iterator)
+        result = await self._ingest.upload(current_caller().tenant_id, description, pieces)
+        return wire.upload_response(result)
+
+    async def GetDocument(self, request: documents_pb2.GetDocumentRequest, _context: Context) -> documents_pb2.Document:
+        document = await self._store.get(current_caller().tenant_id, request.document_id)
+        return wire.document_message(document)
+
+    async def ListDocuments(
+        self, request: documents_pb2.ListDocumentsRequest, _context: Context
+    ) -> documents_pb2.ListDocumentsResponse:
+        size = page_size(request.page_size)
+        position = page_position(request.page_token, {"list": "documents"}) or {}
+        documents = await self._store.list(current_caller().tenant_id, before=position.get("before"), limit=size + 1)
+        more = (
+            page_token({"list": "documents"}, {"before": documents[size - 1].document_id}) if documents[size:] else ""
+        )
+        return wire.document_list(documents[:size], more)
+
+    async def DeleteDocument(self, request: documents_pb2.DeleteDocumentRequest, _context: Context) -> Empty:
+        await self._ingest.delete(current_caller().tenant_id, request.document_id)
+        return Empty()
+
+
+class SearchHandlers(search_service_pb2_grpc.SearchServiceServicer):
+    """Search over the documents of the caller's tenant."""
+
+    def __init__(self, index: ChunkIndex) -> None:
+        self._index = index
+
+    async def Search(self, request: search_pb2.SearchRequest, _context: Context) -> search_pb2.SearchResponse:
+        mode, top_k = wire.search_of(request)
+        result = await self._index.search(
+            current_caller().tenant_id,
+            request.query,
+            top_k=top_k,
+            mode=mode,
+            document_ids=request.document_ids,
+        )
+        return wire.search_response(result)

@@ -1,0 +1,87 @@
+"""The arithmetic of the keyword index: what a document adds to it, and what a query asks of it (BM25)."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.document_rag.words import fold
+
+BM25_K1 = 1.2
+BM25_B = 0.75
+COMMON_SHARE = 0.2
+MIN_CORRECTED_LENGTH = 4
+
+
+class Place(NamedTuple):
+    """A term in a chunk: how often it stands there, and how many terms the chunk has."""
+
+    term: str
+    ordinal: int
+    times: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What one document adds to the keyword index.
+
+    `terms` maps a term, `words` a (folded word, term), to the number of chunks it stands in.
+    """
+
+    places: Sequence[Place]
+    terms: Mapping[str, int]
+    words: Mapping[tuple[str, str], int]
+    chunk_total: int
+    term_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class WordUse:
+    """A folded word of the query, spelt as the documents do, and its terms: each with the chunks it stands in."""
+
+    word: str
+    terms: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A tenant's chunks and the terms in them, repetitions counted."""
+
+    chunks: int
+    terms: int
+
+    @property
+    def mean_length(self) -> float:
+        """Terms a chunk, 1 at the least."""
+        return max(1.0, self.terms / max(1, self.chunks))
+
+
+def vocabulary_of(chunk_words: Sequence[Sequence[str]], terms: Mapping[str, str]) -> Vocabulary:
+    """The index entries of a document. `chunk_words[ordinal]` are a chunk's words; `terms`: word → term."""
+    places: list[Place] = []
+    words: Counter[tuple[str, str]] = Counter()
+    for ordinal, found in enumerate(chunk_words):
+        words.update({(fold(word), terms[word]) for word in found})
+        counts = Counter(terms[word] for word in found)
+        places.extend(Place(term, ordinal, count, len(found)) for term, count in counts.items())
+    term_chunks = Counter(place.term for place in places)
+    return Vocabulary(places, term_chunks, words, len(chunk_words), sum(map(len, chunk_words)))
+
+
+def term_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:
+    """How much each term of the query tells. A term in more than a fifth of the chunks is dropped if others remain."""
+    counts = {term: chunks for use in uses for term, chunks in use.terms.items()}
+    telling = {term: n for term, n in counts.items() if n <= COMMON_SHARE * statistics.chunks}
+    return {term: rarity(n, statistics.chunks) for term, n in (telling or counts).items()}
+
+
+def word_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:
+    """The same for the words themselves, for embedders that weigh words. An unknown word counts as a rare one."""
+    return {use.word: rarity(max(use.terms.values(), default=1), statistics.chunks) for use in uses}
+
+
+def rarity(chunks_with: int, chunks: int) -> float:
+    """BM25's inverse document frequency; never negative."""
+    return math.log(1 + (max(chunks, chunks_with) - chunks_with + 0.5) / (chunks_with + 0.5))

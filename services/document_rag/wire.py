@@ -1,0 +1,112 @@
+"""Documents and passages between protobuf and the model."""
+
+from collections.abc import AsyncIterator, Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
+from prosa.document_rag.v1 import search_service_pb2 as search_pb2
+
+from services.document_rag.model import (
+    DEFAULT_TOP_K,
+    Description,
+    Document,
+    Passage,
+    RetrievalMode,
+    SearchMode,
+    SearchResult,
+    UploadResult,
+    Verdict,
+)
+
+_VERDICTS = {
+    Verdict.NEW: documents_pb2.VERDICT_NEW,
+    Verdict.DUPLICATE_OF: documents_pb2.VERDICT_DUPLICATE_OF,
+}
+_MODES = {
+    search_pb2.SEARCH_MODE_UNSPECIFIED: SearchMode.HYBRID,
+    search_pb2.SEARCH_MODE_VECTOR: SearchMode.VECTOR,
+    search_pb2.SEARCH_MODE_KEYWORD: SearchMode.KEYWORD,
+    search_pb2.SEARCH_MODE_HYBRID: SearchMode.HYBRID,
+}
+_RETRIEVAL_MODES = {
+    RetrievalMode.NONE: search_pb2.RETRIEVAL_MODE_UNSPECIFIED,
+    RetrievalMode.EXACT: search_pb2.RETRIEVAL_MODE_EXACT,
+}
+
+UploadStream = AsyncIterator[documents_pb2.UploadDocumentRequest]
+
+
+async def upload_of(requests: UploadStream) -> tuple[Description, AsyncIterator[bytes]]:
+    """The description in the first message, and the bytes of all of them. An empty stream describes nothing."""
+    first = await anext(requests, documents_pb2.UploadDocumentRequest())
+    description = Description(first.request_id, first.title, first.filename, first.mime_type)
+    return description, _pieces(first, requests)
+
+
+async def _pieces(first: documents_pb2.UploadDocumentRequest, others: UploadStream) -> AsyncIterator[bytes]:
+    yield first.chunk
+    async for request in others:
+        yield request.chunk
+
+
+def upload_response(result: UploadResult) -> documents_pb2.UploadDocumentResponse:
+    """The answer to an upload."""
+    return documents_pb2.UploadDocumentResponse(
+        document=document_message(result.document), verdict=_VERDICTS[result.verdict]
+    )
+
+
+def document_message(document: Document) -> documents_pb2.Document:
+    """A document as clients see it."""
+    created = Timestamp()
+    created.FromDatetime(document.created_at)
+    return documents_pb2.Document(
+        document_id=document.document_id,
+        title=document.title,
+        filename=document.filename,
+        mime_type=document.mime_type,
+        size_bytes=document.size_bytes,
+        sha256=document.sha256.hex(),
+        version=document.version,
+        page_count=document.page_count,
+        chunk_count=document.chunk_count,
+        token_count=document.token_count,
+        char_count=document.char_count,
+        embedding_model=document.embedding_model,
+        create_time=created,
+    )
+
+
+def document_list(documents: Iterable[Document], next_page_token: str) -> documents_pb2.ListDocumentsResponse:
+    """One page of documents."""
+    return documents_pb2.ListDocumentsResponse(
+        documents=map(document_message, documents), next_page_token=next_page_token
+    )
+
+
+def search_of(request: search_pb2.SearchRequest) -> tuple[SearchMode, int]:
+    """How to search and how many passages to return, the unspecified filled in."""
+    return _MODES[request.mode], request.top_k or DEFAULT_TOP_K
+
+
+def search_response(result: SearchResult) -> search_pb2.SearchResponse:
+    """What a search found."""
+    return search_pb2.SearchResponse(
+        passages=map(passage_message, result.passages), retrieval_mode=_RETRIEVAL_MODES[result.retrieval_mode]
+    )
+
+
+def passage_message(passage: Passage) -> search_pb2.Passage:
+    """A passage as clients see it."""
+    return search_pb2.Passage(
+        chunk_id=passage.chunk_id,
+        document_id=passage.document_id,
+        document_version=passage.version,
+        title=passage.title,
+        section=passage.section,
+        page=passage.page,
+        char_start=passage.char_start,
+        char_end=passage.char_end,
+        text=passage.text,
+        score=passage.score,
+    )
