@@ -136,7 +136,7 @@ class Cast:
                 "DOCUMENT_RAG_TENANT_QUOTA_TARGET": targets["tenant_quota"],
                 "DOCUMENT_RAG_CHAT_STORE_TARGET": targets["chat_store"],
                 "DOCUMENT_RAG_SERVICE_KEY": keys.service_key,
-                "DOCUMENT_RAG_OBJECT_STORE_URL": originals,
+                "DOCUMENT_RAG_ORIGINALS_URL": originals,
             },
             "analytics": {
                 "ANALYTICS_TENANT_QUOTA_TARGET": targets["tenant_quota"],

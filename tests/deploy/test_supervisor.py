@@ -96,7 +96,9 @@ async def test_stop_goes_backwards_and_leaves_no_process_not_even_a_stubborn_one
         "print(subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)']).pid);"
         "time.sleep(600)"
     )
-    polite = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit())); time.sleep(600)"
+    polite = (
+        "import signal, sys, time;signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit())); time.sleep(600)"
+    )
     await stage.supervisor.start([Program("stubborn", lambda: python(stubborn), grace_seconds=0.5)])
     await stage.supervisor.start([Program("polite", lambda: python(polite))])
     await asyncio.sleep(0.5)
