@@ -1,0 +1,217 @@
+"""From chat_store's change feed into the stream.
+
+The rule that nothing is missing rests on MongoDB alone: the kept position passes an event only when the event's fact is
+there. Whatever Redis loses on the way is sent again from that position, and known facts drop what comes twice.
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+
+from services.analytics.feed_positions import FeedPositions
+from services.analytics.model import Position
+from services.analytics.patience import Patience
+from services.analytics.rollup_store import RollupStore
+from services.analytics.wire import countable, entry_bytes
+from services.analytics.worker import EVENT
+from shared.errors import ServiceError, error_of
+from shared.redis_streams import Stream
+from shared.telemetry import get_logger
+
+WATCH_SECONDS = 3600.0
+ASKED_AT_ONCE = 1000
+
+log = get_logger()
+
+
+class EntriesLostError(Exception):
+    """The stream has lost entries that were not counted: they have to be sent again."""
+
+
+class LeaseLostError(Exception):
+    """Another replica follows the feed now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    entry_id: str
+    before: Position
+
+
+class Window:
+    """Events between the feed and the rollups. `position` is what may be kept: everything before it is settled."""
+
+    def __init__(self, start: Position) -> None:
+        self._tail = start
+        self._sent: dict[str, _Sent] = {}
+        self._settled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    @property
+    def position(self) -> Position:
+        """The end of what is settled without a gap."""
+        return next(iter(self._sent.values())).before if self._sent else self._tail
+
+    def send(self, event_id: str, entry_id: str, after: Position) -> None:
+        """An event has entered the stream; `after` is the feed's position behind it."""
+        self._sent.setdefault(event_id, _Sent(entry_id, self._tail))
+        self.skip(after)
+
+    def skip(self, after: Position) -> None:
+        """An event without effect: the feed's position is `after` it."""
+        self._tail = Position(after.token or self._tail.token, after.counted_until or self._tail.counted_until)
+
+    def settle(self, event_ids: Collection[str]) -> None:
+        """These events have been dealt with."""
+        for event_id in event_ids:
+            self._sent.pop(event_id, None)
+        self._settled.set()
+
+    async def room(self, most: int) -> None:
+        """Returns when fewer than `most` events are on their way."""
+        while len(self) >= most:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def unsettled(self) -> list[str]:
+        """Ids of the events on their way, oldest first."""
+        return list(self._sent)
+
+    def oldest(self) -> tuple[str, str] | None:
+        """Event id and entry id of the oldest one on its way."""
+        return next(((event_id, sent.entry_id) for event_id, sent in self._sent.items()), None)
+
+
+class Feed:
+    """Follows the feed while it holds the lease; any number may run, one of them works."""
+
+    def __init__(
+        self,
+        source: Any,
+        stream: Stream,
+        store: RollupStore,
+        positions: FeedPositions,
+        *,
+        holder: str,
+        batch_size: int = 500,
+        max_in_flight: int = 10_000,
+        checkpoint_seconds: float = 0.5,
+        lease_seconds: float = 15.0,
+    ) -> None:
+        """`source` is a FeedServiceStub."""
+        self._source = source
+        self._stream = stream
+        self._store = store
+        self._positions = positions
+        self._holder = holder
+        self._batch_size = batch_size
+        self._max_in_flight = max_in_flight
+        self._checkpoint_seconds = checkpoint_seconds
+        self._lease_seconds = lease_seconds
+
+    async def run(self) -> None:
+        """Follows the feed until cancelled; whatever goes wrong, it starts again from the kept position."""
+        patience = Patience()
+        try:
+            while True:
+                try:
+                    await self._follow(patience)
+                except* (ServiceError, EntriesLostError, LeaseLostError) as errors:
+                    log.warning("feed_starts_again", reasons=[str(error) for error in errors.exceptions])
+                except* Exception as errors:
+                    log.error("feed_failed", exc_info=errors)  # noqa: TRY400 it goes on
+                await patience.wait()
+        finally:
+            with suppress(ServiceError):
+                await self._positions.release(self._holder)
+
+    async def _follow(self, patience: Patience) -> None:
+        await self._stream.ready()
+        if not await self._positions.acquire(self._holder, self._lease_seconds):
+            await asyncio.sleep(self._lease_seconds / 3)
+            return
+        window = Window(await self._positions.read())
+        arrived: asyncio.Queue[tuple[feed_pb.Event, Position]] = asyncio.Queue(self._batch_size)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive(window.position.token, arrived, patience))
+            tasks.create_task(self._forward(window, arrived))
+            tasks.create_task(self._checkpoint(window))
+
+    async def _receive(
+        self, token: str, arrived: "asyncio.Queue[tuple[feed_pb.Event, Position]]", patience: Patience
+    ) -> None:
+        """Events as they come; when the feed breaks off it is taken up again behind the last one."""
+        while True:
+            live = False
+            try:
+                request = feed_pb.WatchEventsRequest(resume_token=token)
+                async for event in self._source.WatchEvents(request, timeout=WATCH_SECONDS):
+                    live = live or event.WhichOneof("payload") is None
+                    token = event.resume_token or token
+                    await arrived.put((event, Position(token, _time_of(event) if live else None)))
+                    patience.reset()
+            except (grpc.RpcError, ServiceError) as broken:
+                error = error_of(broken) if isinstance(broken, grpc.RpcError) else broken
+                log.warning("feed_broken_off", error=str(error), reason=error.reason)
+                if error.reason == "RESUME_TOKEN_INVALID":
+                    token = ""  # another store than before: known facts drop what comes again
+            await patience.wait()
+
+    async def _forward(self, window: Window, arrived: "asyncio.Queue[tuple[feed_pb.Event, Position]]") -> None:
+        while True:
+            batch = [await arrived.get()]
+            while len(batch) < self._batch_size and not arrived.empty():
+                batch.append(arrived.get_nowait())
+            await window.room(self._max_in_flight)
+            await self._send(window, batch)
+
+    async def _send(self, window: Window, batch: Sequence[tuple[feed_pb.Event, Position]]) -> None:
+        counted = [event for event, _ in batch if countable(event)]
+        entry_ids = iter(await self._stream.add([{EVENT: entry_bytes(event)} for event in counted]))
+        for event, after in batch:
+            if not countable(event):
+                window.skip(after)
+            elif event.event_id:
+                window.send(event.event_id, next(entry_ids), after)
+            else:
+                next(entry_ids)  # nothing could ever settle it; the worker buries it
+                window.skip(after)
+
+    async def _checkpoint(self, window: Window) -> None:
+        """Lets the kept position follow the commits, and the lease go on."""
+        kept, kept_at = window.position, self._time()
+        while True:
+            await asyncio.sleep(self._checkpoint_seconds)
+            waiting = window.unsettled()
+            for first in range(0, len(waiting), ASKED_AT_ONCE):
+                window.settle(await self._store.settled(waiting[first : first + ASKED_AT_ONCE]))
+            await self._check_oldest(window)
+            if window.position == kept and self._time() - kept_at < self._lease_seconds / 3:
+                continue
+            kept, kept_at = window.position, self._time()
+            if not await self._positions.keep(self._holder, kept, self._lease_seconds):
+                raise LeaseLostError("another replica follows the feed")
+
+    async def _check_oldest(self, window: Window) -> None:
+        """Asks the stream first, the facts second: a worker commits before it takes an entry out of the stream."""
+        oldest = window.oldest()
+        if oldest is None or await self._stream.holds(oldest[1]):
+            return
+        if not await self._store.settled([oldest[0]]):
+            raise EntriesLostError("the stream has lost entries")
+
+    @staticmethod
+    def _time() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _time_of(event: feed_pb.Event) -> datetime | None:
+    return event.event_time.ToDatetime(UTC) if event.HasField("event_time") else None

@@ -1,0 +1,82 @@
+"""A database and a Redis of its own for each test, on the session's real engines."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from services.analytics.feed_positions import FeedPositions
+from services.analytics.model import FIGURE_NAMES
+from services.analytics.rollup_store import RollupStore
+from shared.mongo import MongoDatabase, open_mongo
+from shared.redis_streams import Stream, open_redis
+
+REDIS_DATABASE = 9
+
+Rollups = dict[tuple[str, datetime, str, str, str], dict[str, int]]
+ReadRollups = Callable[[], Awaitable[Rollups]]
+
+
+@pytest.fixture
+async def database(mongo_url: str) -> AsyncIterator[MongoDatabase]:
+    async with open_mongo(SecretStr(mongo_url), f"analytics_{uuid4().hex[:8]}") as opened:
+        yield opened
+        await opened.client.drop_database(opened.name)
+
+
+@pytest.fixture
+async def store(database: MongoDatabase) -> RollupStore:
+    opened = RollupStore(database)
+    await opened.prepare()
+    return opened
+
+
+@pytest.fixture
+def positions(database: MongoDatabase) -> FeedPositions:
+    return FeedPositions(database)
+
+
+@pytest.fixture
+def own_redis_url(redis_url: str) -> str:
+    return redis_url.rsplit("/", 1)[0] + f"/{REDIS_DATABASE}"
+
+
+@pytest.fixture
+async def redis(own_redis_url: str) -> AsyncIterator[Redis]:
+    async with open_redis(SecretStr(own_redis_url)) as client:
+        await client.flushdb()
+        yield client
+        await client.flushdb()
+
+
+@pytest.fixture
+def stream(redis: Redis) -> Stream:
+    return stream_for(redis, "first")
+
+
+def stream_for(redis: Redis, consumer: str) -> Stream:
+    """The stream as this consumer sees it."""
+    return Stream(redis, "metrics:execution", group="rollups", consumer=consumer)
+
+
+@pytest.fixture
+def rollups(database: MongoDatabase) -> ReadRollups:
+    """Reads the rollups as they lie in MongoDB, those that hold nothing left out."""
+
+    async def read() -> Rollups:
+        found: Rollups = {}
+        async for document in database["rollups"].find():
+            found[_key(document)] = {name: document[name] for name in FIGURE_NAMES if document[name]}
+        return found
+
+    return read
+
+
+def _key(document: dict[str, Any]) -> tuple[str, datetime, str, str, str]:
+    names = ("tenant_id", "hour", "model", "user_id", "assistant_id")
+    tenant_id, hour, model, user_id, assistant_id = (document[name] for name in names)
+    return tenant_id, hour, model, user_id, assistant_id
