@@ -1,0 +1,60 @@
+"""AssistantService: one RPC, one intent."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from prosa.document_rag.v1 import assistant_service_pb2 as pb
+from prosa.document_rag.v1 import assistant_service_pb2_grpc
+
+from services.document_rag import assistant_wire as wire
+from services.document_rag.answer import AnswerStory
+from services.document_rag.assistants import AssistantStore
+from shared.caller import current_caller
+from shared.paging import page_position, page_size, page_token
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_LIST = {"list": "assistants"}
+
+
+class AssistantHandlers(assistant_service_pb2_grpc.AssistantServiceServicer):
+    """Assistants of the caller's tenant, and turns with them."""
+
+    def __init__(self, store: AssistantStore, story: AnswerStory) -> None:
+        self._store = store
+        self._story = story
+
+    async def CreateAssistant(self, request: pb.CreateAssistantRequest, _context: Context) -> pb.Assistant:
+        fields = wire.fields_from_proto(request.assistant)
+        assistant = await self._store.create(current_caller().tenant_id, fields, request.request_id)
+        return wire.assistant_to_proto(assistant)
+
+    async def GetAssistant(self, request: pb.GetAssistantRequest, _context: Context) -> pb.Assistant:
+        return wire.assistant_to_proto(await self._store.get(current_caller().tenant_id, request.assistant_id))
+
+    async def ListAssistants(self, request: pb.ListAssistantsRequest, _context: Context) -> pb.ListAssistantsResponse:
+        size = page_size(request.page_size)
+        before = wire.newest_first_position(page_position(request.page_token, _LIST))
+        found = await self._store.list_newest_first(current_caller().tenant_id, size + 1, before)
+        last = found[size - 1] if len(found) > size else None
+        token = page_token(_LIST, {"time": last.created_at.isoformat(), "id": last.assistant_id}) if last else ""
+        shown = [wire.assistant_to_proto(each) for each in found[:size]]
+        return pb.ListAssistantsResponse(assistants=shown, next_page_token=token)
+
+    async def UpdateAssistant(self, request: pb.UpdateAssistantRequest, _context: Context) -> pb.Assistant:
+        changes = wire.changes_from_proto(request)
+        return wire.assistant_to_proto(
+            await self._store.update(current_caller().tenant_id, request.assistant_id, changes)
+        )
+
+    async def DeleteAssistant(self, request: pb.DeleteAssistantRequest, _context: Context) -> Empty:
+        await self._store.delete(current_caller().tenant_id, request.assistant_id)
+        return Empty()
+
+    async def Ask(self, request: pb.AskRequest, context: Context) -> AsyncIterator[pb.AskEvent]:
+        telling = self._story.tell(wire.question_from_proto(request))
+        context.add_done_callback(telling.reader_left)  # type: ignore[arg-type]  # any callable does
+        async for event in telling.events():
+            yield wire.event_to_proto(event)

@@ -1,0 +1,200 @@
+"""Assistants, and what is true of a turn whoever answers it: its budget, its states, its end. No input or output."""
+
+import enum
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.document_rag.model import Passage
+from shared.errors import InvalidArgument, Unavailable
+
+DEFAULT_MAX_OUTPUT_TOKENS = 1024
+EXTRACTIVE = "extractive"
+
+_CITED = re.compile(r"\[(\d{1,3})\]")
+
+
+class ProviderFailed(Unavailable):
+    """The model gave no whole answer: it refused, broke off or stayed silent."""
+
+    reason = "PROVIDER_FAILED"
+
+    def __init__(self) -> None:
+        super().__init__("the answer provider failed", dependency="answer_provider")
+
+
+class ProviderRateLimited(Unavailable):
+    """The provider refused because too much is asked of it; it is not the caller's own quota."""
+
+    reason = "PROVIDER_RATE_LIMITED"
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(
+            "the answer provider is overloaded",
+            dependency="answer_provider",
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """An assistant as kept. `model` "" means the service's default; `document_ids` () means all of the tenant's."""
+
+    assistant_id: str
+    display_name: str
+    instructions: str
+    model: str
+    top_k: int
+    temperature: float | None
+    max_output_tokens: int
+    document_ids: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+
+    def longest_answer(self, asked: int) -> int:
+        """Tokens an answer may have: what was asked for, within what the assistant allows."""
+        allowed = self.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        return min(asked, allowed) if asked else allowed
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantFields:
+    """What a client may set of an assistant."""
+
+    display_name: str
+    instructions: str = ""
+    model: str = ""
+    top_k: int = 0
+    temperature: float | None = None
+    max_output_tokens: int = 0
+    document_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.display_name.strip():
+            raise InvalidArgument("display_name is empty")
+
+    def fingerprint(self) -> bytes:
+        """What a retry with the same request_id must repeat."""
+        return hashlib.sha256(repr(self).encode()).digest()
+
+
+class OnDisconnect(enum.Enum):
+    """What becomes of an answer whose reader leaves."""
+
+    STOP = "stop"
+    FINISH = "finish"
+
+
+class FinishReason(enum.Enum):
+    """Why an answer ended, in the words kept with the message."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    QUOTA = "quota"
+    CONTENT_FILTER = "content_filter"
+    INTERRUPTED = "interrupted"
+
+
+class UsageSource(enum.Enum):
+    """How the figures of a TokenCount are known."""
+
+    PROVIDER = "provider"
+    PARTIAL = "partial"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Tokens of one answer, in disjoint components."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """What is charged."""
+        return self.input + self.cached_input + self.output + self.reasoning
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """What a model costs, in millionths of the tenant's currency per million tokens."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    def of(self, tokens: TokenCount) -> int:
+        """The cost in millionths, rounded up: a fraction of a millionth is not given away."""
+        exact = (
+            tokens.input * self.input
+            + tokens.cached_input * self.cached_input
+            + tokens.output * self.output
+            + tokens.reasoning * self.reasoning
+        )
+        return -(-exact // 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One turn as asked. `conversation_id` "" asks for a new conversation; `request_id` is never empty here."""
+
+    assistant_id: str
+    conversation_id: str
+    text: str
+    on_disconnect: OnDisconnect
+    max_output_tokens: int
+    channel: str
+    request_id: str
+
+    def fingerprint(self) -> bytes:
+        """What a retry with the same request_id must repeat."""
+        parts = (
+            self.assistant_id,
+            self.conversation_id,
+            self.text,
+            str(self.max_output_tokens),
+            self.channel,
+        )
+        return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """An earlier message of the conversation, as the model sees it."""
+
+    by_user: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Most tokens the variable parts of a prompt may take. What does not fit is left out, oldest and worst first."""
+
+    passages: int
+    history: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer as it will be kept and charged."""
+
+    text: str
+    finish_reason: FinishReason
+    tokens: TokenCount
+    usage_source: UsageSource
+    cost_micros: int
+    model: str
+    latency_ms: int
+    time_to_first_token_ms: int
+
+
+def cited(text: str, passages: Sequence[Passage]) -> list[tuple[int, Passage]]:
+    """The passages that the text cites as [1], [2], …, with their numbers; numbers of no passage are ignored."""
+    numbers = sorted({int(number) for number in _CITED.findall(text)})
+    return [(number, passages[number - 1]) for number in numbers if 1 <= number <= len(passages)]

@@ -1,0 +1,219 @@
+"""The conversation as a turn needs it, kept by chat_store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from prosa.chat_store.v1 import conversation_service_pb2 as pb
+from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
+
+from services.document_rag.assistant_model import (
+    Answer,
+    FinishReason,
+    Question,
+    Utterance,
+)
+from services.document_rag.model import Passage
+from services.document_rag.neighbours import CALL_TIMEOUT_SECONDS, answers_of
+from services.document_rag.turns import Turn
+from services.document_rag.usage_wire import (
+    tokens_from_proto,
+    tokens_to_proto,
+    usage_source_from_proto,
+    usage_source_to_proto,
+)
+from shared.errors import NotFound, ServiceError
+from shared.identifiers import derived_id
+
+_TITLE_CHARACTERS = 80
+_MESSAGES_A_TURN_MAY_HAVE = 20  # question, errors of failed attempts, answer
+_FAILURE_TEXT = (
+    "Não foi possível responder agora. Tente novamente. / The question could not be answered now. Try again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a message ended up."""
+
+    message_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer as it stands in the conversation, with the passages it cites by their numbers."""
+
+    stored: Stored
+    answer: Answer
+    references: tuple[tuple[int, Passage], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A message that was there before."""
+
+    seq: int
+    utterance: Utterance
+
+
+class Conversations:
+    """chat_store, asked on behalf of the current caller. Every write is safe to repeat."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = ConversationServiceStub(channel)
+
+    async def add_question(self, turn: Turn, question: Question) -> Stored:
+        """Stores what the person typed, in a new conversation if need be; NotFound for a missing conversation."""
+        if turn.is_new_conversation:
+            await self._create(turn, question)
+        message = pb.Message(
+            message_id=question_id(turn),
+            type=pb.MESSAGE_TYPE_USER,
+            text=question.text,
+            assistant_id=question.assistant_id,
+        )
+        return await self._append(turn, message, turn.key("question"))
+
+    async def add_answer(
+        self, turn: Turn, assistant_id: str, answer: Answer, references: Sequence[tuple[int, Passage]], *, rag: bool
+    ) -> Stored:
+        """Stores the answer with its tokens, cost and references."""
+        interrupted = answer.finish_reason in (FinishReason.INTERRUPTED, FinishReason.QUOTA)
+        message = pb.Message(
+            message_id=answer_id(turn),
+            type=pb.MESSAGE_TYPE_ASSISTANT,
+            text=answer.text,
+            assistant_id=assistant_id,
+            status=pb.MESSAGE_STATUS_INTERRUPTED if interrupted else pb.MESSAGE_STATUS_COMPLETE,
+            rag=rag,
+            references=[_reference_to_proto(number, passage) for number, passage in references],
+            usage=tokens_to_proto(answer.tokens),
+            usage_source=usage_source_to_proto(answer.usage_source),
+            cost_micros=answer.cost_micros,
+            model=answer.model,
+            latency_ms=answer.latency_ms,
+            time_to_first_token_ms=answer.time_to_first_token_ms,
+            finish_reason=answer.finish_reason.value,
+        )
+        return await self._append(turn, message, turn.key("answer"))
+
+    async def add_failure(self, turn: Turn, assistant_id: str, error: ServiceError) -> None:
+        """Stores that this attempt failed and why, in words for the person and a reason for programs."""
+        message = pb.Message(
+            type=pb.MESSAGE_TYPE_ERROR,
+            text=_FAILURE_TEXT,
+            assistant_id=assistant_id,
+            status=pb.MESSAGE_STATUS_ERROR,
+            error_reason=error.reason,
+        )
+        await self._append(turn, message, turn.key(f"failure-{turn.attempt}"))
+
+    async def before_question(self, turn: Turn, messages: int) -> list[Earlier]:
+        """The last messages of people and assistants, oldest first, without this turn's own question."""
+        request = pb.ListMessagesRequest(
+            conversation_id=turn.conversation_id, order=pb.MESSAGE_ORDER_NEWEST_FIRST, page_size=messages
+        )
+        with answers_of("chat_store"):
+            response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
+        own = question_id(turn)
+        return [
+            Earlier(each.seq, Utterance(by_user=each.type == pb.MESSAGE_TYPE_USER, text=each.text))
+            for each in reversed(response.messages)
+            if each.type in (pb.MESSAGE_TYPE_USER, pb.MESSAGE_TYPE_ASSISTANT, pb.MESSAGE_TYPE_TEAM)
+            and each.text
+            and each.message_id != own
+        ]
+
+    async def answer_after(self, turn: Turn, question_seq: int) -> StoredAnswer | None:
+        """The answer that an earlier attempt of this turn stored, if it came that far."""
+        request = pb.ListMessagesRequest(
+            conversation_id=turn.conversation_id, after_seq=question_seq, page_size=_MESSAGES_A_TURN_MAY_HAVE
+        )
+        with answers_of("chat_store"):
+            response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
+        wanted = answer_id(turn)
+        return next((_stored_answer(each) for each in response.messages if each.message_id == wanted), None)
+
+    async def answer_at(self, turn: Turn, seq: int) -> StoredAnswer:
+        """The answer at that position; NotFound if the conversation is gone."""
+        request = pb.ListMessagesRequest(conversation_id=turn.conversation_id, after_seq=seq - 1, page_size=1)
+        with answers_of("chat_store"):
+            response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
+        if not response.messages:
+            raise NotFound("message", answer_id(turn))
+        return _stored_answer(response.messages[0])
+
+    async def _create(self, turn: Turn, question: Question) -> None:
+        request = pb.CreateConversationRequest(
+            conversation_id=turn.conversation_id,
+            assistant_id=question.assistant_id,
+            title=question.text.strip().split("\n", 1)[0][:_TITLE_CHARACTERS],
+            channel=question.channel,
+            request_id=turn.key("conversation"),
+        )
+        with answers_of("chat_store"):
+            await self._stub.CreateConversation(request, timeout=CALL_TIMEOUT_SECONDS)
+
+    async def _append(self, turn: Turn, message: pb.Message, request_id: str) -> Stored:
+        request = pb.AppendMessagesRequest(
+            conversation_id=turn.conversation_id, messages=[message], request_id=request_id
+        )
+        with answers_of("chat_store"):
+            response = await self._stub.AppendMessages(request, timeout=CALL_TIMEOUT_SECONDS)
+        return Stored(response.messages[0].message_id, response.messages[0].seq)
+
+
+def question_id(turn: Turn) -> str:
+    """The id of the turn's question, the same in every attempt."""
+    return derived_id(turn.tenant_id, turn.conversation_id, turn.request_id, "question")
+
+
+def answer_id(turn: Turn) -> str:
+    """The id of the turn's answer, the same in every attempt."""
+    return derived_id(turn.tenant_id, turn.conversation_id, turn.request_id, "answer")
+
+
+def _stored_answer(message: pb.Message) -> StoredAnswer:
+    answer = Answer(
+        text=message.text,
+        finish_reason=FinishReason(message.finish_reason),
+        tokens=tokens_from_proto(message.usage),
+        usage_source=usage_source_from_proto(message.usage_source),
+        cost_micros=message.cost_micros,
+        model=message.model,
+        latency_ms=message.latency_ms,
+        time_to_first_token_ms=message.time_to_first_token_ms,
+    )
+    references = tuple((each.number, _passage_of(each)) for each in message.references)
+    return StoredAnswer(Stored(message.message_id, message.seq), answer, references)
+
+
+def _reference_to_proto(number: int, passage: Passage) -> pb.Reference:
+    return pb.Reference(
+        number=number,
+        document_id=passage.document_id,
+        document_version=passage.version,
+        title=passage.title,
+        chunk_id=passage.chunk_id,
+        page=passage.page,
+        char_start=passage.char_start,
+        char_end=passage.char_end,
+        quote=passage.text,
+        score=passage.score,
+    )
+
+
+def _passage_of(reference: pb.Reference) -> Passage:
+    return Passage(
+        chunk_id=reference.chunk_id,
+        document_id=reference.document_id,
+        title=reference.title,
+        version=reference.document_version,
+        page=reference.page,
+        section="",
+        char_start=reference.char_start,
+        char_end=reference.char_end,
+        text=reference.quote,
+        score=reference.score,
+    )

@@ -1,0 +1,80 @@
+"""What a turn has to tell its reader, between the task that answers and the stream that is read."""
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+from services.document_rag.providers import Delta
+
+_MOST_WAITING = 256
+
+Event = TypeVar("Event")
+
+
+class Outbox(Generic[Event]):
+    """Hands events over in order and knows what was delivered. Pieces of text that wait together become one."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event | Delta] = deque()
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closed = False
+        self._delivered: list[str] = []
+        self.reader_left = asyncio.Event()
+
+    @property
+    def delivered_text(self) -> str:
+        """The text that was handed to the reader's connection, exactly."""
+        return "".join(self._delivered)
+
+    async def put(self, event: Event | Delta) -> None:
+        """Adds an event; waits while a slow reader has too many before it, and forgets it when there is none."""
+        if not self.reader_left.is_set():
+            await self._room.wait()
+        if not self.reader_left.is_set():
+            self._waiting.append(event)
+            self._update()
+
+    async def next(self) -> Event | Delta | None:
+        """The next event; None at the end."""
+        while not self._waiting and not self._closed:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._waiting:
+            return None
+        event = self._waiting.popleft()
+        if isinstance(event, Delta):
+            event = Delta(event.text + self._text_waiting())
+        self._update()
+        return event
+
+    def confirm(self, event: Event | Delta) -> None:
+        """The event was written to the reader's connection."""
+        if isinstance(event, Delta):
+            self._delivered.append(event.text)
+
+    def leave(self) -> None:
+        """The reader is gone: nothing waits for it any more."""
+        self.reader_left.set()
+        self._waiting.clear()
+        self._update()
+
+    def close(self) -> None:
+        """There will be no more events."""
+        self._closed = True
+        self._update()
+
+    def _text_waiting(self) -> str:
+        texts = []
+        while self._waiting and isinstance(self._waiting[0], Delta):
+            piece = self._waiting.popleft()
+            texts.append(piece.text if isinstance(piece, Delta) else "")
+        return "".join(texts)
+
+    def _update(self) -> None:
+        self._changed.set()
+        if len(self._waiting) < _MOST_WAITING:
+            self._room.set()
+        else:
+            self._room.clear()
