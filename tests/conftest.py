@@ -12,7 +12,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from deploy.local.engines import Engine, Mongo, Postgres, Redis, run_blocking, running_engine
+from deploy.local.engine import Engine, run_blocking, running_engine
+from deploy.local.engines import Mongo, Postgres, Redis
 from deploy.local.ports import free_port
 from tests.house.signing import SigningKeys, new_signing_keys
 

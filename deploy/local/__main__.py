@@ -17,7 +17,7 @@ from deploy.local.cast import Cast, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig, wants_colour
 from deploy.local.data_directory import DirectoryHeldError, held, write_json
 from deploy.local.demo import Demo, Seeder, curl
-from deploy.local.engines import EngineFailedError, EngineMissingError
+from deploy.local.engine import EngineFailedError, EngineMissingError
 from deploy.local.keyring import keyring_in
 from deploy.local.output import Output
 from deploy.local.supervisor import StartFailedError, Supervisor

