@@ -75,6 +75,9 @@ async def generate(
 
     Raises ProviderFailed when the provider ends without an end or takes longer than `timeout_seconds`.
     """
+    if on_disconnect is OnDisconnect.STOP and outbox.reader_left.is_set():
+        draft.cut_short(FinishReason.INTERRUPTED, "")
+        return
     writing = asyncio.create_task(_write(draft, pieces, outbox, timeout_seconds))
     leaving = asyncio.create_task(outbox.reader_left.wait())
     watched: set[asyncio.Task[object]] = {writing, leaving} if on_disconnect is OnDisconnect.STOP else {writing}
