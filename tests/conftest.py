@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -16,6 +16,10 @@ from deploy.local.engine import Engine, run_blocking, running_engine
 from deploy.local.engines import Mongo, Postgres, Redis
 from deploy.local.ports import free_port
 from tests.house.signing import SigningKeys, new_signing_keys
+
+if TYPE_CHECKING:  # imported when first asked for: they need every room of the house
+    from tests.house.fake_provider import FakeProvider
+    from tests.house.processes import System
 
 SERVICE_VARIABLES = (
     "PROSA_",
@@ -98,6 +102,28 @@ def redis_url(engine_directory: Path) -> Iterator[str]:
 def signing_keys() -> SigningKeys:
     """A fresh Ed25519 pair."""
     return new_signing_keys()
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator["FakeProvider"]:
+    """The fake LLM that the system's assistants can name as their model."""
+    from tests.house.fake_provider import fake_provider
+
+    with fake_provider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def system(provider: "FakeProvider") -> Iterator["System"]:
+    """The whole system in its own processes, as `make run` starts it, with the fake LLM; the demo tenant is seeded."""
+    from tests.house.processes import running_system
+
+    directory = Path(tempfile.mkdtemp(prefix="prosa-system-"))
+    directory.chmod(0o755)
+    settings = {"OPENAI_API_KEY": "fake", "OPENAI_BASE_URL": provider.base_url}
+    with running_system(directory, settings) as system:
+        yield system
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
