@@ -1,0 +1,55 @@
+"""What tenant_quota can be told from outside."""
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+
+from shared.config import ServiceConfig, service_settings
+
+
+class Config(ServiceConfig):
+    """Settings of tenant_quota; variables start with TENANT_QUOTA_ unless another name is given."""
+
+    model_config = service_settings("TENANT_QUOTA_")
+
+    port: int = Field(default=50051, ge=0, le=65535)
+    """gRPC port; 0 takes any free one."""
+
+    database_url: SecretStr = Field(validation_alias=AliasChoices("TENANT_QUOTA_DATABASE_URL", "DATABASE_URL"))
+    """PostgreSQL, as postgresql://user:password@host:port/database."""
+
+    database_connections: int = Field(default=16, ge=2, le=200)
+    """Most connections of one process."""
+
+    token_signing_key: SecretStr
+    """Ed25519 private key (PEM) that signs access tokens; "\\n" may stand for a line end."""
+
+    token_lifetime_seconds: float = Field(default=60.0, ge=10, le=900)
+    """How long an access token is good; also how long a revoked key may linger in tokens already issued."""
+
+    api_key_pepper: SecretStr = Field(min_length=16)
+    """Key of the keyed hash under which API keys are kept; changing it makes every key but the bootstrap ones void."""
+
+    api_key_environment: str = Field(default="live", pattern="^[a-z0-9]{1,16}$")
+    """The word after "pk_" in new keys: tells people where a key works."""
+
+    bootstrap_admin_key: SecretStr = SecretStr("")
+    """A platform administrator's key that exists from the start (`python -m services.tenant_quota new-key`)."""
+
+    bootstrap_service_key: SecretStr = SecretStr("")
+    """The key with which internal services authenticate; exists from the start."""
+
+    sweep_interval_seconds: float = Field(default=1.0, gt=0)
+    """How often leases that ended are looked for."""
+
+    sweep_batch: int = Field(default=500, ge=1, le=10_000)
+    """Most reservations given back by one statement."""
+
+    largest_batch: int = Field(default=256, ge=1, le=5_000)
+    """Most requests in one coalesced statement."""
+
+    batches_in_flight: int = Field(default=2, ge=1, le=16)
+    """Coalesced statements of one kind that may run at once."""
+
+    @field_validator("token_signing_key")
+    @classmethod
+    def _signing_key_with_line_ends(cls, pem: SecretStr) -> SecretStr:
+        return SecretStr(pem.get_secret_value().replace("\\n", "\n"))
