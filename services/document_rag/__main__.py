@@ -8,23 +8,33 @@ from pathlib import Path
 
 import asyncpg
 from openai import AsyncOpenAI
-from prosa.document_rag.v1 import document_service_pb2, search_service_pb2
+
+from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, search_service_pb2
+from prosa.document_rag.v1.assistant_service_pb2_grpc import add_AssistantServiceServicer_to_server
 from prosa.document_rag.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from prosa.document_rag.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
-
+from services.document_rag.answer import AnswerSettings, AnswerStory
+from services.document_rag.assistant_handlers import AssistantHandlers
+from services.document_rag.assistant_model import EXTRACTIVE, Budget
+from services.document_rag.assistants import AssistantStore
 from services.document_rag.chunk_index import ChunkIndex
 from services.document_rag.config import Config
+from services.document_rag.conversations import Conversations
 from services.document_rag.document_store import DocumentStore, register_vector_type
 from services.document_rag.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
 from services.document_rag.handlers import DocumentHandlers, SearchHandlers
 from services.document_rag.ingest import Ingest, IngestLimits
 from services.document_rag.originals import Originals
+from services.document_rag.providers_by_model import Providers
 from services.document_rag.sandbox import ExtractionLimits
 from services.document_rag.stems import Stemmer
+from services.document_rag.token_budget import TokenBudget
+from services.document_rag.turns import TurnStore
 from shared.caller import TokenVerifier
+from shared.channels import ServiceToken, open_channel, token_ready
 from shared.command_line import command
 from shared.postgres import migrate, open_pool, pool_ready
-from shared.server import Endpoint, serve
+from shared.server import Endpoint, Ready, serve
 
 SCHEMA = "document_rag"
 MIGRATIONS = Path(__file__).parent / "schema"
@@ -55,6 +65,15 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         store, stemmer = DocumentStore(pool), Stemmer(pool)
         ingest = Ingest(store, Originals(config.originals_url), embedder, stemmer, _limits(config))
         yield Documents(pool, store, ChunkIndex(pool, embedder, stemmer), ingest)
+
+
+@dataclass(frozen=True)
+class Assistants:
+    """The answering half of the service, wired."""
+
+    store: AssistantStore
+    story: AnswerStory
+    token: ServiceToken
 
 
 def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
@@ -97,6 +116,71 @@ def _limits(config: Config) -> IngestLimits:
     )
 
 
+@asynccontextmanager
+async def open_assistants(config: Config, documents: Documents) -> AsyncIterator[Assistants]:
+    """Everything between the handlers of assistants, their tables, the neighbours and the model."""
+    async with (
+        open_channel(config.tenant_quota_target) as identity_channel,
+        _open_openai(config) as client,
+    ):
+        token = ServiceToken(identity_channel, config.service_key)
+        async with (
+            open_channel(config.tenant_quota_target, token=token) as quota_channel,
+            open_channel(config.chat_store_target, token=token) as chat_channel,
+        ):
+            store, turns = AssistantStore(documents.pool), TurnStore(documents.pool, config.turn_lease_seconds)
+            story = AnswerStory(
+                assistants=store,
+                turns=turns,
+                conversations=Conversations(chat_channel),
+                budget=TokenBudget(quota_channel, config.reservation_lease_seconds),
+                index=documents.index,
+                providers=Providers(client, config.provider_silence_seconds),
+                settings=_answer_settings(config, has_model=client is not None),
+            )
+            async with turns.forgotten_regularly(config.turns_kept_days * 86_400):
+                yield Assistants(store, story, token)
+                await story.drained()
+
+
+@asynccontextmanager
+async def open_endpoints(config: Config) -> AsyncIterator[tuple[Sequence[Endpoint], Ready]]:
+    """The whole service without its server: what it serves, and the probes of what it needs."""
+    async with open_documents(config) as documents, open_assistants(config, documents) as assistants:
+        handlers = AssistantHandlers(assistants.store, assistants.story)
+        asking = Endpoint(
+            add=add_AssistantServiceServicer_to_server,
+            servicer=handlers,
+            full_name=assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"].full_name,
+        )
+        ready = {
+            "postgresql": partial(pool_ready, documents.pool),
+            "identity": partial(token_ready, assistants.token),
+        }
+        yield [*document_endpoints(documents), asking], ready
+
+
+@asynccontextmanager
+async def _open_openai(config: Config) -> AsyncIterator[AsyncOpenAI | None]:
+    key = config.openai_api_key.get_secret_value()
+    if config.answer_provider == "extractive" or not (key or config.answer_provider):
+        yield None
+        return
+    async with AsyncOpenAI(api_key=key, base_url=config.openai_base_url, max_retries=0) as client:
+        yield client
+
+
+def _answer_settings(config: Config, *, has_model: bool) -> AnswerSettings:
+    return AnswerSettings(
+        default_model=config.answer_model if has_model else EXTRACTIVE,
+        budget=Budget(passages=config.passage_tokens, history=config.history_tokens),
+        history_messages=config.history_messages,
+        least_answer_tokens=config.least_answer_tokens,
+        timeout_seconds=config.answer_timeout_seconds,
+        prices=config.model_prices,
+    )
+
+
 async def _migrate() -> None:
     await migrate(Config().database_url, schema=SCHEMA, directory=MIGRATIONS)
 
@@ -104,14 +188,8 @@ async def _migrate() -> None:
 async def _serve() -> None:
     config = Config()
     verifier = TokenVerifier(config.token_public_key)
-    async with open_documents(config) as documents:
-        await serve(
-            config,
-            "document_rag",
-            document_endpoints(documents),
-            verifier=verifier,
-            ready={"postgresql": partial(pool_ready, documents.pool)},
-        )
+    async with open_endpoints(config) as (endpoints, ready):
+        await serve(config, "document_rag", endpoints, verifier=verifier, ready=ready)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from prosa.document_rag.v1 import assistant_service_pb2_grpc
-
 from services.document_rag import assistant_wire as wire
 from services.document_rag.answer import AnswerStory
 from services.document_rag.assistants import AssistantStore

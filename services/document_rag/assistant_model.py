@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.document_rag.model import Passage
-from shared.errors import InvalidArgument, Unavailable
+from shared.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
 EXTRACTIVE = "extractive"
@@ -36,6 +36,15 @@ class ProviderRateLimited(Unavailable):
             dependency="answer_provider",
             retry_after_seconds=retry_after_seconds,
         )
+
+
+class ModelUnavailable(FailedPrecondition):
+    """The assistant names a model that this deployment has no provider for."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+    def __init__(self, model: str) -> None:
+        super().__init__("no answer provider serves the assistant's model", metadata={"model": model})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from prosa.document_rag.v1 import assistant_service_pb2 as pb
 
+from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from services.document_rag.answer import Accepted, AnswerEvent, Citation, Completed
 from services.document_rag.assistant_model import Assistant, AssistantFields, FinishReason, OnDisconnect, Question
 from services.document_rag.model import Passage

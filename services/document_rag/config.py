@@ -1,10 +1,11 @@
 """What document_rag can be told from outside."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
+from services.document_rag.assistant_model import ModelPrice
 from shared.config import MIB, ServiceConfig, service_settings
 
 
@@ -16,7 +17,10 @@ class Config(ServiceConfig):
     port: int = Field(default=50053, ge=0, le=65535)
     """gRPC port; 0 takes any free one."""
 
-    database_url: SecretStr = Field(validation_alias=AliasChoices("DOCUMENT_RAG_DATABASE_URL", "DATABASE_URL"))
+    database_url: SecretStr = Field(
+        default=SecretStr("postgresql://127.0.0.1:5432/prosa"),
+        validation_alias=AliasChoices("DOCUMENT_RAG_DATABASE_URL", "DATABASE_URL"),
+    )
     """PostgreSQL with pgvector; the tables live in the schema document_rag."""
 
     database_max_connections: int = Field(default=10, ge=1)
@@ -65,6 +69,58 @@ class Config(ServiceConfig):
         validation_alias=AliasChoices("DOCUMENT_RAG_OPENAI_BASE_URL", "OPENAI_BASE_URL"),
     )
     """Address of the OpenAI-compatible endpoint."""
+
+    tenant_quota_target: str = "127.0.0.1:50051"
+    """Where tenant_quota listens."""
+
+    chat_store_target: str = "127.0.0.1:50052"
+    """Where chat_store listens."""
+
+    service_key: SecretStr = Field(default=SecretStr(""))
+    """API key of role service, with which this service acts on its callers' behalf."""
+
+    answer_provider: Literal["openai", "extractive"] | None = None
+    """openai: an OpenAI-compatible endpoint. extractive: verbatim sentences, no model. Unset: openai if it has a key."""
+
+    answer_model: str = "gpt-4o-mini"
+    """Model of assistants that name none, when the provider is openai."""
+
+    model_prices: dict[str, ModelPrice] = Field(default_factory=dict)
+    """Price by model as JSON, in millionths of the currency per million tokens:
+    {"gpt-4o-mini": {"input": 150000, "cached_input": 75000, "output": 600000, "reasoning": 600000}}"""
+
+    passage_tokens: int = Field(default=3000, ge=200, le=100_000)
+    """Most tokens of retrieved passages in a prompt."""
+
+    history_tokens: int = Field(default=1500, ge=0, le=100_000)
+    """Most tokens of earlier messages in a prompt."""
+
+    history_messages: int = Field(default=12, ge=1, le=100)
+    """Most earlier messages that are read for a prompt."""
+
+    least_answer_tokens: int = Field(default=64, ge=1)
+    """A turn begins only if the quota leaves at least so many tokens for its answer."""
+
+    answer_timeout_seconds: float = Field(default=120.0, gt=0)
+    """How long an answer may take to be written."""
+
+    provider_silence_seconds: float = Field(default=30.0, gt=0)
+    """How long a provider may send nothing before it counts as failed."""
+
+    reservation_lease_seconds: int = Field(default=180, ge=10, le=3600)
+    """How long tokens stay held for a turn whose process died; longer than an answer may take."""
+
+    turn_lease_seconds: float = Field(default=10.0, ge=1)
+    """How long a turn whose process died keeps a retry of it waiting."""
+
+    turns_kept_days: float = Field(default=7.0, gt=0)
+    """How long a request_id of Ask is remembered."""
+
+    @model_validator(mode="after")
+    def _leases_outlive_answers(self) -> Self:
+        if self.reservation_lease_seconds <= self.answer_timeout_seconds:
+            raise ValueError("reservation_lease_seconds must be longer than answer_timeout_seconds")
+        return self
 
     @field_validator("originals_url")
     @classmethod

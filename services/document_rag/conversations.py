@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
+
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
-
 from services.document_rag.assistant_model import (
     Answer,
     FinishReason,

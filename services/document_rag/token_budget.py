@@ -4,9 +4,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import grpc
+
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
-
 from services.document_rag.assistant_model import Answer
 from services.document_rag.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 from services.document_rag.turns import Turn

@@ -13,6 +13,8 @@ from shared.errors import RequestIdReused, RequestInProgress, ServiceError
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 
+_FORGET_EVERY_SECONDS = 3600.0
+
 _BEGIN = """
     insert into turns (tenant_id, user_id, request_id, fingerprint, conversation_id, state, attempt, lease_until)
     values ($1, $2, $3, $4, $5, 'running', 1, now() + make_interval(secs => $6))
@@ -111,6 +113,23 @@ class TurnStore:
         """Deletes old turns of all tenants: their request_ids are free again."""
         async with tenant_transaction(self._pool, "*") as connection:
             await connection.execute(_FORGET, older_than_seconds)
+
+    @asynccontextmanager
+    async def forgotten_regularly(self, older_than_seconds: float) -> AsyncIterator[None]:
+        """Forgets old turns every hour while the block runs."""
+        forgetting = asyncio.create_task(self._forget_for_ever(older_than_seconds))
+        try:
+            yield
+        finally:
+            forgetting.cancel()
+            with suppress(asyncio.CancelledError):
+                await forgetting
+
+    async def _forget_for_ever(self, older_than_seconds: float) -> None:
+        while True:
+            with suppress(ServiceError):  # the next hour will do
+                await self.forget(older_than_seconds)
+            await asyncio.sleep(_FORGET_EVERY_SECONDS)
 
     async def _again(
         self, connection: asyncpg.Connection, key: tuple[str, str, str], question: Question

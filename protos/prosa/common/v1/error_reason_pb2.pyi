@@ -240,15 +240,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The language model's provider failed or broke off its answer.
 
         {"code": 14, "message": "the answer provider failed", "details": [
-          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_FAILED", "domain": "prosa", "metadata": {"dependency": "openai"}},
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_FAILED", "domain": "prosa", "metadata": {"dependency": "answer_provider"}},
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
         ]}
     """
     ERROR_REASON_PROVIDER_RATE_LIMITED: _ErrorReason.ValueType  # 30
     """The language model's provider limits our rate.
 
-        {"code": 14, "message": "the answer provider limits our rate", "details": [
-          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_RATE_LIMITED", "domain": "prosa", "metadata": {"dependency": "openai"}},
+        {"code": 14, "message": "the answer provider is overloaded", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_RATE_LIMITED", "domain": "prosa", "metadata": {"dependency": "answer_provider"}},
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
         ]}
     """
@@ -257,6 +257,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"code": 13, "message": "internal error", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INTERNAL", "domain": "prosa", "metadata": {"error_id": "01a1fbd1-004d-71f6-a721-fc0e63c0ca0d"}}
+        ]}
+    """
+    ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 32
+    """The assistant names a model that this deployment has no answer provider for.
+
+        {"code": 9, "message": "no answer provider serves the assistant's model", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
         ]}
     """
 
@@ -484,15 +491,15 @@ ERROR_REASON_PROVIDER_FAILED: ErrorReason.ValueType  # 29
 """The language model's provider failed or broke off its answer.
 
     {"code": 14, "message": "the answer provider failed", "details": [
-      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_FAILED", "domain": "prosa", "metadata": {"dependency": "openai"}},
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_FAILED", "domain": "prosa", "metadata": {"dependency": "answer_provider"}},
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]}
 """
 ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 30
 """The language model's provider limits our rate.
 
-    {"code": 14, "message": "the answer provider limits our rate", "details": [
-      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_RATE_LIMITED", "domain": "prosa", "metadata": {"dependency": "openai"}},
+    {"code": 14, "message": "the answer provider is overloaded", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PROVIDER_RATE_LIMITED", "domain": "prosa", "metadata": {"dependency": "answer_provider"}},
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
     ]}
 """
@@ -501,6 +508,13 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 31
 
     {"code": 13, "message": "internal error", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INTERNAL", "domain": "prosa", "metadata": {"error_id": "01a1fbd1-004d-71f6-a721-fc0e63c0ca0d"}}
+    ]}
+"""
+ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 32
+"""The assistant names a model that this deployment has no answer provider for.
+
+    {"code": 9, "message": "no answer provider serves the assistant's model", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
