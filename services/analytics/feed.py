@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
@@ -26,6 +26,9 @@ from shared.telemetry import get_logger
 
 WATCH_SECONDS = 3600.0
 ASKED_AT_ONCE = 1000
+
+# Each event with the feed's position behind it.
+Arrivals: TypeAlias = "asyncio.Queue[tuple[feed_pb.Event, Position]]"
 
 log = get_logger()
 
@@ -67,7 +70,8 @@ class Window:
 
     def skip(self, after: Position) -> None:
         """An event without effect: the feed's position is `after` it."""
-        self._tail = Position(after.token or self._tail.token, after.counted_until or self._tail.counted_until)
+        times = [time for time in (self._tail.counted_until, after.counted_until) if time]
+        self._tail = Position(after.token, max(times, default=None))
 
     def settle(self, event_ids: Collection[str]) -> None:
         """These events have been dealt with."""
@@ -139,33 +143,34 @@ class Feed:
             await asyncio.sleep(self._lease_seconds / 3)
             return
         window = Window(await self._positions.read())
-        arrived: asyncio.Queue[tuple[feed_pb.Event, Position]] = asyncio.Queue(self._batch_size)
+        arrived: Arrivals = asyncio.Queue(self._batch_size)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(window.position.token, arrived, patience))
+            tasks.create_task(self._receive(window.position, arrived, patience))
             tasks.create_task(self._forward(window, arrived))
             tasks.create_task(self._checkpoint(window))
 
-    async def _receive(
-        self, token: str, arrived: "asyncio.Queue[tuple[feed_pb.Event, Position]]", patience: Patience
-    ) -> None:
-        """Events as they come; when the feed breaks off it is taken up again behind the last one."""
+    async def _receive(self, start: Position, arrived: Arrivals, patience: Patience) -> None:
+        """Events as they come; when the feed breaks off it is taken up again behind the last one.
+
+        Stored history is not told by time: how far it has been counted in time is known when the feed has caught up.
+        """
+        token, caught_up = start.token, start.counted_until is not None
         while True:
-            live = False
             try:
                 request = feed_pb.WatchEventsRequest(resume_token=token)
                 async for event in self._source.WatchEvents(request, timeout=WATCH_SECONDS):
-                    live = live or event.WhichOneof("payload") is None
-                    token = event.resume_token or token
-                    await arrived.put((event, Position(token, _time_of(event) if live else None)))
+                    caught_up = caught_up or event.WhichOneof("payload") is None
+                    token = event.resume_token
+                    await arrived.put((event, Position(token, _time_of(event) if caught_up else None)))
                     patience.reset()
             except (grpc.RpcError, ServiceError) as broken:
                 error = error_of(broken) if isinstance(broken, grpc.RpcError) else broken
                 log.warning("feed_broken_off", error=str(error), reason=error.reason)
                 if error.reason == "RESUME_TOKEN_INVALID":
-                    token = ""  # another store than before: known facts drop what comes again
+                    token, caught_up = "", False  # another store than before: known facts drop what comes again
             await patience.wait()
 
-    async def _forward(self, window: Window, arrived: "asyncio.Queue[tuple[feed_pb.Event, Position]]") -> None:
+    async def _forward(self, window: Window, arrived: Arrivals) -> None:
         while True:
             batch = [await arrived.get()]
             while len(batch) < self._batch_size and not arrived.empty():

@@ -1,11 +1,13 @@
 """How far the feed has been counted, and who follows it: one small document in MongoDB, judged by its clock."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from services.analytics.model import Position
 from shared.mongo import MongoDatabase, mongo_errors
 
 POSITIONS = "feed_positions"
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FeedPositions:
@@ -48,9 +50,6 @@ class FeedPositions:
             await self._collection.update_one(
                 {"_id": self._feed, "holder": holder}, [{"$set": {"holder": "", "lease_until": _LONG_AGO}}]
             )
-
-
-_LONG_AGO = {"$toDate": 0}
 
 
 def _lease(seconds: float) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from bson import Int64
-from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.model import Fact
 from services.analytics.rollup_store import RollupStore
 from services.analytics.wire import entry_bytes
@@ -87,7 +87,7 @@ async def drain(worker: Worker, stream: Stream) -> None:
 async def test_each_event_is_counted_exactly_once(
     mongo_url: str, database: MongoDatabase, redis: Redis, rollups: ReadRollups, driver: MongoDriver
 ) -> None:
-    """Invariant 8: twice, out of order, with a worker killed between commit and acknowledgement, two workers at once."""
+    """Invariant 8: twice, out of order, a worker killed between commit and acknowledgement, two workers at once."""
     events = many_events(1200)
     sent = [*events, *events[::3], *events[::7]]
     random.Random(2).shuffle(sent)
@@ -248,7 +248,7 @@ async def test_a_stopped_worker_finishes_its_batch_and_leaves_the_group(
     await send(stream, events)
     worker = worker_on(stream, store)
     running = asyncio.create_task(worker.run())
-    while await stream.length():
+    while await stream.length():  # noqa: ASYNC110 Redis tells nobody
         await asyncio.sleep(0.01)
     worker.stop()
     await asyncio.wait_for(running, 5)

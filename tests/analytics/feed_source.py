@@ -1,0 +1,97 @@
+"""A change feed as the contract describes it, in memory: history first, then live; tokens are positions in it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from prosa.chat_store.v1 import feed_service_pb2_grpc as feed_grpc
+from shared.caller import TokenVerifier
+from shared.channels import open_channel
+from shared.config import ServiceConfig
+from shared.errors import InvalidArgument
+from shared.server import Endpoint, running_server
+from tests.house.in_process import token
+from tests.house.signing import SigningKeys
+
+
+class FeedSource(feed_grpc.FeedServiceServicer):
+    """Sends what `happen` is told, each event with the token of its place; a marker when a watcher has caught up."""
+
+    def __init__(self, events: Iterable[feed_pb.Event] = ()) -> None:
+        self._events = list(events)
+        self._more = asyncio.Condition()
+        self.requests: list[str] = []
+        self.break_off_after = 10**9
+
+    async def happen(self, *events: feed_pb.Event) -> None:
+        async with self._more:
+            self._events += events
+            self._more.notify_all()
+
+    async def WatchEvents(
+        self, request: feed_pb.WatchEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[feed_pb.Event]:
+        self.requests.append(request.resume_token)
+        place = self._place(request.resume_token)
+        for _ in range(self.break_off_after):
+            if place == len(self._events):
+                yield self._marker(place)
+            async with self._more:
+                await self._more.wait_for(lambda: place < len(self._events))  # noqa: B023 awaited at once
+            event = feed_pb.Event()
+            event.CopyFrom(self._events[place])
+            place += 1
+            event.resume_token = f"at-{place}"
+            yield event
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+
+    def _marker(self, place: int) -> feed_pb.Event:
+        marker = feed_pb.Event(event_id=f"marker-{place}", resume_token=f"at-{place}")
+        if self._events:
+            marker.event_time.CopyFrom(self._events[place - 1].event_time)
+        return marker
+
+    def _place(self, resume_token: str) -> int:
+        if not resume_token:
+            return 0
+        prefix, _, place = resume_token.partition("-")
+        if prefix != "at":
+            raise InvalidArgument("no token of this feed", reason="RESUME_TOKEN_INVALID")
+        return int(place)
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            add=feed_grpc.add_FeedServiceServicer_to_server,
+            servicer=self,
+            full_name=feed_pb.DESCRIPTOR.services_by_name["FeedService"].full_name,
+        )
+
+
+@asynccontextmanager
+async def served(endpoints: Sequence[Endpoint], keys: SigningKeys, port: int = 0) -> AsyncIterator[int]:
+    """The endpoints behind the real server; yields the port."""
+    config = ServiceConfig(port=port, token_public_key=keys.public_pem, shutdown_grace_seconds=0, drain_delay_seconds=0)
+    verifier = TokenVerifier(keys.public_pem)
+    async with running_server(config, endpoints, verifier=verifier, ready={}) as bound:
+        yield bound
+
+
+class FixedToken:
+    """A service's own token that needs no exchange."""
+
+    def __init__(self, keys: SigningKeys) -> None:
+        self._token = token(keys, scopes=["feed.read"], lifetime_seconds=600)
+
+    async def get(self) -> str:
+        return self._token
+
+
+@asynccontextmanager
+async def feed_stub(port: int, keys: SigningKeys) -> AsyncIterator[feed_grpc.FeedServiceStub]:
+    """A stub as the service makes it."""
+    async with open_channel(f"127.0.0.1:{port}", token=FixedToken(keys), on_behalf=False) as channel:
+        yield feed_grpc.FeedServiceStub(channel)
