@@ -304,7 +304,7 @@ def status_of(error: ServiceError, *, request_id: str = "") -> status_pb2.Status
     if request_id:
         details.append(error_details_pb2.RequestInfo(request_id=request_id))
     for detail in details:
-        status.details.add().Pack(detail)
+        status.details.add().Pack(detail, deterministic=True)
     return status
 
 

@@ -99,8 +99,10 @@ def _clean(name: str, value: Any, depth: int) -> Any:
         return _clean_text(value)
     if isinstance(value, bytes):
         return _clean_text(value.decode(errors="replace"))
-    if depth >= _MAX_DEPTH or value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float):
         return value
+    if depth >= _MAX_DEPTH:
+        return "[too deep]"
     if isinstance(value, Mapping):
         return {str(key): _clean(str(key), each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

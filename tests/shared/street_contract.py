@@ -7,8 +7,8 @@ import grpc
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
-from prosa.common.v1 import access_pb2
 
+from prosa.common.v1 import access_pb2
 from shared.server import Endpoint
 
 SERVICE = "prosa.test.v1.StreetService"

@@ -6,8 +6,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from prosa.common.v1 import error_reason_pb2
 
+from prosa.common.v1 import error_reason_pb2
 from shared import errors
 from shared.errors import FieldViolation, QuotaViolation, ServiceError, error_of, status_of
 
