@@ -1,0 +1,133 @@
+"""Every engine is bound to the whole law of a chat store."""
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+from pymongo.read_concern import ReadConcern
+
+from services.chat_store import store as law
+from services.chat_store.engines import mongo_documents as documents
+from services.chat_store.engines.mongo import MongoChatStore
+from services.chat_store.feed_token import feed_position, feed_token
+from services.chat_store.model import Batch, Reach, Totals
+from services.chat_store.store import ChatStore
+from shared.mongo import MongoCollection, MongoDatabase, MongoDriver, aggregate, open_mongo
+from tests.chat_store.store_contract import StoreContract
+from tests.chat_store.workshop import Work, Workshop, pair
+
+IDLE_SECONDS = 1.0
+
+
+class CrashedError(Exception):
+    """The process is gone."""
+
+
+class _DyingMongoChatStore(MongoChatStore):
+    async def _bring_up_to_date(self, headers: MongoCollection, key: str, append: documents.Document) -> None:
+        raise CrashedError
+
+
+class MongoWorkshop:
+    def __init__(self, database: MongoDatabase) -> None:
+        self._database = database
+        self.store: ChatStore = MongoChatStore(database, feed_idle_seconds=IDLE_SECONDS)
+
+    async def another_replica(self) -> ChatStore:
+        return MongoChatStore(self._database, feed_idle_seconds=IDLE_SECONDS)
+
+    async def crash_after_storing(self, reach: Reach, conversation_id: str, batch: Batch) -> None:
+        with pytest.raises(CrashedError):
+            await _DyingMongoChatStore(self._database).append(reach, conversation_id, batch)
+
+    async def start_measuring(self) -> None:
+        await self._database.command("profile", 0)
+        await self._database["system.profile"].drop()
+        await self._database.command("profile", 2)
+
+    async def work(self) -> Work:
+        await self._database.command("profile", 0)
+        done = dict.fromkeys((documents.CONVERSATIONS, documents.APPENDS), 0)
+        async for entry in self._database["system.profile"].find({"docsExamined": {"$gt": 0}}):
+            collection = entry["ns"].split(".", 1)[1]
+            if collection in done:
+                done[collection] += entry["docsExamined"]
+        return Work(done[documents.CONVERSATIONS], done[documents.APPENDS])
+
+    async def load(self, reach: Reach, conversation_id: str, pairs: int) -> None:
+        key = documents.conversation_key(reach.tenant_id, conversation_id)
+        header = await self._database[documents.CONVERSATIONS].find_one({"_id": key})
+        await self._database[documents.APPENDS].insert_many(_appends(header, pairs), ordered=False)
+        await self.store.get(reach, conversation_id)
+
+    def ancient_token(self, tenant_id: str, token: str) -> str:
+        log = feed_position("mongo", tenant_id, token)["log"]
+        # A token of the log begins with its type (one byte) and the seconds since the epoch (four).
+        return feed_token("mongo", tenant_id, {"log": f"{log[:2]}{1_500_000_000:08X}{log[10:]}"})
+
+    async def open_feeds(self) -> int:
+        admin = self._database.client.get_database("admin", read_concern=ReadConcern("local"))
+        current = {"$currentOp": {"idleCursors": True, "allUsers": True}}
+        own = {"$match": {"ns": {"$regex": f"^{self._database.name}\\."}, "cursor": {"$exists": True}}}
+        return len([each async for each in aggregate(_Administration(admin), [current, own])])
+
+
+class _Administration:
+    """$currentOp is asked of a database, which has the same method as a collection."""
+
+    def __init__(self, database: MongoDatabase) -> None:
+        self._database = database
+
+    def aggregate(self, pipeline: list[dict[str, Any]], **options: Any) -> Any:
+        return self._database.aggregate(pipeline, **options)
+
+
+def _appends(header: documents.Document, pairs: int) -> Iterable[documents.Document]:
+    totals, at = Totals(), header["create_time"]
+    for number in range(pairs):
+        batch = pair(f"{number}")
+        yield documents.new_append(header, totals, batch, at + timedelta(milliseconds=number))
+        totals = totals.after(batch.drafts)
+
+
+@pytest.fixture(scope="module")
+async def on_motor(mongo_url: str) -> AsyncIterator[Workshop]:
+    async with _mongo_workshop(mongo_url, "motor") as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+async def on_pymongo(mongo_url: str) -> AsyncIterator[Workshop]:
+    async with _mongo_workshop(mongo_url, "pymongo") as workshop:
+        yield workshop
+
+
+@asynccontextmanager
+async def _mongo_workshop(url: str, driver: MongoDriver) -> AsyncIterator[Workshop]:
+    name = f"chat_{driver}_{uuid4().hex[:8]}"
+    async with open_mongo(SecretStr(url), name, driver=driver) as database:
+        yield MongoWorkshop(database)
+        await database.client.drop_database(name)
+
+
+class TestMongoOnMotor(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_motor: Workshop) -> Workshop:
+        return on_motor
+
+
+class TestMongoOnPyMongo(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_pymongo: Workshop) -> Workshop:
+        return on_pymongo
+
+
+def test_every_rule_of_the_law_has_its_test() -> None:
+    rules = set(re.findall(r"`(test_\w+)`", law.__doc__ or ""))
+    tests = {name for name in dir(StoreContract) if name.startswith("test_")}
+    assert rules == tests
