@@ -25,6 +25,7 @@ from shared.logs import get_logger, setup_logs
 __all__ = ["counter", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
 
 HistogramName: TypeAlias = Literal[
+    "http.server.request.duration",
     "rpc.server.call.duration",
     "rpc.client.call.duration",
     "gen_ai.client.operation.duration",
@@ -44,6 +45,7 @@ class _Instrument:
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 _HISTOGRAMS: dict[HistogramName, _Instrument] = {
+    "http.server.request.duration": _Instrument("s", "How long HTTP requests took to answer.", _SECONDS),
     "rpc.server.call.duration": _Instrument("s", "How long calls took to answer.", _SECONDS),
     "rpc.client.call.duration": _Instrument("s", "How long calls to other services took.", _SECONDS),
     "gen_ai.client.operation.duration": _Instrument("s", "How long model calls took.", _SECONDS),

@@ -1,0 +1,186 @@
+"""The ASGI application: one request from its first byte to its log line. Nothing here knows a particular RPC."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+
+from gateway.body import ClientGoneError, Receive
+from gateway.calls import Calls
+from gateway.config import Config
+from gateway.credentials import Credentials
+from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowReaderError
+from gateway.observation import observed
+from gateway.routes import Route, RouteTable
+from gateway.site import Site
+from gateway.status import UnsupportedMediaType, headers_of, http_status, json_of, upstream_status
+from gateway.transcode import request_of
+from gateway.uploads import upload_messages
+from gateway.upstreams import Upstreams
+from shared.errors import Internal, InvalidArgument, ServiceError, status_of
+from shared.identifiers import new_id
+from shared.telemetry import counter, get_logger
+
+LARGE_BODY_BYTES = 64 * 1024
+CORS_HEADERS = "authorization, content-type, x-api-key, x-request-timeout-seconds, traceparent"
+CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
+
+_log = get_logger()
+_internal_errors = counter("prosa.internal_errors")
+
+
+class Gateway:
+    """HTTP in front of the services."""
+
+    def __init__(
+        self,
+        config: Config,
+        routes: RouteTable,
+        upstreams: Upstreams,
+        credentials: Credentials,
+        site: Site,
+    ) -> None:
+        self._config = config
+        self._routes = routes
+        self._upstreams = upstreams
+        self._credentials = credentials
+        self._site = site
+        self._origins = frozenset(config.cors_origins)
+        self.calls = Calls(config.heartbeat_seconds)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        exchange = HttpExchange(
+            scope, receive, send, origins=self._origins, slow_reader_seconds=self._config.slow_reader_seconds
+        )
+        with observed(exchange):
+            await self._answer(exchange)
+
+    async def _answer(self, exchange: HttpExchange) -> None:
+        try:
+            await self._dispatch(exchange)
+        except ClientGoneError:
+            exchange.status = 499
+        except SlowReaderError:
+            exchange.status = 499
+            exchange.abort()
+        except (ServiceError, grpc.aio.AioRpcError) as error:
+            await self._refuse(exchange, error)
+        except Exception:
+            await self._confess(exchange)
+
+    async def _dispatch(self, exchange: HttpExchange) -> None:
+        if exchange.is_preflight():
+            await self._preflight(exchange)
+        elif (page := await self._site.page(exchange.method, exchange.path)) is not None:
+            exchange.route = page.route
+            await exchange.reply(page.status, page.content, page.media_type, page.headers)
+        else:
+            route, variables = self._routes.find(exchange.method, exchange.path)
+            exchange.route = route.template.text
+            await self._serve(exchange, route, variables)
+
+    async def _serve(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> None:
+        metadata = await self._metadata(exchange, route)
+        call = self._upstreams.callable_of(route)
+        timeout = self._timeout(exchange, route)
+        if route.uploads:
+            body = exchange.body(
+                limit=self._config.upload_bytes,
+                idle_seconds=self._config.body_idle_seconds,
+                total_seconds=self._config.stream_seconds,
+            )
+            messages = upload_messages(route, variables, exchange, body)
+            first = await anext(messages)  # what is wrong with the description is found before anybody is called
+            await self.calls.upload(exchange, route, call(timeout=timeout, metadata=metadata), _again(first, messages))
+            return
+        request = await self._request(exchange, route, variables)
+        under_way = call(request, timeout=timeout, metadata=metadata)
+        if route.streams:
+            await self.calls.events(exchange, route, under_way, lambda error: json_of(self._status(exchange, error)))
+        else:
+            await self.calls.unary(exchange, route, under_way)
+
+    async def _metadata(self, exchange: HttpExchange, route: Route) -> Sequence[tuple[str, str]]:
+        """All that a service is told about the request beside its message: nothing of the client's own is passed on."""
+        if route.public:
+            return ()
+        token = await self._credentials.token(exchange.headers)
+        return (("authorization", f"Bearer {token}"),)
+
+    async def _request(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> bytes:
+        config = self._config
+        body = await exchange.body(
+            limit=config.json_body_bytes, idle_seconds=config.body_idle_seconds, total_seconds=config.json_body_seconds
+        ).whole()
+        if body and route.body and not _is_json(exchange.media_type):
+            raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
+        if len(body) > LARGE_BODY_BYTES:
+            message = await asyncio.to_thread(request_of, route, variables, exchange.query, body)
+        else:
+            message = request_of(route, variables, exchange.query, body)
+        return message.SerializeToString()
+
+    def _timeout(self, exchange: HttpExchange, route: Route) -> float:
+        longest = self._config.stream_seconds if route.streams or route.uploads else self._config.unary_seconds
+        asked = exchange.headers.get("x-request-timeout-seconds")
+        if asked is None:
+            return longest
+        try:
+            seconds = float(asked)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise InvalidArgument("x-request-timeout-seconds must be a positive number of seconds")
+        return min(longest, seconds)
+
+    async def _refuse(self, exchange: HttpExchange, error: ServiceError | grpc.aio.AioRpcError) -> None:
+        status = self._status(exchange, error)
+        headers = [("cache-control", "no-store"), *headers_of(status, error)]
+        await self._last_words(exchange, http_status(status), json_of(status), headers)
+
+    async def _confess(self, exchange: HttpExchange) -> None:
+        """A bug: the client gets an id, the log everything."""
+        error_id = new_id()
+        _log.exception("internal_error", error_id=error_id, route=exchange.route)
+        _internal_errors.add(1)
+        if exchange.status:
+            exchange.abort()
+            return
+        await self._refuse(exchange, Internal(error_id))
+
+    async def _last_words(
+        self, exchange: HttpExchange, status: int, content: bytes, headers: list[tuple[str, str]]
+    ) -> None:
+        try:
+            await exchange.reply(status, content, JSON_TYPE, headers)
+        except SlowReaderError:
+            exchange.abort()
+
+    def _status(self, exchange: HttpExchange, error: ServiceError | grpc.aio.AioRpcError) -> Any:
+        if isinstance(error, ServiceError):
+            return status_of(error, request_id=exchange.request_id)
+        return upstream_status(error, self._upstream_of(exchange), exchange.request_id)
+
+    def _upstream_of(self, exchange: HttpExchange) -> str:
+        return next((route.upstream for route in self._routes if route.template.text == exchange.route), "")
+
+    async def _preflight(self, exchange: HttpExchange) -> None:
+        allowed = exchange.headers.get("origin", "") in self._origins
+        headers = [
+            ("access-control-allow-methods", CORS_METHODS),
+            ("access-control-allow-headers", CORS_HEADERS),
+            ("access-control-max-age", "600"),
+        ]
+        await exchange.reply(204, b"", headers=headers if allowed else [])
+
+
+async def _again(first: Any, rest: Any) -> Any:
+    yield first
+    async for each in rest:
+        yield each
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type in ("", JSON_TYPE) or media_type.endswith("+json")
