@@ -8,7 +8,6 @@ from typing import Any
 
 from prosa.analytics.v1 import report_service_pb2, report_service_pb2_grpc
 from prosa.chat_store.v1 import feed_service_pb2_grpc
-
 from services.analytics.config import Config
 from services.analytics.feed import Feed
 from services.analytics.feed_positions import FeedPositions
@@ -19,7 +18,7 @@ from services.analytics.rollup_store import RollupStore
 from services.analytics.worker import Worker
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.command_line import command
 from shared.errors import ServiceError
 from shared.mongo import open_mongo
@@ -69,7 +68,7 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
             await stack.enter_async_context(_in_background(feed.run()))
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
-        yield Analytics([_reports(store, positions)], {"mongodb": store.ready})
+        yield Analytics([reports_endpoint(Reports(store, positions), SystemClock())], {"mongodb": store.ready})
 
 
 @asynccontextmanager
@@ -79,10 +78,11 @@ async def open_endpoints(config: Config) -> AsyncIterator[list[Endpoint]]:
         yield analytics.endpoints
 
 
-def _reports(store: RollupStore, positions: FeedPositions) -> Endpoint:
+def reports_endpoint(reports: Reports, clock: Clock) -> Endpoint:
+    """ReportService, answered by `reports`."""
     return Endpoint(
         add=report_service_pb2_grpc.add_ReportServiceServicer_to_server,
-        servicer=ReportHandlers(Reports(store, positions), SystemClock()),
+        servicer=ReportHandlers(reports, clock),
         full_name=report_service_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
     )
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import grpc
-from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 
+from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.feed_positions import FeedPositions
 from services.analytics.model import Position
 from services.analytics.patience import Patience

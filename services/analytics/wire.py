@@ -5,11 +5,11 @@ from typing import Literal
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from prosa.common.v1 import usage_pb2
-
 from services.analytics.model import (
     HOUR,
     LATEST,

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from services.analytics.feed_positions import FeedPositions
 from services.analytics.model import FIGURE_NAMES
@@ -16,6 +15,9 @@ from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
 
 REDIS_DATABASE = 9
+
+# redis-py types its answers as everything that any version and option of Redis may give.
+Redis: TypeAlias = Any
 
 Rollups = dict[tuple[str, datetime, str, str, str], dict[str, int]]
 ReadRollups = Callable[[], Awaitable[Rollups]]

@@ -30,8 +30,8 @@ def answer(
     rag: bool = True,
     tokens: tuple[int, int, int, int] = (100, 40, 20, 5),
     cost_micros: int = 7,
-    type: chat_pb.MessageType = chat_pb.MESSAGE_TYPE_ASSISTANT,  # noqa: A002 the contract's word
-    status: chat_pb.MessageStatus = chat_pb.MESSAGE_STATUS_COMPLETE,
+    type: chat_pb.MessageType.ValueType = chat_pb.MESSAGE_TYPE_ASSISTANT,  # noqa: A002 the contract's word
+    status: chat_pb.MessageStatus.ValueType = chat_pb.MESSAGE_STATUS_COMPLETE,
 ) -> chat_pb.Message:
     """What an assistant answered."""
     message = chat_pb.Message(

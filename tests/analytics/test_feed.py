@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.feed import Feed, Window
@@ -17,7 +16,7 @@ from services.analytics.model import Position
 from services.analytics.rollup_store import RollupStore
 from services.analytics.worker import Worker
 from shared.redis_streams import Stream
-from tests.analytics.conftest import ReadRollups, Rollups, stream_for
+from tests.analytics.conftest import ReadRollups, Redis, Rollups, stream_for
 from tests.analytics.events import NOON, answer, appended, many_events, oracle
 from tests.analytics.feed_source import FeedSource, feed_stub, served
 from tests.house.signing import SigningKeys

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 from bson import Int64
 from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.model import Fact
@@ -17,7 +16,7 @@ from services.analytics.worker import EVENT, Worker
 from shared.errors import Unavailable
 from shared.mongo import MongoDatabase, MongoDriver, open_mongo
 from shared.redis_streams import Stream
-from tests.analytics.conftest import ReadRollups, Rollups, stream_for
+from tests.analytics.conftest import ReadRollups, Redis, Rollups, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle, question
 
 DEAD = "metrics:execution:dead"
