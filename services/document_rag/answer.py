@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.document_rag.assistant_model import (
     Answer,
@@ -163,7 +163,7 @@ class AnswerStory:
                 completed = Completed(stored.stored, stored.answer)
                 await self._turns.done(turn, stored.stored.seq)
                 return await outbox.put(completed)
-            await self._budget.settle_stored(turn, self._wanted(assistant, question), stored.answer)
+            await self._budget.settle_stored(turn, self._wanted(turn, assistant, question), stored.answer)
             await self._turns.done(turn, stored.stored.seq)
             return await self._tell_again(turn, stored, outbox)
 
@@ -191,7 +191,7 @@ class AnswerStory:
     async def _prepare(self, turn: Turn, question: Question, assistant: Assistant) -> _Prepared:
         """Everything that needs no other's result, at once. None is cancelled when one fails: each ends as it began."""
         hold, asked, found = await asyncio.gather(
-            self._budget.hold(turn, self._wanted(assistant, question)),
+            self._budget.hold(turn, self._wanted(turn, assistant, question)),
             self._conversations.add_question(turn, question),
             self._retrieve(turn, question, assistant),
             return_exceptions=True,
@@ -278,8 +278,9 @@ class AnswerStory:
             with suppress(ServiceError):
                 await self._conversations.add_failure(turn, assistant.assistant_id, error)
 
-    def _wanted(self, assistant: Assistant, question: Question) -> Wanted:
-        prompt = most_prompt_tokens(assistant.instructions, question.text, self._settings.budget)
+    def _wanted(self, turn: Turn, assistant: Assistant, question: Question) -> Wanted:
+        budget = replace(self._settings.budget, history=0) if turn.is_new_conversation else self._settings.budget
+        prompt = most_prompt_tokens(assistant.instructions, question.text, budget)
         longest = assistant.longest_answer(question.max_output_tokens)
         return Wanted(
             tokens=prompt + longest,
