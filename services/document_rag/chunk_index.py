@@ -29,6 +29,7 @@ from services.document_rag.words import fold, words_of
 from shared.postgres import tenant_transaction
 
 MIN_SIMILARITY = 0.3
+_SURE_SIMILARITY = 0.5  # below it the nearest word may well be another word: it counts less
 _CANDIDATES = 50
 
 # A document and a chunk of it: what both legs rank, cheaper to carry than the chunk.
@@ -53,12 +54,14 @@ _NEAREST_WORDS = """
         join word_trigrams known on known.tenant_id = $1 and known.trigram = part.trigram
         group by asked.word, asked_size, near, known.size
     ), nearest as (
-        select distinct on (word) word, near
-        from shared_trigrams
-        where common >= $3 * (asked_size + size - common)
-        order by word, common::float8 / (asked_size + size - common) desc, near
+        select distinct on (word) word, near, similarity
+        from (
+            select word, near, common::float8 / (asked_size + size - common) as similarity from shared_trigrams
+        ) as compared
+        where similarity >= $3
+        order by word, similarity desc, near
     )
-    select nearest.word, nearest.near, terms.term, terms.chunks as term_chunks
+    select nearest.word, nearest.near, nearest.similarity, terms.term, terms.chunks as term_chunks
     from nearest
     join words on words.tenant_id = $1 and words.word = nearest.near
     join terms on terms.tenant_id = $1 and terms.term = words.term
@@ -237,7 +240,8 @@ def _corrected(use: WordUse, near: Sequence[asyncpg.Record]) -> WordUse:
     meant = [row for row in near if row["word"] == use.word]
     if not meant:
         return use
-    return WordUse(meant[0]["near"], {row["term"]: row["term_chunks"] for row in meant})
+    terms = {row["term"]: row["term_chunks"] for row in meant}
+    return WordUse(meant[0]["near"], terms, min(1.0, meant[0]["similarity"] / _SURE_SIMILARITY))
 
 
 def _is_correctable(word: str) -> bool:

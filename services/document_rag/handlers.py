@@ -4,10 +4,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+
 from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
 from prosa.document_rag.v1 import document_service_pb2_grpc, search_service_pb2_grpc
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
-
 from services.document_rag import wire
 from services.document_rag.chunk_index import ChunkIndex
 from services.document_rag.document_store import DocumentStore

@@ -39,10 +39,14 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class WordUse:
-    """A folded word of the query, spelt as the documents do, and its terms: each with the chunks it stands in."""
+    """A folded word of the query, spelt as the documents do, and its terms: each with the chunks it stands in.
+
+    `certainty`: 1 for the word as asked, less for the nearest spelling that the documents have.
+    """
 
     word: str
     terms: Mapping[str, int]
+    certainty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,14 @@ def vocabulary_of(chunk_words: Sequence[Sequence[str]], terms: Mapping[str, str]
 
 def term_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:
     """How much each term of the query tells. A term in more than a fifth of the chunks is dropped if others remain."""
-    counts = {term: chunks for use in uses for term, chunks in use.terms.items()}
-    telling = {term: n for term, n in counts.items() if n <= COMMON_SHARE * statistics.chunks}
-    return {term: rarity(n, statistics.chunks) for term, n in (telling or counts).items()}
+    counts = {term: (chunks, use.certainty) for use in uses for term, chunks in use.terms.items()}
+    telling = {term: each for term, each in counts.items() if each[0] <= COMMON_SHARE * statistics.chunks}
+    return {term: rarity(n, statistics.chunks) * certainty for term, (n, certainty) in (telling or counts).items()}
 
 
 def word_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:
     """The same for the words themselves, for embedders that weigh words. An unknown word counts as a rare one."""
-    return {use.word: rarity(max(use.terms.values(), default=1), statistics.chunks) for use in uses}
+    return {use.word: rarity(max(use.terms.values(), default=1), statistics.chunks) * use.certainty for use in uses}
 
 
 def rarity(chunks_with: int, chunks: int) -> float:

@@ -1,5 +1,6 @@
 """Token counts of texts, offline, by OpenAI's o200k vocabulary."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,9 @@ def count_tokens(text: str) -> int:
 
 @cache
 def _vocabulary() -> Any:
-    import bpe_openai  # 75 MB: only processes that count pay for it
+    with warnings.catch_warnings():
+        # It opens its own data by a function that Python 3.11 calls deprecated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import bpe_openai  # 75 MB: only processes that count pay for it
 
-    return bpe_openai.get_encoding("o200k_base")
+        return bpe_openai.get_encoding("o200k_base")

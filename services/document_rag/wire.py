@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
-
 from services.document_rag.model import (
     DEFAULT_TOP_K,
     Description,

@@ -34,7 +34,7 @@ create table upload_requests (
     fingerprint  bytea       not null,
     document_id  uuid        not null,
     verdict      text        not null check (verdict in ('new', 'duplicate_of')),
-    created_at   timestamptz not null default now(),
+    answered_at  timestamptz not null default now(),
     primary key (tenant_id, request_id),
     foreign key (tenant_id, document_id) references documents
 );
