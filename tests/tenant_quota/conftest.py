@@ -1,0 +1,70 @@
+"""tenant_quota on a real database: its pool, and the whole service behind the real wire."""
+
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from services.tenant_quota.__main__ import SCHEMA, SCHEMA_DIRECTORY, open_endpoints
+from services.tenant_quota.config import Config
+from services.tenant_quota.model import new_secret
+from shared.postgres import migrate, open_pool
+from tests.house.in_process import serving
+from tests.house.signing import SigningKeys
+from tests.tenant_quota.world import Platform
+
+
+@pytest.fixture(scope="session")
+async def database(fresh_database: Callable[[], str]) -> SecretStr:
+    """A migrated database."""
+    url = SecretStr(fresh_database())
+    await migrate(url, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+    return url
+
+
+@pytest.fixture(scope="session")
+async def pool(database: SecretStr) -> AsyncIterator[asyncpg.Pool]:
+    """As the service's own role, which row-level security binds."""
+    async with open_pool(database, schema=SCHEMA, max_size=12) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def other_pool(database: SecretStr) -> AsyncIterator[asyncpg.Pool]:
+    """What a second replica has."""
+    async with open_pool(database, schema=SCHEMA, max_size=12) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def config(database: SecretStr, signing_keys: SigningKeys) -> Config:
+    """The settings of a replica."""
+    return Config(
+        port=0,
+        database_url=database,
+        token_signing_key=SecretStr(signing_keys.private_pem),
+        token_public_key=signing_keys.public_pem,
+        api_key_pepper=SecretStr("a pepper of these tests"),
+        api_key_environment="test",
+        bootstrap_admin_key=SecretStr(new_secret("test")),
+        bootstrap_service_key=SecretStr(new_secret("test")),
+        sweep_interval_seconds=0.2,
+        drain_delay_seconds=0,
+    )
+
+
+@pytest.fixture(scope="session")
+async def platform(config: Config, signing_keys: SigningKeys) -> AsyncIterator[Platform]:
+    """The service in this process, behind the real server and interceptors."""
+    async with (
+        open_endpoints(config) as service,
+        serving(service.endpoints, signing_keys, ready=service.ready) as channel,
+    ):
+        yield Platform(
+            channel,
+            signing_keys,
+            service.pool,
+            config.bootstrap_admin_key.get_secret_value(),
+            config.bootstrap_service_key.get_secret_value(),
+        )
