@@ -37,7 +37,7 @@ def _contract() -> descriptor_pb2.FileDescriptorProto:
         label=field.LABEL_REPEATED,
         type_name=".prosa.test.v1.Ping",
     )
-    ping.field.add(name="request_id", number=3, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+
     file.message_type.add(name="Pong").field.add(
         name="text", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
     )

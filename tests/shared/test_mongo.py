@@ -1,0 +1,134 @@
+"""MongoDB through both drivers: the same calls, the same answers, the same errors. On a real replica set."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pymongo.errors
+import pytest
+from pydantic import SecretStr
+
+from deploy.local.ports import free_port
+from shared.errors import Conflict, Unavailable
+from shared.identifiers import new_id
+from shared.mongo import (
+    MongoDatabase,
+    MongoDriver,
+    aggregate,
+    mongo_errors,
+    mongo_ready,
+    open_mongo,
+    transaction,
+    watch,
+)
+
+DRIVERS: list[MongoDriver] = ["motor", "pymongo"]
+
+
+@pytest.fixture(params=DRIVERS)
+async def database(request: pytest.FixtureRequest, mongo_url: str) -> AsyncIterator[MongoDatabase]:
+    """A database of its own, by each driver."""
+    async with open_mongo(SecretStr(mongo_url), f"street_{new_id()[-12:]}", driver=request.param) as opened:
+        yield opened
+        await opened.client.drop_database(opened.name)
+
+
+async def test_what_is_written_is_read(database: MongoDatabase) -> None:
+    await database.notes.insert_one({"_id": 1, "text": "ção"})
+    assert await database.notes.find_one({"_id": 1}) == {"_id": 1, "text": "ção"}
+    await mongo_ready(database)
+
+
+async def test_writes_wait_for_a_majority(database: MongoDatabase) -> None:
+    assert database.write_concern.document == {"w": "majority", "j": True, "wtimeout": 0} or (
+        database.write_concern.document["w"] == "majority" and database.write_concern.document["j"] is True
+    )
+    assert database.read_concern.level == "majority"
+
+
+async def test_aggregate_gives_documents(database: MongoDatabase) -> None:
+    await database.notes.insert_many([{"n": n} for n in range(5)])
+    pipeline: list[dict[str, Any]] = [{"$match": {"n": {"$gte": 2}}}, {"$sort": {"n": 1}}]
+    assert [document["n"] async for document in aggregate(database.notes, pipeline)] == [2, 3, 4]
+
+
+async def test_changes_can_be_watched(database: MongoDatabase) -> None:
+    await database.notes.insert_one({"_id": 0})
+    async with watch(database.notes, [{"$match": {"operationType": "insert"}}]) as changes:
+        await database.notes.insert_one({"_id": 1})
+        change = await changes.next()
+    assert change["documentKey"] == {"_id": 1}
+
+
+async def test_a_transaction_is_all_or_nothing(database: MongoDatabase) -> None:
+    await database.create_collection("notes")
+
+    async def change_its_mind() -> None:
+        async with transaction(database) as session:
+            await database.notes.insert_one({"_id": 1}, session=session)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await change_its_mind()
+    assert await database.notes.count_documents({}) == 0
+    async with transaction(database) as session:
+        await database.notes.insert_one({"_id": 1}, session=session)
+        await database.notes.insert_one({"_id": 2}, session=session)
+    assert await database.notes.count_documents({}) == 2
+
+
+async def test_a_write_conflict_is_a_conflict(database: MongoDatabase) -> None:
+    await database.notes.insert_one({"_id": 1, "n": 0})
+
+    async def both() -> None:
+        async with transaction(database) as one, transaction(database) as other:
+            await database.notes.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=one)
+            with mongo_errors():
+                await database.notes.update_one({"_id": 1}, {"$inc": {"n": 1}}, session=other)
+
+    with pytest.raises(Conflict):
+        await both()
+
+
+async def test_a_duplicate_is_left_to_the_engine(database: MongoDatabase) -> None:
+    await database.notes.insert_one({"_id": 1})
+    with pytest.raises(pymongo.errors.DuplicateKeyError), mongo_errors():
+        await database.notes.insert_one({"_id": 1})
+
+
+async def test_our_own_mistakes_are_not_called_an_outage(database: MongoDatabase) -> None:
+    with pytest.raises(pymongo.errors.OperationFailure), mongo_errors():
+        await database.notes.find_one({"$nonsense": 1})
+
+
+async def test_an_operation_that_takes_too_long_is_unavailable(database: MongoDatabase) -> None:
+    await database.notes.insert_one({"_id": 1})
+    slow = {"$where": "while (true) {}"}
+    with pytest.raises(Unavailable), mongo_errors():
+        await database.notes.find_one(slow, max_time_ms=100)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_nobody_listening_is_unavailable(driver: MongoDriver) -> None:
+    url = SecretStr(f"mongodb://127.0.0.1:{free_port()}")
+    async with open_mongo(url, "prosa", driver=driver, timeout_ms=300) as database:
+        with pytest.raises(Unavailable) as caught, mongo_errors():
+            await database.notes.find_one({})
+        assert caught.value.metadata == {"dependency": "mongodb"}
+        with pytest.raises(Unavailable):
+            await mongo_ready(database)
+
+
+def failure(code: int, **document: Any) -> pymongo.errors.OperationFailure:
+    return pymongo.errors.OperationFailure("failed", code, document)
+
+
+def test_a_full_disk_has_its_own_reason() -> None:
+    with pytest.raises(Unavailable) as caught, mongo_errors():
+        raise failure(14031)
+    assert caught.value.reason == "STORAGE_FULL"
+
+
+@pytest.mark.parametrize("label", ["RetryableWriteError", "TransientTransactionError"])
+def test_what_the_server_calls_passing_is_unavailable(label: str) -> None:
+    with pytest.raises(Unavailable), mongo_errors():
+        raise failure(91, errorLabels=[label])
