@@ -1,0 +1,179 @@
+"""Days and months begin and end by the database's clock in the tenant's time zone; that clock is set by hand here."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from services.tenant_quota.__main__ import SCHEMA, SCHEMA_DIRECTORY
+from services.tenant_quota.audit import discrepancies
+from services.tenant_quota.quota_model import State
+from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.reservations import Reservations
+from services.tenant_quota.tenants import Tenants
+from shared.errors import FailedPrecondition, QuotaExceeded
+from shared.postgres import migrate
+from tests.tenant_quota.world import commit, new_tenant, wish
+
+# Found before PostgreSQL's own function, because the pool's search path says so.
+HAND_SET_CLOCK = """
+CREATE SCHEMA hand_set;
+CREATE TABLE hand_set.clock (now timestamptz);
+INSERT INTO hand_set.clock VALUES (now());
+CREATE FUNCTION hand_set.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+    AS 'SELECT now FROM hand_set.clock';
+GRANT USAGE ON SCHEMA hand_set TO prosa_tenant_quota;
+GRANT SELECT, UPDATE ON hand_set.clock TO prosa_tenant_quota;
+"""
+
+
+class Clock:
+    """The clock of the database under test."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def set(self, moment: str) -> None:
+        """To an instant given with its offset, as 2026-11-20T23:59-03:00."""
+        await self._pool.execute("UPDATE hand_set.clock SET now = $1", datetime.fromisoformat(moment))
+
+
+@pytest.fixture(scope="module")
+async def timed_pool(fresh_database: Callable[[], str]) -> AsyncIterator[asyncpg.Pool]:
+    url = fresh_database()
+    await migrate(SecretStr(url), schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+    superuser = await asyncpg.connect(url)
+    await superuser.execute(HAND_SET_CLOCK)
+    await superuser.close()
+    settings = {"role": "prosa_tenant_quota", "search_path": "hand_set, tenant_quota, pg_catalog"}
+    async with asyncpg.create_pool(url, min_size=1, max_size=4, server_settings=settings) as pool:
+        yield pool
+
+
+@pytest.fixture
+def clock(timed_pool: asyncpg.Pool) -> Clock:
+    return Clock(timed_pool)
+
+
+@pytest.fixture
+async def store(timed_pool: asyncpg.Pool) -> AsyncIterator[Reservations]:
+    reservations = Reservations(timed_pool)
+    yield reservations
+    await reservations.close()
+
+
+async def test_a_day_ends_at_midnight_of_the_tenant(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-11-20T23:59:58.500-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=10, tokens_per_month=100)
+    await store.reserve(wish(tenant_id, 10, user_id="u"))
+
+    with pytest.raises(QuotaExceeded) as denied:
+        await store.reserve(wish(tenant_id, 1, user_id="u"))
+    assert denied.value.metadata["window"] == "DAY"
+    assert denied.value.retry_after_seconds == 1.5, "exactly until midnight in São Paulo"
+
+    await clock.set("2026-11-21T00:00:00-03:00")
+    assert (await store.reserve(wish(tenant_id, 10, user_id="u"))).granted == 10
+    day, month = await Quotas(timed_pool).usage(tenant_id, "")
+    assert (day.held_tokens, month.held_tokens) == (10, 20)
+    assert day.start_time == datetime(2026, 11, 21, 3, tzinfo=UTC)
+    assert day.end_time == datetime(2026, 11, 22, 3, tzinfo=UTC)
+    assert month.start_time == datetime(2026, 11, 1, 3, tzinfo=UTC)
+    assert month.end_time == datetime(2026, 12, 1, 3, tzinfo=UTC)
+
+
+async def test_a_month_ends_at_midnight_of_the_tenant(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-12-31T22:00-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_month=10)
+    await store.reserve(wish(tenant_id, 10))
+    with pytest.raises(QuotaExceeded) as denied:
+        await store.reserve(wish(tenant_id, 1))
+    assert denied.value.retry_after_seconds == 2 * 3600
+    await clock.set("2027-01-01T00:00-03:00")
+    await store.reserve(wish(tenant_id, 10))
+
+
+async def test_another_zone_has_another_midnight(timed_pool: asyncpg.Pool, clock: Clock, store: Reservations) -> None:
+    await clock.set("2026-11-21T00:30-03:00")
+    acre = await new_tenant(timed_pool, "America/Rio_Branco", tokens_per_day=10)
+    await store.reserve(wish(acre, 10))
+    day, _ = await Quotas(timed_pool).usage(acre, "")
+    assert day.start_time == datetime(2026, 11, 20, 5, tzinfo=UTC)
+    with pytest.raises(QuotaExceeded) as denied:
+        await store.reserve(wish(acre, 1))
+    assert denied.value.retry_after_seconds == 1.5 * 3600
+
+
+async def test_a_day_without_a_midnight_begins_when_it_begins(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    # Daylight saving began in São Paulo on 2018-11-04 at 00:00, which became 01:00: the day had 23 hours.
+    await clock.set("2018-11-04T12:00-02:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=1)
+    await store.reserve(wish(tenant_id, 1))
+    day, _ = await Quotas(timed_pool).usage(tenant_id, "")
+    assert day.end_time - day.start_time == datetime(2018, 11, 5, 2, tzinfo=UTC) - datetime(2018, 11, 4, 3, tzinfo=UTC)
+
+
+async def test_a_commit_after_midnight_is_charged_to_the_day_of_its_reservation(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-11-30T23:59:50-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=100)
+    held = await store.reserve(wish(tenant_id, 50, user_id="u"))
+    await clock.set("2026-12-01T00:00:10-03:00")
+    await store.settle(commit(tenant_id, held.reservation_id, 40))
+
+    usages = await Quotas(timed_pool).usage(tenant_id, "u")
+    assert [(each.used_tokens, each.held_tokens) for each in usages] == [(0, 0)] * 4
+    await clock.set("2026-11-30T23:59:59-03:00")
+    usages = await Quotas(timed_pool).usage(tenant_id, "u")
+    assert [(each.used_tokens, each.held_tokens) for each in usages] == [(40, 0)] * 4
+    assert await discrepancies(timed_pool, tenant_id) == []
+
+
+async def test_a_lease_ends_to_the_instant(timed_pool: asyncpg.Pool, clock: Clock, store: Reservations) -> None:
+    await clock.set("2026-11-20T12:00:00-03:00")
+    tenant_id = await new_tenant(timed_pool)
+    first, second = [await store.reserve(wish(tenant_id, 5, lease_seconds=60)) for _ in range(2)]
+    await clock.set("2026-11-20T12:00:59.999-03:00")
+    while await store.sweep(10):
+        pass
+    assert (await store.settle(commit(tenant_id, first.reservation_id, 5))).state is State.COMMITTED
+    await clock.set("2026-11-20T12:01:00-03:00")
+    with pytest.raises(FailedPrecondition):
+        await store.settle(commit(tenant_id, second.reservation_id, 5))
+
+
+async def test_a_clock_that_steps_back_breaks_no_account(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-11-21T00:10-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=10)
+    held = await store.reserve(wish(tenant_id, 10, lease_seconds=3600))
+    await clock.set("2026-11-20T23:50-03:00")
+    earlier = await store.reserve(wish(tenant_id, 10, lease_seconds=3600))
+    with pytest.raises(QuotaExceeded):
+        await store.reserve(wish(tenant_id, 1))
+    for reservation in (held, earlier):
+        await store.settle(commit(tenant_id, reservation.reservation_id, 10))
+    assert await discrepancies(timed_pool, tenant_id) == []
+
+
+async def test_a_tenant_that_moves_to_another_zone_keeps_its_counters(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-11-20T12:00-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=10)
+    held = await store.reserve(wish(tenant_id, 10))
+    await Tenants(timed_pool).update(tenant_id, {"time_zone": "America/Manaus"})
+    with pytest.raises(QuotaExceeded):
+        await store.reserve(wish(tenant_id, 1))
+    await store.settle(commit(tenant_id, held.reservation_id, 10))
+    assert await discrepancies(timed_pool, tenant_id) == []
