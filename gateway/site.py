@@ -1,6 +1,5 @@
 """The pages that are the gateway's own: the contract and its reader, health, readiness, metrics."""
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,10 +82,8 @@ def _documents() -> dict[str, Page]:
 
 def _file(route: str, path: Path) -> Page:
     content = path.read_bytes()
-    etag = hashlib.sha256(content).hexdigest()[:16]
     headers = (
         ("cache-control", "no-cache"),
-        ("etag", f'"{etag}"'),
         ("content-security-policy", CONTENT_SECURITY_POLICY),
     )
     return Page(route, content, _TYPES.get(path.suffix, JSON_TYPE), 200, headers)

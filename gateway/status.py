@@ -173,13 +173,16 @@ def _rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
 
 
 def _with_request_id(status: status_pb2.Status, request_id: str) -> status_pb2.Status:
-    if request_id and not _unpack(status, error_details_pb2.RequestInfo()):
-        status.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id))
-    return status
+    """One id for the client: that of its answer, which is the trace's."""
+    kept = [detail for detail in status.details if not detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR)]
+    own = status_pb2.Status(code=status.code, message=status.message, details=kept)
+    if request_id:
+        own.details.add().Pack(error_details_pb2.RequestInfo(request_id=request_id))
+    return own
 
 
 def _unpack(
     status: status_pb2.Status,
-    into: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo | error_details_pb2.RequestInfo,
+    into: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo,
 ) -> bool:
     return any(detail.Unpack(into) for detail in status.details)

@@ -36,7 +36,8 @@ class Gateways:
     """Starts gateways with the settings a test asks for."""
 
     def __init__(self, stack: AsyncExitStack, keys: SigningKeys) -> None:
-        self._stack = stack
+        self._services = stack
+        self._gateways = AsyncExitStack()
         self._keys = keys
 
     async def start(self, *, upstream_port: int | None = None, **settings: Any) -> Gateway:
@@ -45,23 +46,29 @@ class Gateways:
         signer = TokenSigner(SecretStr(self._keys.private_pem))
         if upstream_port is None:
             service = ServiceConfig(port=0, token_public_key=self._keys.public_pem, drain_delay_seconds=0)
-            upstream_port = await self._stack.enter_async_context(
+            upstream_port = await self._services.enter_async_context(
                 running_server(
                     service, endpoints(seen, signer), verifier=TokenVerifier(self._keys.public_pem), ready={}
                 )
             )
         targets = {f"{name}_target": f"127.0.0.1:{upstream_port}" for name in UPSTREAMS}
         config = Config(port=0, shutdown_grace_seconds=2, **{**targets, **settings})
-        port, site = await self._stack.enter_async_context(running_gateway(config))
-        client = await self._stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+        port, site = await self._gateways.enter_async_context(running_gateway(config))
+        client = await self._services.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
         return Gateway(port, upstream_port, seen, client, site)
+
+    async def stop(self) -> None:
+        """Ends the gateways as SIGTERM would; their clients and services stay."""
+        await self._gateways.aclose()
 
 
 @pytest.fixture
 async def gateways(signing_keys: SigningKeys) -> AsyncIterator[Gateways]:
     """Gateways of the test's own."""
     async with AsyncExitStack() as stack:
-        yield Gateways(stack, signing_keys)
+        gateways = Gateways(stack, signing_keys)
+        stack.push_async_callback(gateways.stop)
+        yield gateways
 
 
 @pytest.fixture

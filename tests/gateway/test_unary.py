@@ -115,7 +115,7 @@ async def test_a_deadline_that_passes_is_504(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_client_that_leaves_cancels_its_call_within_a_second(gateway: Gateway) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"GET /v1/conversations/slow HTTP/1.1\r\nhost: x\r\nauthorization: Bearer pk_test_ana\r\n\r\n")
     await asyncio.wait_for(gateway.seen.started.wait(), 5)
     writer.close()

@@ -1,8 +1,10 @@
+# mypy: disable-error-code="abstract, no-untyped-def"
 """Stand-ins for the services behind the gateway, on the real server and wire: each id asks for a behaviour."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import grpc
 from google.protobuf import empty_pb2
@@ -52,7 +54,7 @@ class Tenants(tenants_grpc.TenantServiceServicer):
         self._seen = seen
         self._signer = signer
 
-    async def Authenticate(self, request, context):  # type: ignore[no-untyped-def]
+    async def Authenticate(self, request, context):
         self._seen.authentications += 1
         await asyncio.sleep(self._seen.pause)
         user = request.credential.removeprefix("pk_test_")
@@ -65,7 +67,7 @@ class Tenants(tenants_grpc.TenantServiceServicer):
         response.expire_time.FromSeconds(int(expires))
         return response
 
-    async def UpdateTenant(self, request, context):  # type: ignore[no-untyped-def]
+    async def UpdateTenant(self, request, context):
         self._seen.note(request, context)
         return request.tenant
 
@@ -76,11 +78,11 @@ class Quotas(quota_grpc.QuotaServiceServicer):
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
 
-    async def SetQuota(self, request, context):  # type: ignore[no-untyped-def]
+    async def SetQuota(self, request, context):
         self._seen.note(request, context)
         return request.quota
 
-    async def ListLedger(self, request, context):  # type: ignore[no-untyped-def]
+    async def ListLedger(self, request, context):
         self._seen.note(request, context)
         return quota.ListLedgerResponse()
 
@@ -91,7 +93,7 @@ class Conversations(chat_grpc.ConversationServiceServicer):
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
 
-    async def GetConversation(self, request, context):  # type: ignore[no-untyped-def]
+    async def GetConversation(self, request, context):
         self._seen.note(request, context)
         match request.conversation_id:
             case "missing":
@@ -116,17 +118,17 @@ class Conversations(chat_grpc.ConversationServiceServicer):
             message_count=9_007_199_254_740_993,
         )
 
-    async def CreateConversation(self, request, context):  # type: ignore[no-untyped-def]
+    async def CreateConversation(self, request, context):
         self._seen.note(request, context)
         return chat.Conversation(
             conversation_id=request.conversation_id, title=request.title, metadata=request.metadata
         )
 
-    async def AppendMessages(self, request, context):  # type: ignore[no-untyped-def]
+    async def AppendMessages(self, request, context):
         self._seen.note(request, context)
         return chat.AppendMessagesResponse(messages=request.messages)
 
-    async def ListMessages(self, request, context):  # type: ignore[no-untyped-def]
+    async def ListMessages(self, request, context):
         self._seen.note(request, context)
         return chat.ListMessagesResponse()
 
@@ -145,7 +147,7 @@ class Assistants(rag_grpc.AssistantServiceServicer):
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
 
-    async def Ask(self, request, context) -> AsyncIterator[rag.AskEvent]:  # type: ignore[no-untyped-def]
+    async def Ask(self, request, context) -> AsyncIterator[rag.AskEvent]:
         self._seen.note(request, context)
         if request.question == "refuse":
             raise errors.QuotaExceeded(retry_after_seconds=3)
@@ -172,11 +174,11 @@ class Assistants(rag_grpc.AssistantServiceServicer):
             yield rag.AskEvent(text_delta=rag.TextDelta(text=word))
         yield rag.AskEvent(completed=rag.Completed(message_id="a", seq=2, model="extractive"))
 
-    async def DeleteAssistant(self, request, context):  # type: ignore[no-untyped-def]
+    async def DeleteAssistant(self, request, context):
         self._seen.note(request, context)
         return empty_pb2.Empty()
 
-    async def UpdateAssistant(self, request, context):  # type: ignore[no-untyped-def]
+    async def UpdateAssistant(self, request, context):
         self._seen.note(request, context)
         return request.assistant
 
@@ -187,7 +189,7 @@ class Documents(documents_grpc.DocumentServiceServicer):
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
 
-    async def UploadDocument(self, request_iterator, context):  # type: ignore[no-untyped-def]
+    async def UploadDocument(self, request_iterator, context):
         first: documents.UploadDocumentRequest | None = None
         size = 0
         self._seen.started.set()
@@ -214,19 +216,20 @@ class Documents(documents_grpc.DocumentServiceServicer):
 def endpoints(seen: Seen, signer: TokenSigner) -> list[Endpoint]:
     """All of them, to be served on one port."""
 
-    def named(module: object, name: str) -> str:
-        return str(module.DESCRIPTOR.services_by_name[name].full_name)  # type: ignore[attr-defined]
-
     return [
         Endpoint(
-            tenants_grpc.add_TenantServiceServicer_to_server, Tenants(seen, signer), named(tenants, "TenantService")
+            tenants_grpc.add_TenantServiceServicer_to_server, Tenants(seen, signer), _name(tenants, "TenantService")
         ),
-        Endpoint(quota_grpc.add_QuotaServiceServicer_to_server, Quotas(seen), named(quota, "QuotaService")),
+        Endpoint(quota_grpc.add_QuotaServiceServicer_to_server, Quotas(seen), _name(quota, "QuotaService")),
         Endpoint(
-            chat_grpc.add_ConversationServiceServicer_to_server, Conversations(seen), named(chat, "ConversationService")
+            chat_grpc.add_ConversationServiceServicer_to_server, Conversations(seen), _name(chat, "ConversationService")
         ),
-        Endpoint(rag_grpc.add_AssistantServiceServicer_to_server, Assistants(seen), named(rag, "AssistantService")),
+        Endpoint(rag_grpc.add_AssistantServiceServicer_to_server, Assistants(seen), _name(rag, "AssistantService")),
         Endpoint(
-            documents_grpc.add_DocumentServiceServicer_to_server, Documents(seen), named(documents, "DocumentService")
+            documents_grpc.add_DocumentServiceServicer_to_server, Documents(seen), _name(documents, "DocumentService")
         ),
     ]
+
+
+def _name(module: ModuleType, service: str) -> str:
+    return str(module.DESCRIPTOR.services_by_name[service].full_name)

@@ -1,0 +1,134 @@
+"""Clients that send too much, too slowly, or no HTTP at all."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from tests.gateway.conftest import KEY, Gateway
+
+HEAD = b"POST /v1/conversations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer pk_test_ana\r\n"
+
+
+async def raw(port: int, *pieces: bytes, pause: float = 0.0, patience: float = 5.0) -> bytes:
+    """What comes back until the connection ends, after these bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        return await asyncio.wait_for(reader.read(), patience)
+    finally:
+        writer.close()
+
+
+def reason(answer: bytes) -> str:
+    """The reason in a raw answer."""
+    return str(json.loads(answer.partition(b"\r\n\r\n")[2])["details"][0]["reason"])
+
+
+@pytest.mark.parametrize("size", [1024 * 1024 + 1, 20 * 1024 * 1024])
+async def test_a_json_body_over_the_limit_is_413(client: httpx.AsyncClient, size: int) -> None:
+    headers = {**KEY, "content-type": "application/json"}
+    response = await client.post("/v1/conversations", headers=headers, content=b" " * size)
+    assert (response.status_code, response.json()["details"][0]["reason"]) == (413, "MESSAGE_TOO_LARGE")
+    assert response.json()["details"][0]["metadata"] == {"max_bytes": "1048576"}
+
+
+async def test_a_json_body_at_the_limit_is_read(client: httpx.AsyncClient) -> None:
+    frame = len(b'{"metadata":{"a":""}}')
+    body = b'{"metadata":{"a":"' + b"x" * (1024 * 1024 - frame) + b'"}}'
+    headers = {**KEY, "content-type": "application/json"}
+    response = await client.post("/v1/conversations", headers=headers, content=body)
+    assert response.status_code == 200
+
+
+async def test_a_body_that_dawdles_is_408(gateway: Gateway) -> None:
+    start = HEAD + b"content-type: application/json\r\ncontent-length: 1000\r\n\r\n{"
+    assert b"408" in (await raw(gateway.port, start)).split(b"\r\n")[0]
+    drops = [b" "] * 8
+    answer = await raw(gateway.port, start, *drops, pause=0.2)
+    assert b"408" in answer.split(b"\r\n")[0]
+    assert reason(answer) == "BODY_TIMEOUT"
+
+
+async def test_headers_that_dawdle_end_the_connection(gateway: Gateway) -> None:
+    assert await raw(gateway.port, HEAD, patience=2) == b""
+    assert await raw(gateway.port, patience=2) == b""
+
+
+async def test_a_kept_connection_may_idle_but_not_dawdle(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    for _ in range(2):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 2)
+        await asyncio.sleep(0.8)  # longer than headers may take
+    writer.write(b"GET /heal")
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\nx-big: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx-big: " + b"a" * 40_000,
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(5000)),
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+)
+async def test_headers_over_the_limit_are_431(gateway: Gateway, request_bytes: bytes) -> None:
+    answer = await raw(gateway.port, request_bytes)
+    assert b"431" in answer.split(b"\r\n")[0]
+    assert reason(answer) == "HEADERS_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"\x16\x03\x01\x02\x00\r\n\r\n", b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n"],
+)
+async def test_what_is_no_http_is_400_in_json(gateway: Gateway, request_bytes: bytes) -> None:
+    answer = await raw(gateway.port, request_bytes)
+    assert b"400" in answer.split(b"\r\n")[0]
+    assert reason(answer) == "MALFORMED_MESSAGE"
+
+
+@pytest.mark.parametrize("target", [b"*", b"http://evil/", b"//evil/x", b"/v1/conversations/%ff", b"/%00"])
+async def test_odd_targets_are_refused_quietly(gateway: Gateway, target: bytes) -> None:
+    request = b"GET " + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = await raw(gateway.port, request)
+    status = answer.split(b" ")[1]
+    assert status in (b"400", b"404", b"307")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"metadata":' + b'{"a":' * 2000 + b"1" + b"}" * 2000 + b"}",
+        b'{"metadata":' + b'{"a":' * 150 + b"1" + b"}" * 150 + b"}",
+        b'{"metadata":{"a":NaN}}',
+        b'{"title":"a","title":"b"}',
+        b'{"conversationId":"a","conversation_id":"b"}',
+        b'{"title":"\xff"}',
+        b'{"title":"\\ud800"}',
+        b'{"title":' + b"9" * 5000 + b"}",
+        b"\xef\xbb\xbf{}",
+        b"[]",
+        b'"x"',
+        b"null",
+        b"{",
+    ],
+)
+async def test_hostile_json_is_400(client: httpx.AsyncClient, body: bytes) -> None:
+    headers = {**KEY, "content-type": "application/json"}
+    response = await client.post("/v1/conversations", headers=headers, content=body)
+    assert (response.status_code, response.json()["code"]) == (400, 3)
+
+
+async def test_a_refusal_before_the_body_reaches_a_client_that_is_still_sending(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/nowhere", content=b"x" * 5_000_000)
+    assert response.status_code == 404
+    assert response.headers["connection"] == "close"
