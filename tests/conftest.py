@@ -115,12 +115,19 @@ def provider() -> Iterator["FakeProvider"]:
 
 @pytest.fixture(scope="session")
 def system(provider: "FakeProvider") -> Iterator["System"]:
-    """The whole system in its own processes, as `make run` starts it, with the fake LLM; the demo tenant is seeded."""
+    """The whole system in its own processes, as `make run` starts it; the demo tenant is seeded.
+
+    Assistants answer extractively unless their model is one of the fake LLM's.
+    """
     from tests.house.processes import running_system
 
     directory = Path(tempfile.mkdtemp(prefix="prosa-system-"))
     directory.chmod(0o755)
-    settings = {"OPENAI_API_KEY": "fake", "OPENAI_BASE_URL": provider.base_url}
+    settings = {
+        "OPENAI_API_KEY": "fake",
+        "OPENAI_BASE_URL": provider.base_url,
+        "DOCUMENT_RAG_ANSWER_MODEL": "extractive",
+    }
     with running_system(directory, settings) as system:
         yield system
     shutil.rmtree(directory, ignore_errors=True)

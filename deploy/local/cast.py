@@ -17,6 +17,8 @@ SERVICES = ("tenant_quota", "chat_store", "document_rag", "analytics")
 GATEWAY = "gateway"
 MIGRATED = ("tenant_quota", "document_rag")
 PORT_FIELDS = tuple(name for name in LocalConfig.model_fields if name.endswith("_port"))
+# gRPC cannot follow a fork and need not: what services start, they exec.
+SERVICE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "false"}
 ENGINE_URLS = {"postgres": "DATABASE_URL", "mongo": "MONGODB_URL", "redis": "REDIS_URL"}
 
 
@@ -102,7 +104,7 @@ class Cast:
         prefix = f"{name.upper()}_"
         return Command(
             argv=(sys.executable, "-m", module, *arguments),
-            environment={**environment_for(prefix), "PYTHONUNBUFFERED": "1", **self._settings(name)},
+            environment={**SERVICE_ENVIRONMENT, **environment_for(prefix), **self._settings(name)},
         )
 
     def _settings(self, name: str) -> dict[str, str]:
@@ -129,6 +131,7 @@ class Cast:
             "tenant_quota": {
                 "TENANT_QUOTA_TOKEN_SIGNING_KEY": keys.signing_private_pem,
                 "TENANT_QUOTA_API_KEY_PEPPER": keys.pepper,
+                "TENANT_QUOTA_API_KEY_ENVIRONMENT": "local",
                 "TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY": keys.admin_key,
                 "TENANT_QUOTA_BOOTSTRAP_SERVICE_KEY": keys.service_key,
             },

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
+from deploy.local.data_directory import read_json, write_json
 from prosa.document_rag.v1 import assistant_service_pb2 as assistants
 from prosa.document_rag.v1 import document_service_pb2 as documents
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
@@ -20,8 +22,6 @@ from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
 from prosa.tenant_quota.v1 import tenant_service_pb2 as tenants
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
-
-from deploy.local.data_directory import read_json, write_json
 
 TENANT_ID = "prefeitura-de-exemplo"
 TENANT_NAME = "Prefeitura de Exemplo"

@@ -1,0 +1,97 @@
+"""The all-in-one run as a newcomer meets it: it greets, answers, survives, starts again on its data, and goes."""
+
+import json
+import re
+import stat
+import subprocess
+import urllib.request
+from typing import Any
+
+import pytest
+
+from deploy.local.cast import SERVICES
+from tests.house.processes import System
+
+ENGINES = ("postgres", "mongod", "redis")
+
+
+def get(system: System, path: str) -> Any:
+    request = urllib.request.Request(f"{system.gateway}{path}", headers={"Authorization": f"Bearer {key(system)}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def key(system: System) -> str:
+    return str(system.demo["api_key"])
+
+
+def ask_as_printed(system: System) -> list[tuple[str, dict[str, Any]]]:
+    """Runs the printed curl in a shell; the events it streams, in order."""
+    command = re.findall(r"^ +curl -N.*?'$", system.output, re.MULTILINE | re.DOTALL)[-1]
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    events = re.findall(r"^event: (\w+)\ndata: (.*)$", done.stdout, re.MULTILINE)
+    return [(name, json.loads(data)) for name, data in events]
+
+
+def test_the_printed_curl_streams_a_cited_answer(system: System) -> None:
+    events = ask_as_printed(system)
+    names = [name for name, _ in events]
+    assert names[0] == "accepted"
+    assert names[-2:] == ["completed", "end"]
+    citations = [event for name, event in events if name == "citation"]
+    assert any("IPTU" in json.dumps(citation, ensure_ascii=False) for citation in citations)
+    answer = "".join(event["textDelta"]["text"] for name, event in events if name == "text_delta")
+    assert "10 de fevereiro de 2027" in answer
+
+
+def test_the_docs_and_the_contract_are_where_the_greeting_says(system: System) -> None:
+    assert f"{system.gateway}/docs" in system.output
+    with urllib.request.urlopen(f"{system.gateway}/docs", timeout=30) as page:
+        assert page.status == 200
+    assert get(system, "/openapi.json")["openapi"].startswith("3.1")
+
+
+def test_a_second_start_finds_everything_and_adds_nothing(system: System) -> None:
+    before = system.demo, get(system, "/v1/documents"), get(system, "/v1/assistants")
+    system.restart()
+    after = system.demo, get(system, "/v1/documents"), get(system, "/v1/assistants")
+    for name in ("gateway", "api_key", "end_user_key", "admin_key", "assistant_id", "services"):
+        assert after[0][name] == before[0][name]
+    assert after[1:] == before[1:]
+    assert len(after[1]["documents"]) == 7
+    assert len(after[2]["assistants"]) == 1
+
+
+def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) -> None:
+    data = system.directory / "data"
+    kept = json.loads((data / "secrets.json").read_text())
+    secrets = [*kept.values(), key(system), (data / "postgres" / "password").read_text()]
+    for process in system.family():
+        line = " ".join(process.cmdline())
+        assert not any(secret in line for secret in secrets), process
+    for name in ("secrets.json", "demo.json", "demo_keys.json"):
+        assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "gateway", *ENGINES])
+def test_what_is_killed_comes_back(system: System, name: str) -> None:
+    system.kill_and_wait(name)
+    assert get(system, f"/v1/assistants/{system.demo['assistant_id']}")
+
+
+def test_a_stop_leaves_no_process_and_no_demo_file(system: System) -> None:
+    family = system.family()
+    assert len(family) > len(SERVICES) + len(ENGINES)
+    assert system.stop() == 0
+    try:
+        assert not [process for process in family if process.is_running()]
+        assert not system.demo
+    finally:
+        system.start()
+
+
+def test_a_killed_supervisor_takes_all_with_it_and_the_next_start_finds_the_data(system: System) -> None:
+    documents = get(system, "/v1/documents")
+    system.kill_supervisor()
+    system.start()
+    assert get(system, "/v1/documents") == documents
