@@ -266,6 +266,48 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
         ]}
     """
+    ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """Over HTTP: no method is bound to this path. Status 404.
+
+        {"code": 5, "message": "there is nothing at this path", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ROUTE_NOT_FOUND", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 41
+    """Over HTTP: the path is known, with other methods. Status 405, with Allow.
+
+        {"code": 12, "message": "this path takes GET, POST", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_ALLOWED", "domain": "prosa", "metadata": {"allow": "GET, POST"}}
+        ]}
+    """
+    ERROR_REASON_METHOD_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 42
+    """Over HTTP: the service is older than the gateway and does not know the method. Status 501.
+
+        {"code": 12, "message": "the service does not know this method", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_IMPLEMENTED", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 43
+    """Over HTTP: the body did not come in time. Status 408.
+
+        {"code": 4, "message": "the body did not come in time", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BODY_TIMEOUT", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 44
+    """Over HTTP: the Content-Type is none that this path reads. Status 415.
+
+        {"code": 3, "message": "send the body as JSON, with Content-Type: application/json", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 45
+    """Over HTTP: the request line and headers are larger than is accepted. Status 431.
+
+        {"code": 8, "message": "the headers are larger than 32768 bytes", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "HEADERS_TOO_LARGE", "domain": "prosa"}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -515,6 +557,48 @@ ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 32
 
     {"code": 9, "message": "no answer provider serves the assistant's model", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
+    ]}
+"""
+ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 40
+"""Over HTTP: no method is bound to this path. Status 404.
+
+    {"code": 5, "message": "there is nothing at this path", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ROUTE_NOT_FOUND", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 41
+"""Over HTTP: the path is known, with other methods. Status 405, with Allow.
+
+    {"code": 12, "message": "this path takes GET, POST", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_ALLOWED", "domain": "prosa", "metadata": {"allow": "GET, POST"}}
+    ]}
+"""
+ERROR_REASON_METHOD_NOT_IMPLEMENTED: ErrorReason.ValueType  # 42
+"""Over HTTP: the service is older than the gateway and does not know the method. Status 501.
+
+    {"code": 12, "message": "the service does not know this method", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_IMPLEMENTED", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 43
+"""Over HTTP: the body did not come in time. Status 408.
+
+    {"code": 4, "message": "the body did not come in time", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BODY_TIMEOUT", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 44
+"""Over HTTP: the Content-Type is none that this path reads. Status 415.
+
+    {"code": 3, "message": "send the body as JSON, with Content-Type: application/json", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 45
+"""Over HTTP: the request line and headers are larger than is accepted. Status 431.
+
+    {"code": 8, "message": "the headers are larger than 32768 bytes", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "HEADERS_TOO_LARGE", "domain": "prosa"}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
