@@ -12,7 +12,6 @@ from services.analytics.config import Config
 from services.analytics.feed import Feed
 from services.analytics.feed_positions import FeedPositions
 from services.analytics.handlers import ReportHandlers
-from services.analytics.patience import Patience
 from services.analytics.report import Reports
 from services.analytics.rollup_store import RollupStore
 from services.analytics.worker import Worker
@@ -20,7 +19,6 @@ from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
 from shared.clock import Clock, SystemClock
 from shared.command_line import command
-from shared.errors import ServiceError
 from shared.mongo import open_mongo
 from shared.redis_streams import Stream, consumer_name, open_redis
 from shared.server import Endpoint, Ready, serve
@@ -62,7 +60,7 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         name = consumer_name()
         stream = Stream(redis, f"{config.stream_prefix}:{STREAM}", group=GROUP, consumer=name)
         store, positions = RollupStore(database), FeedPositions(database)
-        await stack.enter_async_context(_working(_worker(config, stream, store), store))
+        await stack.enter_async_context(_working(_worker(config, stream, store)))
         if config.service_key.get_secret_value():
             feed = await stack.enter_async_context(_feed(config, stream, store, positions, holder=name))
             await stack.enter_async_context(_in_background(feed.run()))
@@ -119,14 +117,9 @@ async def _feed(
 
 
 @asynccontextmanager
-async def _working(worker: Worker, store: RollupStore) -> AsyncIterator[None]:
+async def _working(worker: Worker) -> AsyncIterator[None]:
     """The worker in the background; at the end it finishes the batch in hand, if that takes not too long."""
-
-    async def work() -> None:
-        await _prepared(store)
-        await worker.run()
-
-    task = asyncio.create_task(work())
+    task = asyncio.create_task(worker.run())
     try:
         yield
     finally:
@@ -148,18 +141,6 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-async def _prepared(store: RollupStore) -> None:
-    patience = Patience()
-    while True:
-        try:
-            await store.prepare()
-        except ServiceError as error:
-            log.warning("store_not_prepared", error=str(error))
-            await patience.wait()
-        else:
-            return
 
 
 async def _serve() -> None:

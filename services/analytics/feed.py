@@ -70,8 +70,7 @@ class Window:
 
     def skip(self, after: Position) -> None:
         """An event without effect: the feed's position is `after` it."""
-        times = [time for time in (self._tail.counted_until, after.counted_until) if time]
-        self._tail = Position(after.token, max(times, default=None))
+        self._tail = Position(after.token, after.counted_until or self._tail.counted_until)
 
     def settle(self, event_ids: Collection[str]) -> None:
         """These events have been dealt with."""
@@ -152,16 +151,17 @@ class Feed:
     async def _receive(self, start: Position, arrived: Arrivals, patience: Patience) -> None:
         """Events as they come; when the feed breaks off it is taken up again behind the last one.
 
-        Stored history is not told by time: how far it has been counted in time is known when the feed has caught up.
+        Stored history is not told by time: only when the feed has caught up does the newest event told say until when
+        all of them have been.
         """
-        token, caught_up = start.token, start.counted_until is not None
+        token, newest, caught_up = start.token, start.counted_until, start.counted_until is not None
         while True:
             try:
                 request = feed_pb.WatchEventsRequest(resume_token=token)
                 async for event in self._source.WatchEvents(request, timeout=WATCH_SECONDS):
                     caught_up = caught_up or event.WhichOneof("payload") is None
-                    token = event.resume_token
-                    await arrived.put((event, Position(token, _time_of(event) if caught_up else None)))
+                    token, newest = event.resume_token, _later(newest, event)
+                    await arrived.put((event, Position(token, newest if caught_up else None)))
                     patience.reset()
             except (grpc.RpcError, ServiceError) as broken:
                 error = error_of(broken) if isinstance(broken, grpc.RpcError) else broken
@@ -218,5 +218,8 @@ class Feed:
         return asyncio.get_running_loop().time()
 
 
-def _time_of(event: feed_pb.Event) -> datetime | None:
-    return event.event_time.ToDatetime(UTC) if event.HasField("event_time") else None
+def _later(newest: datetime | None, event: feed_pb.Event) -> datetime | None:
+    if not event.HasField("event_time"):
+        return newest
+    time = event.event_time.ToDatetime(UTC)
+    return time if newest is None else max(newest, time)

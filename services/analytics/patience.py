@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 
 class Patience:
@@ -12,11 +13,15 @@ class Patience:
         self._most = most_seconds
         self._next = first_seconds
 
-    async def wait(self) -> None:
-        """Sleeps between half of the present length and all of it."""
-        length = self._next
-        self._next = min(self._most, length * 2)
-        await asyncio.sleep(random.uniform(length / 2, length))  # noqa: S311 no secret depends on it
+    async def wait(self, called_off: asyncio.Event | None = None) -> None:
+        """Sleeps between half of the present length and all of it, or until it is called off."""
+        length = random.uniform(self._next / 2, self._next)  # noqa: S311 no secret depends on it
+        self._next = min(self._most, self._next * 2)
+        if called_off is None:
+            await asyncio.sleep(length)
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(called_off.wait(), length)
 
     def reset(self) -> None:
         """What was waited for has come."""

@@ -47,13 +47,16 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `stop`; outages of the engines are waited out."""
-        patience = Patience()
+        patience, prepared = Patience(), False
         while not self._stopping.is_set():
             try:
+                if not prepared:
+                    await self._store.prepare()
+                    prepared = True
                 await self.step()
             except Exception as error:
                 _complain("worker_waits", error)
-                await patience.wait()
+                await patience.wait(self._stopping)
             else:
                 patience.reset()
         with suppress(Unavailable):

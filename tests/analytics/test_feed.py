@@ -290,6 +290,7 @@ async def test_freshness_is_claimed_only_when_history_has_been_told(
             return (await positions.read()).counted_until is not None
 
         await until(claimed)
+    assert (await positions.read()).counted_until is not None
 
 
 @given(

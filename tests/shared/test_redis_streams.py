@@ -1,0 +1,123 @@
+"""The stream on a real Redis: what is taken is not lost, what is done is gone, what is poisoned is alone."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from deploy.local.ports import free_port
+from shared.errors import Unavailable
+from shared.redis_streams import Stream, Stuck, consumer_name, open_redis
+
+NAME = "test:entries"
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Any]:
+    async with open_redis(SecretStr(redis_url.rsplit("/", 1)[0] + "/10")) as client:
+        await client.flushdb()
+        yield client
+        await client.flushdb()
+
+
+def consumer(redis: Any, name: str) -> Stream:
+    return Stream(redis, NAME, group="group", consumer=name)
+
+
+async def filled(redis: Any, count: int) -> Stream:
+    stream = consumer(redis, "one")
+    await stream.add([{b"n": str(number).encode()} for number in range(count)])
+    return stream
+
+
+async def test_entries_come_once_and_in_order_to_whoever_asks(redis: Any) -> None:
+    stream = await filled(redis, 5)
+    first = await stream.read(3, 10)
+    rest = await consumer(redis, "two").read(10, 10)
+    assert [entry.fields[b"n"] for entry in [*first, *rest]] == [b"0", b"1", b"2", b"3", b"4"]
+    assert await stream.read(10, 10) == []
+
+
+async def test_what_is_done_leaves_the_stream(redis: Any) -> None:
+    stream = await filled(redis, 3)
+    entries = await stream.read(2, 10)
+    await stream.done(entries)
+    assert await stream.length() == 1
+    assert not await stream.holds(entries[0].entry_id)
+    await stream.done([])
+
+
+async def test_a_group_that_is_gone_is_made_again_from_the_first_entry(redis: Any) -> None:
+    stream = await filled(redis, 2)
+    await stream.read(1, 10)
+    await redis.flushdb()
+    assert await stream.stuck(0, 10) == []
+    await stream.leave()
+    await stream.add([{b"n": b"new"}])
+    (entry,) = await stream.read(10, 10)
+    assert entry.fields == {b"n": b"new"}
+
+
+async def test_two_who_make_the_group_at_once_both_get_on(redis: Any) -> None:
+    await filled(redis, 10)
+    taken = await asyncio.gather(*(consumer(redis, f"c{number}").read(2, 10) for number in range(5)))
+    assert sorted(entry.fields[b"n"] for entries in taken for entry in entries) == [b"%d" % n for n in range(10)]
+
+
+async def test_stuck_entries_are_taken_over_by_one_other_only(redis: Any) -> None:
+    stream = await filled(redis, 4)
+    taken = await stream.read(4, 10)
+    assert await stream.stuck(60, 10) == []
+    await asyncio.sleep(0.05)
+    stuck = await stream.stuck(0.03, 10)
+    assert stuck == [Stuck(entry.entry_id, 1) for entry in taken]
+    claims = await asyncio.gather(*(consumer(redis, name).claim(stuck, 0.03) for name in ("two", "three")))
+    assert sorted(map(len, claims)) == [0, 4]
+    assert {entry.deliveries for claim in claims for entry in claim} == {2}
+
+
+async def test_entries_that_vanished_while_pending_are_forgotten(redis: Any) -> None:
+    stream = await filled(redis, 3)
+    taken = await stream.read(3, 10)
+    await redis.xdel(NAME, taken[1].entry_id)
+    await asyncio.sleep(0.02)
+    claimed = await consumer(redis, "two").claim(await stream.stuck(0.01, 10), 0.01)
+    assert [entry.entry_id for entry in claimed] == [taken[0].entry_id, taken[2].entry_id]
+    assert (await redis.xpending(NAME, "group"))["pending"] == 2
+
+
+async def test_a_dead_letter_keeps_the_entry_and_says_why(redis: Any) -> None:
+    stream = await filled(redis, 1)
+    (entry,) = await stream.read(1, 10)
+    await stream.bury(entry, "não presta")
+    ((_, letter),) = await redis.xrange(stream.dead_name)
+    assert letter[b"n"] == b"0"
+    assert letter[b"reason"].decode() == "não presta"
+    assert letter[b"entry_id"].decode() == entry.entry_id
+    assert await stream.length() == 0
+    assert (await redis.xpending(NAME, "group"))["pending"] == 0
+
+
+async def test_a_consumer_leaves_only_empty_handed(redis: Any) -> None:
+    stream = await filled(redis, 1)
+    entries = await stream.read(1, 10)
+    await stream.leave()
+    assert len(await redis.xinfo_consumers(NAME, "group")) == 1
+    await stream.done(entries)
+    await stream.leave()
+    assert await redis.xinfo_consumers(NAME, "group") == []
+
+
+async def test_no_redis_is_a_dependency_that_is_unavailable() -> None:
+    async with open_redis(SecretStr(f"redis://127.0.0.1:{free_port()}/0")) as client:
+        stream = consumer(client, "one")
+        for attempt in (stream.ready(), stream.add([{b"n": b"0"}]), stream.read(1, 10), stream.length()):
+            with pytest.raises(Unavailable) as refused:
+                await attempt
+            assert refused.value.metadata == {"dependency": "redis"}
+
+
+def test_no_two_consumers_share_a_name() -> None:
+    assert consumer_name() != consumer_name()
