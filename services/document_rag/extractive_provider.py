@@ -14,12 +14,15 @@ from services.document_rag.tokens import count_tokens
 from services.document_rag.words import fold, words_of
 
 SENTENCES = 4
+_SHORTEST_SENTENCE = 12  # characters
 _STEM_LENGTH = 5  # enough of a Portuguese or English word to match its inflections
 _LEAST_SUPPORT = 0.34  # share of the question's weight that the best sentence and its passage must carry
 _WORTH_ADDING = 0.5  # of the best sentence's score
 
-_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=[\"“(\[]?[A-ZÀ-Ý0-9])|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+(?=[\"“(\[*]*[A-ZÀ-Ý0-9])")
 _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
+_HEADING = re.compile(r"^\s*#")
+_TABLE_ROW = re.compile(r"^\s*\|")
 _ENGLISH = frozenset(
     """
     what when where who how which is are the does do can much many of to in my
@@ -110,10 +113,24 @@ def _rarity(passages: tuple[Passage, ...]) -> dict[str, float]:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    for raw in _SENTENCE_END.split(text):
-        sentence = _MARKUP.sub("", raw).strip()
-        if len(sentence) >= 12 and any(letter.isalpha() for letter in sentence) and not raw.lstrip().startswith("#"):
-            yield sentence
+    for block in _blocks(text):
+        for sentence in _SENTENCE_END.split(block):
+            if len(sentence) >= _SHORTEST_SENTENCE and any(letter.isalpha() for letter in sentence):
+                yield sentence.strip()
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Paragraphs, list items and table rows, each on one line: a line end inside a paragraph ends no sentence."""
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if not line.strip() or _MARKUP.match(line):
+            yield " ".join(lines)
+            lines = []
+        if line.strip() and not _HEADING.match(line):
+            lines.append(_MARKUP.sub("", line).strip())
+        if _TABLE_ROW.match(line):
+            yield " ".join(lines)
+            lines = []
 
 
 def _stems(text: str) -> frozenset[str]:

@@ -43,6 +43,15 @@ async def test_the_answer_is_verbatim_and_cites_the_passage_it_comes_from() -> N
     assert finish.model == "extractive"
 
 
+async def test_a_line_end_inside_a_paragraph_ends_no_sentence() -> None:
+    wrapped = passage(
+        "## Prazos\nQuem perde a data ainda pode pagar a taxa de alvará em\ncota única até 10 de março.\n- taxa: R$ 50"
+    )
+    text, _ = await answered(prompt_of("Até quando posso pagar a taxa de alvará?", [wrapped]))
+    assert "pode pagar a taxa de alvará em cota única até 10 de março. [1]" in text
+    assert "Prazos" not in text
+
+
 async def test_the_passage_that_answers_wins_over_the_one_that_ranks_first() -> None:
     text, _ = await answered(prompt_of("Em que dias passa a coleta seletiva no Centro?", [IPTU, LIXO]))
     assert text.startswith("A coleta seletiva passa às terças e quintas-feiras no Centro. [2]")
