@@ -90,7 +90,7 @@ class UsageRow(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model, when split by it."""
+    """The model, when split by it; empty for what no model wrote, such as the messages of people."""
     user_id: _builtins.str
     """The user, when split by it; empty for anonymous end users."""
     assistant_id: _builtins.str
@@ -201,7 +201,7 @@ class GetUsageReportResponse(_message.Message):
 
     @_builtins.property
     def counted_until_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the feed had been counted when the report was made."""
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
 
     def __init__(
         self,

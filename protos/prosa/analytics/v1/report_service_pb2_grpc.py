@@ -54,8 +54,13 @@ class ReportServiceServicer:
 
     def GetUsageReport(self, request, context):
         """Reports turns, tokens and cost over time, split as asked.
+
+        Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
+        on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
+        an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
         Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour.
+        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
+        10 000 rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,13 @@ class ReportServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ReportServiceAsyncStub: ...
     GetUsageReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]
     """Reports turns, tokens and cost over time, split as asked.
+
+    Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
+    on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
+    an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
     Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour.
+    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
+    10 000 rows.
     """
 
 @_typing.type_check_only
@@ -54,8 +59,13 @@ class ReportServiceAsyncStub(ReportServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsageReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]  # type: ignore[assignment]
     """Reports turns, tokens and cost over time, split as asked.
+
+    Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
+    on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
+    an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
     Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour.
+    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
+    10 000 rows.
     """
 
 class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -72,8 +82,13 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_report_service_pb2.GetUsageReportResponse, _abc.Awaitable[_report_service_pb2.GetUsageReportResponse]]:
         """Reports turns, tokens and cost over time, split as asked.
+
+        Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
+        on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
+        an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
         Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour.
+        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
+        10 000 rows.
         """
 
 def add_ReportServiceServicer_to_server(servicer: ReportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
