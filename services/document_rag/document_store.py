@@ -39,7 +39,7 @@ _ADD_POSTINGS = """
     group by term
 """
 
-_CHUNKS_A_STATEMENT = 500  # about 2 MB
+_CHUNKS_A_STATEMENT = 100  # a few milliseconds of the event loop
 
 _ADD_TERMS = """
     insert into terms (tenant_id, term, chunks)
@@ -299,11 +299,11 @@ async def _insert_vocabulary(
     connection: asyncpg.Connection, tenant_id: str, document_id: str, vocabulary: Vocabulary
 ) -> None:
     key = (tenant_id, UUID(document_id))
-    places = vocabulary.places
     terms, term_chunks = list(vocabulary.terms), list(vocabulary.terms.values())
     words, word_terms = [word for word, _ in vocabulary.words], [term for _, term in vocabulary.words]
     word_chunks = list(vocabulary.words.values())
-    await connection.execute(_ADD_POSTINGS, *key, *(list(column) for column in zip(*places, strict=True)))
+    for places in vocabulary.places:
+        await connection.execute(_ADD_POSTINGS, *key, *places)
     await connection.execute(_ADD_TERMS, tenant_id, terms, term_chunks)
     await connection.execute(_ADD_WORDS, tenant_id, words, word_terms, word_chunks)
     totals = (vocabulary.chunk_total, vocabulary.term_total)

@@ -1,8 +1,8 @@
 """The arithmetic of the keyword index: what a document adds to it, and what a query asks of it (BM25)."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,15 +12,19 @@ BM25_K1 = 1.2
 BM25_B = 0.75
 COMMON_SHARE = 0.2
 MIN_CORRECTED_LENGTH = 4
+_PLACES_A_BATCH = 10_000  # a few milliseconds of the event loop
 
 
-class Place(NamedTuple):
-    """A term in a chunk: how often it stands there, and how many terms the chunk has."""
+class Places(NamedTuple):
+    """Where terms stand, as columns: the term, the chunk, how often there, and how many terms that chunk has.
 
-    term: str
-    ordinal: int
-    times: int
-    length: int
+    All places of one term in one document are together.
+    """
+
+    terms: list[str]
+    ordinals: list[int]
+    times: list[int]
+    lengths: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Vocabulary:
     `terms` maps a term, `words` a (folded word, term), to the number of chunks it stands in.
     """
 
-    places: Sequence[Place]
+    places: Sequence[Places]
     terms: Mapping[str, int]
     words: Mapping[tuple[str, str], int]
     chunk_total: int
@@ -64,14 +68,26 @@ class Statistics:
 
 def vocabulary_of(chunk_words: Sequence[Sequence[str]], terms: Mapping[str, str]) -> Vocabulary:
     """The index entries of a document. `chunk_words[ordinal]` are a chunk's words; `terms`: word → term."""
-    places: list[Place] = []
+    places: dict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
     words: Counter[tuple[str, str]] = Counter()
     for ordinal, found in enumerate(chunk_words):
         words.update({(fold(word), terms[word]) for word in found})
-        counts = Counter(terms[word] for word in found)
-        places.extend(Place(term, ordinal, count, len(found)) for term, count in counts.items())
-    term_chunks = Counter(place.term for place in places)
-    return Vocabulary(places, term_chunks, words, len(chunk_words), sum(map(len, chunk_words)))
+        for term, times in Counter(terms[word] for word in found).items():
+            places[term].append((term, ordinal, times, len(found)))
+    term_chunks = {term: len(each) for term, each in places.items()}
+    batches = list(_in_batches(places.values()))
+    return Vocabulary(batches, term_chunks, words, len(chunk_words), sum(map(len, chunk_words)))
+
+
+def _in_batches(places: Iterable[list[tuple[str, int, int, int]]]) -> Iterator[Places]:
+    batch: list[tuple[str, int, int, int]] = []
+    for of_one_term in places:
+        batch.extend(of_one_term)
+        if len(batch) >= _PLACES_A_BATCH:
+            yield Places(*map(list, zip(*batch, strict=True)))
+            batch.clear()
+    if batch:
+        yield Places(*map(list, zip(*batch, strict=True)))
 
 
 def term_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:

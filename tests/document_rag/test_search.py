@@ -125,10 +125,8 @@ async def test_a_tenant_with_one_percent_of_the_chunks_gets_a_full_top_k(documen
 
 def _paragraph(number: int) -> str:
     """About 700 characters, so that each paragraph is a chunk of its own."""
-    complaint = (
-        f"Reclamação número {number}: buraco na rua {number * 7}, iluminação apagada, a prefeitura foi avisada. "
-    )
-    return f"{complaint * 7}"
+    complaint = f"Reclamação {number}: buraco na rua {number * 7}, iluminação apagada, a prefeitura foi avisada. "
+    return complaint * 7
 
 
 async def test_no_statistics_remain_of_a_deleted_document(documents: Documents, tenant_id: str) -> None:
