@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import textwrap
@@ -99,7 +100,7 @@ class Run:
             "assistant_id": self._demo.assistant_id if self._demo else "",
             "services": self._cast.targets,
             "ports": dict(self._cast.ports),
-            "processes": dict(pids),
+            "processes": {"supervisor": os.getpid(), **pids},
         }
         write_json(self._demo_file, content)
 

@@ -65,7 +65,8 @@ class System:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
-        while not self.demo:
+        # A run that was killed leaves its file behind.
+        while self.demo.get("processes", {}).get("supervisor") != self._process.pid:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError("the system did not start:\n" + "\n".join(self.output.splitlines()[-60:]))
