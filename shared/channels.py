@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any, Protocol
 
 import grpc
-import prosa
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from pydantic import SecretStr
 
+import prosa
 from shared.client_interceptors import client_interceptors
 from shared.clock import Clock, SystemClock
 from shared.errors import error_of
@@ -24,6 +24,8 @@ from shared.telemetry import get_logger
 
 # A token is renewed when this share of its life is left, so that no call starts with one about to end.
 RENEW_AT_SHARE_LEFT = 1 / 3
+# With less than this left a token is not handed out any more.
+LAST_MOMENT_SECONDS = 2.0
 AUTHENTICATE_TIMEOUT_SECONDS = 5.0
 
 _SAFE_NAME = re.compile(r"(Get|List|Search|Check|Count|Describe|Diagnose)[A-Z]\w*|Get|List|Search|Authenticate")
@@ -67,7 +69,7 @@ def open_channel(target: str, *, token: TokenSource | None = None, on_behalf: bo
 class ServiceToken:
     """A service's own token: its key exchanged at tenant_quota, kept, and renewed before it ends.
 
-    Many callers that find it stale cause one exchange.
+    Many callers that find it stale cause one exchange, and wait for it only when the old token is of no more use.
     """
 
     def __init__(self, channel: grpc.aio.Channel, credential: SecretStr, clock: Clock | None = None) -> None:
@@ -76,26 +78,30 @@ class ServiceToken:
         self._stub = tenant_service_pb2_grpc.TenantServiceStub(channel)
         self._request = tenant_service_pb2.AuthenticateRequest(credential=credential.get_secret_value())
         self._clock = clock or SystemClock()
-        self._renewing = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
         self._token = ""
         self._renew_at = self._ends_at = 0.0
 
     async def get(self) -> str:
         """The token. Raises a ServiceError when there is none and tenant_quota gives none."""
-        if self._now() >= self._renew_at:
-            async with self._renewing:
-                if self._now() >= self._renew_at:
-                    await self._renew()
+        now = self._now()
+        if now >= self._renew_at:
+            renewal = self._start_renewal()
+            if now >= self._ends_at - LAST_MOMENT_SECONDS:
+                await asyncio.shield(renewal)  # one caller that gives up must not take the others with it
         return self._token
+
+    def _start_renewal(self) -> asyncio.Task[None]:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renew())
+            self._renewal.add_done_callback(_warn_of_failure)
+        return self._renewal
 
     async def _renew(self) -> None:
         try:
             answer = await self._stub.Authenticate(self._request, timeout=AUTHENTICATE_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if self._now() >= self._ends_at:
-                raise error_of(error) from None
-            _log.warning("service_token_not_renewed", code=error.code().name)
-            return
+            raise error_of(error) from None
         now = self._now()
         self._token = answer.access_token
         self._ends_at = answer.expire_time.ToMilliseconds() / 1000
@@ -103,6 +109,12 @@ class ServiceToken:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+def _warn_of_failure(renewal: asyncio.Task[None]) -> None:
+    error = None if renewal.cancelled() else renewal.exception()
+    if error is not None:
+        _log.warning("service_token_not_renewed", reason=getattr(error, "reason", type(error).__name__))
 
 
 async def token_ready(token: ServiceToken) -> None:
