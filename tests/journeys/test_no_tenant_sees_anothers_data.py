@@ -1,0 +1,237 @@
+"""Invariant 5 over the whole system: every RPC, by a second tenant that knows every id of the first.
+
+The cases are held against the descriptors: a new RPC without a case fails here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+
+from prosa.tenant_quota.v1 import tenant_service_pb2
+from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
+from tests.house.processes import System
+from tests.journeys.tenant import Tenant, eventually, new_tenant
+from tests.journeys.wire import CONTRACTS, Outcome, all_methods, call, contract_files, is_public, request_of, service_of
+
+CANARY = "CANARIO"
+SECRET_TEXT = f"{CANARY} o cofre da prefeitura abre com a senha azul-turquesa."
+
+SAME_ID = "atendimento-1"
+
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+OK = grpc.StatusCode.OK
+
+
+@dataclass(frozen=True)
+class World:
+    """Two tenants, and the ids of everything the first one owns."""
+
+    system: System
+    first: Tenant
+    second: Tenant
+    user_id: str
+    key_id: str
+    conversation_id: str
+    document_id: str
+    reservation_id: str
+    tokens: dict[str, str]
+
+    def token(self, key: str) -> str:
+        """A token for an API key."""
+        if key not in self.tokens:
+            with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
+                request = tenant_service_pb2.AuthenticateRequest(credential=key)
+                self.tokens[key] = TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
+        return self.tokens[key]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the second tenant sends and what must come of it; `id_field` is the id that is swapped for a missing one."""
+
+    fields: Callable[[World], dict[str, Any]]
+    expected: grpc.StatusCode
+    id_field: str = ""
+
+
+def _foreign_tenant(**more: Any) -> Case:
+    return Case(lambda world: {"tenant_id": world.first.tenant_id, **more}, DENIED, "tenant_id")
+
+
+CASES: dict[str, Case] = {
+    "TenantService.Authenticate": Case(lambda world: {"credential": "pk_live_x_y_z"}, grpc.StatusCode.UNAUTHENTICATED),
+    "TenantService.CreateTenant": Case(lambda world: {"display_name": "x"}, DENIED),
+    "TenantService.GetTenant": _foreign_tenant(),
+    "TenantService.ListTenants": Case(lambda world: {}, DENIED),
+    "TenantService.UpdateTenant": _foreign_tenant(tenant={}, update_mask={"paths": ["display_name"]}),
+    "TenantService.DeactivateTenant": _foreign_tenant(),
+    "TenantService.CreateUser": _foreign_tenant(display_name="x", email="x@example.com", role=3),
+    "TenantService.GetUser": Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id}, NOT_FOUND, "user_id"
+    ),
+    "TenantService.ListUsers": _foreign_tenant(),
+    "TenantService.UpdateUser": Case(
+        lambda world: {
+            "tenant_id": world.second.tenant_id,
+            "user_id": world.user_id,
+            "user": {"display_name": "x"},
+            "update_mask": {"paths": ["display_name"]},
+        },
+        NOT_FOUND,
+        "user_id",
+    ),
+    "TenantService.CreateApiKey": Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, "role": 3}, NOT_FOUND, "user_id"
+    ),
+    "TenantService.ListApiKeys": _foreign_tenant(),
+    "TenantService.RevokeApiKey": Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "key_id": world.key_id}, NOT_FOUND, "key_id"
+    ),
+    "QuotaService.SetQuota": _foreign_tenant(quota={}),
+    "QuotaService.GetQuota": _foreign_tenant(),
+    "QuotaService.ReserveTokens": Case(lambda world: {"tokens": 1}, DENIED),
+    "QuotaService.CommitReservation": Case(
+        lambda world: {"reservation_id": world.reservation_id, "usage": {}, "usage_source": 1}, DENIED
+    ),
+    "QuotaService.ReleaseReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
+    "QuotaService.GetUsage": _foreign_tenant(),
+    "QuotaService.ListLedger": _foreign_tenant(),
+    # A client's own id is its own in every tenant: the second one gets a conversation, not the first one's.
+    "ConversationService.CreateConversation": Case(lambda world: {"conversation_id": SAME_ID}, OK),
+    "ConversationService.GetConversation": Case(
+        lambda world: {"conversation_id": world.conversation_id}, NOT_FOUND, "conversation_id"
+    ),
+    "ConversationService.ListConversations": Case(lambda world: {"assistant_id": world.first.assistant_id}, OK),
+    "ConversationService.AppendMessages": Case(
+        lambda world: {"conversation_id": world.conversation_id, "messages": [{"type": 1, "text": "x"}]},
+        NOT_FOUND,
+        "conversation_id",
+    ),
+    "ConversationService.ListMessages": Case(
+        lambda world: {"conversation_id": world.conversation_id}, NOT_FOUND, "conversation_id"
+    ),
+    "FeedService.WatchEvents": Case(lambda world: {}, DENIED),
+    "DocumentService.UploadDocument": Case(lambda world: {"filename": "x.txt", "chunk": SECRET_TEXT.encode()}, OK),
+    "DocumentService.GetDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
+    "DocumentService.ListDocuments": Case(lambda world: {}, OK),
+    "DocumentService.DeleteDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
+    "SearchService.Search": Case(lambda world: {"query": SECRET_TEXT, "document_ids": [world.document_id]}, OK),
+    "AssistantService.CreateAssistant": Case(lambda world: {"assistant": {"display_name": "x"}}, OK),
+    "AssistantService.GetAssistant": Case(
+        lambda world: {"assistant_id": world.first.assistant_id}, NOT_FOUND, "assistant_id"
+    ),
+    "AssistantService.ListAssistants": Case(lambda world: {}, OK),
+    "AssistantService.UpdateAssistant": Case(
+        lambda world: {
+            "assistant_id": world.first.assistant_id,
+            "assistant": {"display_name": "x"},
+            "update_mask": {"paths": ["display_name"]},
+        },
+        NOT_FOUND,
+        "assistant_id",
+    ),
+    "AssistantService.DeleteAssistant": Case(
+        lambda world: {"assistant_id": world.first.assistant_id}, NOT_FOUND, "assistant_id"
+    ),
+    "AssistantService.Ask": Case(
+        lambda world: {"assistant_id": world.first.assistant_id, "question": SECRET_TEXT}, NOT_FOUND, "assistant_id"
+    ),
+    "ReportService.GetUsageReport": Case(lambda world: {}, OK),
+}
+
+METHODS = [pytest.param(method, id=f"{method.containing_service.name}.{method.name}") for method in all_methods()]
+
+
+@pytest.fixture(scope="module")
+def world(system: System) -> World:
+    """The first tenant owns one of everything, each marked with the canary."""
+    first, second = new_tenant(system), new_tenant(system)
+    first.admin.call(
+        "PATCH",
+        f"/v1/assistants/{first.assistant_id}",
+        {"assistant": {"displayName": f"{CANARY} assistente"}, "updateMask": "displayName"},
+    )
+    document = first.admin.upload("segredo.txt", SECRET_TEXT.encode(), title=f"{CANARY} título")["document"]
+    first.admin.post("/v1/conversations", {"conversationId": SAME_ID, "title": f"{CANARY} conversa"})
+    told = first.admin.ask(first.assistant_id, f"{CANARY}: com que senha abre o cofre da prefeitura?")
+    assert CANARY in told.text
+    user = first.platform.post(
+        f"/v1/tenants/{first.tenant_id}/users",
+        {"displayName": CANARY, "email": f"{CANARY}-{uuid4()}@example.com", "role": "ROLE_MEMBER"},
+    )
+    keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
+    eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
+    return World(
+        system=system,
+        first=first,
+        second=second,
+        user_id=user["userId"],
+        key_id=keys[0]["keyId"],
+        conversation_id=told.conversation_id,
+        document_id=document["documentId"],
+        reservation_id=first.ledger()[0]["reservationId"],
+        tokens={},
+    )
+
+
+def test_every_rpc_has_a_case() -> None:
+    assert {contract.DESCRIPTOR.name for contract in CONTRACTS} == contract_files()
+    assert {f"{method.containing_service.name}.{method.name}" for method in all_methods()} == set(CASES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_tenant_sees_nothing(world: World, method: MethodDescriptor) -> None:
+    case = CASES[f"{method.containing_service.name}.{method.name}"]
+    fields = case.fields(world)
+    outcome = _called(world, method, fields, world.token(world.second.admin.key))
+    assert outcome.code is case.expected, outcome
+    assert _no_canary(outcome, fields)
+    if case.id_field:
+        missing = _missing(fields[case.id_field])
+        other = _called(world, method, {**fields, case.id_field: missing}, world.token(world.second.admin.key))
+        assert outcome.without(fields[case.id_field]) == other.without(missing), (
+            "a foreign id differs from a missing one"
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nobody_enters_without_a_credential_of_their_own(world: World, method: MethodDescriptor) -> None:
+    if is_public(method):
+        return
+    fields = CASES[f"{method.containing_service.name}.{method.name}"].fields(world)
+    nobody = _called(world, method, fields, "")
+    assert (nobody.code, nobody.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
+    first, second = world.token(world.first.admin.key), world.token(world.second.admin.key)
+    posing = _called(world, method, fields, second, x_prosa_subject_token=first)
+    assert posing.code is DENIED, "only a service may speak for somebody"
+    assert _no_canary(posing, fields)
+
+
+def test_the_second_tenant_finds_its_own_and_only_its_own(world: World) -> None:
+    found = world.second.admin.post("/v1/documents:search", {"query": "com que senha abre o cofre"})
+    own = {document["documentId"] for document in world.second.admin.get("/v1/documents")["documents"]}
+    assert world.document_id not in own
+    assert {passage["documentId"] for passage in found["passages"]} <= own
+
+
+def _called(world: World, method: MethodDescriptor, fields: dict[str, Any], token: str, **metadata: str) -> Outcome:
+    target = world.system.demo["services"][service_of(method)]
+    return call(target, method, [request_of(method, fields).SerializeToString()], token, **metadata)
+
+
+def _missing(existing: str) -> str:
+    """An id of the same form that nothing has."""
+    return str(uuid4()) if len(existing) == len(str(uuid4())) else existing[::-1]
+
+
+def _no_canary(outcome: Outcome, sent: dict[str, Any]) -> bool:
+    received = outcome.received
+    for echoed in (SECRET_TEXT,) if SECRET_TEXT in str(sent) else ():
+        received = received.replace(echoed.encode(), b"")
+    return CANARY.encode() not in received
