@@ -207,7 +207,7 @@ async def test_keys_are_listed_in_pages(platform: Platform) -> None:
 
 async def test_the_bootstrap_keys_open_the_platform_and_its_services(platform: Platform) -> None:
     admin = await authenticate(platform, platform.admin_key)
-    assert (admin.tenant_id, set(admin.permissions)) == ("", PERMISSIONS[Role.PLATFORM_ADMIN])
+    assert (admin.tenant_id, frozenset(admin.permissions)) == ("", PERMISSIONS[Role.PLATFORM_ADMIN])
     made = await platform.tenants.CreateTenant(
         pb.CreateTenantRequest(display_name="Primeira"), metadata=as_caller(admin.access_token)
     )

@@ -237,7 +237,7 @@ async def test_a_caller_of_no_tenant_must_name_one(platform: Platform) -> None:
 
 
 async def test_another_tenant_cannot_be_named(platform: Platform) -> None:
-    own, other, stub = await new_tenant(platform.pool), await new_tenant(platform.pool), platform.quotas
+    own, other = await new_tenant(platform.pool), await new_tenant(platform.pool)
     boss = platform.caller(own, Role.TENANT_ADMIN)
     for method, make in reads(platform):
         answers = [await refusal(method(make(tenant_id=name), metadata=boss)) for name in (other, fresh("none"))]

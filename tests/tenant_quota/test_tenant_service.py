@@ -1,18 +1,27 @@
 """TenantService through the real wire: tenants and users, and who may name whom."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from prosa.tenant_quota.v1 import tenant_service_pb2 as pb
 from services.tenant_quota.model import Role
 from tests.tenant_quota.world import Platform, fresh, new_tenant, new_user, refusal
 
 
-def create_user(tenant_id: str, email: str, **fields: object) -> pb.CreateUserRequest:
-    return pb.CreateUserRequest(tenant_id=tenant_id, display_name="Maria", email=email, role=pb.ROLE_MEMBER, **fields)
+def create_user(tenant_id: str, email: str, user_id: str = "", request_id: str = "") -> pb.CreateUserRequest:
+    return pb.CreateUserRequest(
+        tenant_id=tenant_id,
+        display_name="Maria",
+        email=email,
+        role=pb.ROLE_MEMBER,
+        user_id=user_id,
+        request_id=request_id,
+    )
 
 
 async def test_a_tenant_is_created_read_changed_and_deactivated(platform: Platform) -> None:
@@ -184,7 +193,7 @@ async def test_tenants_are_listed_in_pages_for_the_platform_alone(platform: Plat
 async def test_naming_another_tenant_is_refused_alike_whether_it_exists_or_not(platform: Platform) -> None:
     own, other = await new_tenant(platform.pool), await new_tenant(platform.pool)
     boss, stub = platform.caller(own, Role.TENANT_ADMIN), platform.tenants
-    calls = {
+    calls: dict[Callable[..., Awaitable[object]], Callable[[str], Message]] = {
         stub.GetTenant: lambda name: pb.GetTenantRequest(tenant_id=name),
         stub.CreateUser: lambda name: create_user(name, "x@example.org"),
         stub.GetUser: lambda name: pb.GetUserRequest(tenant_id=name, user_id="u"),
