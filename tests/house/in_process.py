@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 from pydantic import SecretStr
-from shared.server import Endpoint, running_server
 
 from shared.caller import TokenSigner, TokenVerifier
 from shared.config import ServiceConfig
+from shared.server import Endpoint, running_server
 from tests.house.signing import SigningKeys
 
 Metadata = tuple[tuple[str, str], ...]
