@@ -33,7 +33,7 @@ check: $(VENV)/.dev ## Check format, lint, types, imports, contracts and stubs
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code prosa
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code --path prosa
 	@if git cat-file -e "$(LANDED):protos/buf.yaml" 2>/dev/null; then \
 		echo "buf breaking against $(LANDED)"; \
 		cd protos && ../$(BIN)/buf breaking --against "../.git#ref=$(LANDED),subdir=protos"; \
@@ -45,7 +45,7 @@ check: $(VENV)/.dev ## Check format, lint, types, imports, contracts and stubs
 format: $(VENV)/.dev ## Format the code and the contracts, and mend what lint can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
-	cd protos && ../$(BIN)/buf format --write prosa
+	cd protos && ../$(BIN)/buf format --write --path prosa
 
 protos: $(VENV)/.dev ## Generate the Python stubs from the contracts
 	$(BIN)/python protos/generate.py
