@@ -156,12 +156,12 @@ class Settlement:
             return now
         if self.target is State.COMMITTED:
             if now.state is not State.COMMITTED:
-                raise FailedPrecondition("the reservation is no longer held", reason="RESERVATION_EXPIRED")
+                raise FailedPrecondition("the reservation has expired", reason="RESERVATION_EXPIRED")
             settled = (now.usage, now.usage_source, now.cost_micros)
             if settled != (self.usage, self.usage_source, self.cost_micros):
-                raise FailedPrecondition("the reservation was settled otherwise", reason="RESERVATION_SETTLED")
+                raise FailedPrecondition("the reservation is settled", reason="RESERVATION_SETTLED")
         elif now.state is State.COMMITTED:
-            raise FailedPrecondition("the reservation was settled", reason="RESERVATION_SETTLED")
+            raise FailedPrecondition("the reservation is settled", reason="RESERVATION_SETTLED")
         return now
 
 
@@ -187,7 +187,7 @@ def denial(wanted: int, levels: Sequence[Level], now: datetime) -> QuotaExceeded
     last = max(full, key=lambda level: level.end_time)
     seconds = math.ceil((last.end_time - now).total_seconds() * 1000) / 1000
     return QuotaExceeded(
-        f"the token quota of {last.subject} per {last.window.name.lower()} is used up",
+        "the quota is used up",
         violations=[
             QuotaViolation(
                 level.subject,
@@ -197,7 +197,7 @@ def denial(wanted: int, levels: Sequence[Level], now: datetime) -> QuotaExceeded
         ],
         metadata={
             "subject": last.subject,
-            "window": last.window.name,
+            "window": last.window.name.lower(),
             "limit": str(last.limit),
             "used": str(last.used),
             "held": str(last.held),

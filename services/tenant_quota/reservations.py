@@ -18,7 +18,7 @@ from services.tenant_quota.quota_model import (
     Wish,
     denial,
 )
-from shared.errors import Conflict, NotFound, ServiceError, Unauthenticated
+from shared.errors import Conflict, NotFound, PermissionDenied, ServiceError
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 
 Outcome: TypeAlias = Reservation | ServiceError
@@ -52,7 +52,7 @@ class Reservations:
         """Holds the tokens at all levels, or raises QuotaExceeded and holds none.
 
         A repeated request_id gives the reservation as it is now, or RequestIdReused. NotFound without such a tenant,
-        Unauthenticated when the tenant is deactivated.
+        PermissionDenied (TENANT_INACTIVE) when the tenant is deactivated.
         """
         return _or_raise(await self._wishes.submit(wish))
 
@@ -167,7 +167,7 @@ def _reserve_outcome(wish: Wish, row: asyncpg.Record) -> Outcome:
         case int(code) if code == _DENIED:
             return denial(wish.minimum, _levels(wish, row), row["create_time"])
         case int(code) if code == _INACTIVE:
-            return Unauthenticated()
+            return PermissionDenied("the tenant is not active", reason="TENANT_INACTIVE")
         case _:
             return NotFound("tenant", wish.tenant_id)
 

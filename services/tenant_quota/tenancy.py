@@ -20,7 +20,7 @@ def named_tenant(tenant_id: str) -> str:
     """
     caller = current_caller()
     if not caller.may(TENANTS_ADMIN) and tenant_id != caller.tenant_id:
-        raise PermissionDenied("the caller belongs to another tenant", reason="TENANT_MISMATCH")
+        raise PermissionDenied("the request names another tenant", reason="TENANT_MISMATCH")
     if not _TENANT_ID.fullmatch(tenant_id):
         raise NotFound("tenant", tenant_id)
     return tenant_id

@@ -140,7 +140,7 @@ def test_a_denial_names_every_full_limit_and_waits_for_the_last_of_their_windows
     assert error.retry_after_seconds >= (first - NOW).total_seconds() - 1e-6
     assert error.metadata == {
         "subject": "user:u",
-        "window": "MONTH",
+        "window": "month",
         "limit": "10",
         "used": "5",
         "held": "5",

@@ -73,7 +73,7 @@ async def test_a_day_ends_at_midnight_of_the_tenant(
 
     with pytest.raises(QuotaExceeded) as denied:
         await store.reserve(wish(tenant_id, 1, user_id="u"))
-    assert denied.value.metadata["window"] == "DAY"
+    assert denied.value.metadata["window"] == "day"
     assert denied.value.retry_after_seconds == 1.5, "exactly until midnight in São Paulo"
 
     await clock.set("2026-11-21T00:00:00-03:00")

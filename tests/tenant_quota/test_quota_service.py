@@ -86,7 +86,7 @@ async def test_a_denial_says_which_limit_and_when_to_come_back(platform: Platfor
     assert (denied.code, denied.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
     assert denied.quota_subjects == [f"tenant:{tenant_id}"]
     assert {key: denied.metadata[key] for key in ("window", "limit", "used", "held")} == {
-        "window": "DAY",
+        "window": "day",
         "limit": "100",
         "used": "0",
         "held": "90",

@@ -12,7 +12,7 @@ from services.tenant_quota.quota_model import Enforcement, Quota, Reservation, S
 from services.tenant_quota.quotas import LedgerFilter, Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
-from shared.errors import FailedPrecondition, NotFound, QuotaExceeded, RequestIdReused, Unauthenticated
+from shared.errors import FailedPrecondition, NotFound, PermissionDenied, QuotaExceeded, RequestIdReused
 from tests.tenant_quota.world import commit, counters, fresh, new_tenant, new_user, release, wish
 
 CLIENTS = 64
@@ -159,7 +159,7 @@ async def test_all_levels_are_held_or_none(pool: asyncpg.Pool, store: Reservatio
         await store.reserve(wish(tenant_id, 20, user_id=user_id))
 
     assert [each.subject for each in denied.value.violations] == [f"user:{user_id}"]
-    assert denied.value.metadata["window"] == "MONTH"
+    assert denied.value.metadata["window"] == "month"
     assert denied.value.metadata["limit"] == "30"
     assert denied.value.metadata["held"] == "20"
     assert (await counters(pool, tenant_id)).held == 20
@@ -335,7 +335,8 @@ async def test_a_missing_tenant_is_not_found_and_a_deactivated_one_is_refused(
         return_exceptions=True,
     )
     assert isinstance(missing, NotFound)
-    assert isinstance(refused, Unauthenticated)
+    assert isinstance(refused, PermissionDenied)
+    assert refused.reason == "TENANT_INACTIVE"
     assert isinstance(other, Reservation), "one bad request does not spoil its batch"
     assert (await store.settle(commit(tenant_id, held.reservation_id, 4))).state is State.COMMITTED
 
