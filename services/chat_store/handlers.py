@@ -13,7 +13,7 @@ from services.chat_store import wire
 from services.chat_store.model import Conversation, Place, Reach, Selection, Window
 from services.chat_store.store import ChatStore
 from shared.caller import ACT_AS, Caller, current_caller
-from shared.errors import InvalidArgument, PermissionDenied
+from shared.errors import FieldViolation, InvalidArgument, PermissionDenied
 from shared.paging import JSON, page_position, page_size, page_token
 
 READ_ALL = "conversations.read_all"
@@ -105,7 +105,7 @@ def _place(position: dict[str, Any] | None) -> Place | None:
             return None
         case {"t": int(at), "c": str(conversation_id)} if 0 <= at < LAST_MILLISECOND:
             return Place(datetime.fromtimestamp(at / 1000, UTC), conversation_id)
-    raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID")
+    raise _edited_token()
 
 
 def _continued(asked: Window, position: dict[str, Any] | None) -> Window:
@@ -114,7 +114,7 @@ def _continued(asked: Window, position: dict[str, Any] | None) -> Window:
             return asked
         case {"s": int(seq)} if asked.holds(seq):
             return asked.beyond(seq)
-    raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID")
+    raise _edited_token()
 
 
 def _messages_query(conversation_id: str, asked: Window) -> dict[str, object]:
@@ -124,3 +124,10 @@ def _messages_query(conversation_id: str, asked: Window) -> dict[str, object]:
         "before": asked.before_seq,
         "newest_first": asked.newest_first,
     }
+
+
+def _edited_token() -> InvalidArgument:
+    """As shared.paging refuses a token that it cannot read."""
+    reason, description = "PAGE_TOKEN_INVALID", "page_token is not valid"
+    violation = FieldViolation("page_token", description, reason)
+    return InvalidArgument(description, reason=reason, violations=[violation])

@@ -4,7 +4,8 @@
 every key of a conversation starts with "tenant:conversation:" and sorts by `seq`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -73,19 +74,7 @@ APPEND_INDEXES = [
 
 # What a message need not say when it is so.
 _DEFAULTS: Document = {
-    "user_id": "",
-    "assistant_id": "",
-    "team_id": "",
-    "status": MessageStatus.COMPLETE.value,
-    "rag": False,
-    "cost_micros": 0,
-    "usage_source": UsageSource.UNSTATED.value,
-    "model": "",
-    "latency_ms": 0,
-    "time_to_first_token_ms": 0,
-    "finish_reason": "",
-    "error_reason": "",
-    "metadata": "",
+    field.name: field.default for field in fields(Draft) if field.name not in ("type", "text", "message_id")
 }
 
 
@@ -219,42 +208,21 @@ def _totals_document(totals: Totals) -> Document:
 
 
 def _message_document(draft: Draft) -> Document:
-    facts: Document = {
-        "user_id": draft.user_id,
-        "assistant_id": draft.assistant_id,
-        "team_id": draft.team_id,
-        "status": draft.status.value,
-        "rag": draft.rag,
-        "cost_micros": draft.cost_micros,
-        "usage_source": draft.usage_source.value,
-        "model": draft.model,
-        "latency_ms": draft.latency_ms,
-        "time_to_first_token_ms": draft.time_to_first_token_ms,
-        "finish_reason": draft.finish_reason,
-        "error_reason": draft.error_reason,
-        "metadata": draft.metadata,
-    }
     document: Document = {"message_id": draft.message_id, "type": draft.type.value, "text": draft.text}
-    document |= {name: value for name, value in facts.items() if value != _DEFAULTS[name]}
-    if draft.tokens != Tokens():
-        document["tokens"] = _tokens_document(draft.tokens)
-    if draft.references:
-        document["references"] = [_reference_document(each) for each in draft.references]
+    for name, default in _DEFAULTS.items():
+        value = getattr(draft, name)
+        if value != default:
+            document[name] = _WRITERS[name](value) if name in _WRITERS else value
     return document
 
 
 def _draft_of(document: Mapping[str, Any]) -> Draft:
-    facts = {name: document.get(name, default) for name, default in _DEFAULTS.items()}
-    facts["status"] = MessageStatus(facts["status"])
-    facts["usage_source"] = UsageSource(facts["usage_source"])
-    return Draft(
-        type=MessageType(document["type"]),
-        text=document["text"],
-        message_id=document["message_id"],
-        tokens=_tokens_of(document["tokens"]) if "tokens" in document else Tokens(),
-        references=tuple(Reference(**each) for each in document.get("references", ())),
-        **facts,
-    )
+    """The names in the document are those of the draft; what it leaves out is as the draft has it by default."""
+    facts = dict(document)
+    for name, read in _READERS.items():
+        if name in facts:
+            facts[name] = read(facts[name])
+    return Draft(**facts)
 
 
 def _reference_document(reference: Reference) -> Document:
@@ -267,3 +235,19 @@ def _tokens_document(tokens: Tokens) -> Document:
 
 def _tokens_of(document: Mapping[str, int]) -> Tokens:
     return Tokens(**document)
+
+
+# Looking a member up by its value in a dict takes a fifth of what asking the enum takes.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "type": {kind.value: kind for kind in MessageType}.__getitem__,
+    "status": {status.value: status for status in MessageStatus}.__getitem__,
+    "usage_source": {source.value: source for source in UsageSource}.__getitem__,
+    "tokens": _tokens_of,
+    "references": lambda documents: tuple(Reference(**each) for each in documents),
+}
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    "status": lambda status: status.value,
+    "usage_source": lambda source: source.value,
+    "tokens": _tokens_document,
+    "references": lambda references: [_reference_document(each) for each in references],
+}

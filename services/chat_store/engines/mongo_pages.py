@@ -31,7 +31,9 @@ async def read_page(appends: MongoCollection, key: str, window: Window) -> Page:
             if window.newest_first and append["first_seq"] <= window.after_seq + 1:
                 break
     finally:
-        await cursor.close()
+        # 0 when one reply held everything: there is nothing to close then, and Motor would ask a thread for it.
+        if cursor.cursor_id:
+            await cursor.close()
     return Page(tuple(page), more=False)
 
 
