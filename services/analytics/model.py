@@ -204,7 +204,9 @@ class UsageQuery:
             raise _wrong("start_time", "the range ends before it starts")
         if end - start > grain.longest_range():
             days = grain.longest_range().days
-            raise RangeTooLargeError(f"a report by {grain.value} covers at most {days} days")
+            raise RangeTooLargeError(
+                f"a report by {grain.value} covers at most {days} days", metadata={"max_days": str(days)}
+            )
         return cls(tenant_id, start, end, grain, tuple(group_by), _zone(time_zone or DEFAULT_TIME_ZONE))
 
     def first_hour(self) -> datetime:

@@ -49,7 +49,9 @@ def rows_of(query: UsageQuery, hours: Iterable[tuple[datetime, tuple[str, ...], 
         before = sums.get((step, split))
         sums[step, split] = figures if before is None else before + figures
         if len(sums) > MAX_ROWS:
-            raise RangeTooLargeError(f"the report would have more than {MAX_ROWS} rows: ask for less")
+            raise RangeTooLargeError(
+                f"the report would have more than {MAX_ROWS} rows", metadata={"max_rows": str(MAX_ROWS)}
+            )
     return [UsageRow(step, split, figures) for (step, split), figures in sorted(sums.items(), key=lambda row: row[0])]
 
 
