@@ -120,7 +120,7 @@ def _presented(headers: Mapping[str, str]) -> tuple[str, bool]:
     elif "x-api-key" in headers:
         credential, is_key = headers["x-api-key"].strip(), True
     else:
-        raise Unauthenticated("credentials are missing", reason="CREDENTIALS_MISSING")
+        raise Unauthenticated("no credentials were given", reason="CREDENTIALS_MISSING")
     if not credential or len(credential) > MAX_CREDENTIAL_LENGTH or not _is_visible_ascii(credential):
         raise Unauthenticated
     return credential, is_key

@@ -1,9 +1,10 @@
-"""Where a JSON object does not fit its message: asked only after the parser refused it.
+"""Where a JSON object does not fit its message.
 
-The parser stops at the first fault and tells of it in prose. Here every field is tried on its own, so that all faults
-are found and each is named by its path, as the contract spells it.
+The parser stops at the first fault and tells of it in prose. Once it has refused, every field is tried on its own, so
+that all faults are found and each is named by its path, as the contract spells it.
 """
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from google.protobuf import json_format
@@ -58,6 +59,25 @@ def misfits(content: dict[str, Any], descriptor: Descriptor) -> list[FieldViolat
     found: list[FieldViolation] = []
     _look_into(content, descriptor, "", 0, found)
     return found[:MAX_VIOLATIONS]
+
+
+def overlooked(content: dict[str, Any], descriptor: Descriptor, prefix: str = "") -> Iterator[FieldViolation]:
+    """What the parser lets pass: a field under both of its names, an empty text or list in place of an object."""
+    for name, value in content.items():
+        field = field_named(descriptor, name)
+        if field is None:
+            continue
+        path = prefix + field.name
+        if name != field.json_name and field.json_name in content:
+            yield FieldViolation(path, "is given twice", "json.duplicate")
+        inner = _object_type(field)
+        if inner is None or value is None:
+            continue
+        for element, at in _elements(field, value, path):
+            if isinstance(element, dict):
+                yield from overlooked(element, inner, f"{at}.")
+            else:
+                yield FieldViolation(at, "must be a JSON object", "json.type")
 
 
 def _look_into(

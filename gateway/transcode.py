@@ -7,6 +7,7 @@ does not have is refused. Responses show every field without presence, also when
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -14,10 +15,10 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gateway.misfits import PLAIN_TYPES, field_named, misfits
+from gateway.misfits import PLAIN_TYPES, field_named, misfits, overlooked
 from gateway.routes import Route
 from gateway.status import malformed
-from shared.errors import FieldViolation, InvalidArgument
+from shared.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
 MAX_QUERY_PARAMETERS = 1000
 
@@ -98,27 +99,24 @@ def _parse(content: dict[str, Any], message: Message) -> None:
         json_format.ParseDict(content, message)
     except (json_format.ParseError, RecursionError):
         raise _explained(content, message) from None
-    if twice := _named_twice(content, message):
-        raise malformed("a field is given twice", FieldViolation(twice, "is given twice", "json.duplicate"))
+    found = [*islice(overlooked(content, cast("Descriptor", message.DESCRIPTOR)), MAX_VIOLATIONS)]
+    if found:
+        raise _refusal(found)
 
 
 def _explained(content: dict[str, Any], message: Message) -> InvalidArgument:
     """What does not fit, looked up only now that something does not."""
-    found = misfits(content, cast("Descriptor", message.DESCRIPTOR))
-    if any(each.reason == "json.unknown_field" for each in found):
+    return _refusal(misfits(content, cast("Descriptor", message.DESCRIPTOR)))
+
+
+def _refusal(found: Sequence[FieldViolation]) -> InvalidArgument:
+    """A name that does not belong makes it no request at all; a value that does not fit, one that is not valid."""
+    reasons = {each.reason for each in found}
+    if not found or "json.duplicate" in reasons:
+        return malformed("the request does not fit its contract", *found)
+    if "json.unknown_field" in reasons:
         return malformed("the request names fields that do not exist", *found)
-    if found:
-        return InvalidArgument("the request does not fit its contract", violations=found)
-    return malformed("the request does not fit its contract")
-
-
-def _named_twice(content: dict[str, Any], message: Message) -> str:
-    """The field given under both of its names, at the top: json_format itself lets the last one win."""
-    for name in content:
-        field = message.DESCRIPTOR.fields_by_name.get(name)
-        if field is not None and field.json_name != name and field.json_name in content:
-            return name
-    return ""
+    return InvalidArgument("the request does not fit its contract", violations=found)
 
 
 def _merge(route: Route, message: Message, variables: Mapping[str, str], query: dict[str, Any]) -> None:
