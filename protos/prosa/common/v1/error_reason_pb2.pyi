@@ -173,22 +173,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "RESERVATION_SETTLED", "description": "the reservation is settled"}]}
         ]}
     """
-    ERROR_REASON_CONVERSATION_CLOSED: _ErrorReason.ValueType  # 21
-    """The conversation takes no more messages.
-
-        {"code": 9, "message": "the conversation is closed", "details": [
-          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONVERSATION_CLOSED", "domain": "prosa"},
-          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "CONVERSATION_CLOSED", "description": "the conversation is closed"}]}
-        ]}
-    """
-    ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 22
+    ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 21
     """Someone else was first: read again, decide again, retry.
 
         {"code": 10, "message": "another transaction was first", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONFLICT", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 23
+    ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 22
     """The first call with this request_id is still running.
 
         {"code": 10, "message": "the first call with this request_id is still running", "details": [
@@ -196,7 +188,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
         ]}
     """
-    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 24
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 23
     """A limit of the tenant or the user is used up; retry after the window ends.
 
         {"code": 8, "message": "the quota is used up", "details": [
@@ -205,14 +197,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3600s"}
         ]}
     """
-    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 25
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 24
     """A message is larger than a server accepts.
 
         {"code": 8, "message": "the message is too large", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MESSAGE_TOO_LARGE", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 26
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 25
     """The work did not end within the caller's deadline; the outcome of a write is unknown, so retry with its
     request_id.
 
@@ -220,7 +212,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DEADLINE_EXCEEDED", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 27
+    ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 26
     """A datastore or a service behind this one is down; retry the same call.
 
         {"code": 14, "message": "the database is unavailable", "details": [
@@ -228,7 +220,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
         ]}
     """
-    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 28
+    ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 27
     """A datastore has no room left for writes; reads go on.
 
         {"code": 14, "message": "the database is unavailable", "details": [
@@ -236,7 +228,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
         ]}
     """
-    ERROR_REASON_PROVIDER_FAILED: _ErrorReason.ValueType  # 29
+    ERROR_REASON_PROVIDER_FAILED: _ErrorReason.ValueType  # 28
     """The language model's provider failed or broke off its answer.
 
         {"code": 14, "message": "the answer provider failed", "details": [
@@ -244,7 +236,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
         ]}
     """
-    ERROR_REASON_PROVIDER_RATE_LIMITED: _ErrorReason.ValueType  # 30
+    ERROR_REASON_PROVIDER_RATE_LIMITED: _ErrorReason.ValueType  # 29
     """The language model's provider limits our rate.
 
         {"code": 14, "message": "the answer provider is overloaded", "details": [
@@ -252,60 +244,67 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
         ]}
     """
-    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 31
+    ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 30
     """A bug. Nothing of it is shown; the error_id finds the log line.
 
         {"code": 13, "message": "internal error", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INTERNAL", "domain": "prosa", "metadata": {"error_id": "01a1fbd1-004d-71f6-a721-fc0e63c0ca0d"}}
         ]}
     """
-    ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 32
+    ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 31
     """The assistant names a model that this deployment has no answer provider for.
 
         {"code": 9, "message": "no answer provider serves the assistant's model", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
         ]}
     """
-    ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 40
+    ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 32
     """Over HTTP: no method is bound to this path. Status 404.
 
         {"code": 5, "message": "there is nothing at this path", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ROUTE_NOT_FOUND", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 41
+    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 33
     """Over HTTP: the path is known, with other methods. Status 405, with Allow.
 
         {"code": 12, "message": "this path takes GET, POST", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_ALLOWED", "domain": "prosa", "metadata": {"allow": "GET, POST"}}
         ]}
     """
-    ERROR_REASON_METHOD_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 42
+    ERROR_REASON_METHOD_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 34
     """Over HTTP: the service is older than the gateway and does not know the method. Status 501.
 
         {"code": 12, "message": "the service does not know this method", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_IMPLEMENTED", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 43
+    ERROR_REASON_BODY_TIMEOUT: _ErrorReason.ValueType  # 35
     """Over HTTP: the body did not come in time. Status 408.
 
         {"code": 4, "message": "the body did not come in time", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BODY_TIMEOUT", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 44
+    ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 36
     """Over HTTP: the Content-Type is none that this path reads. Status 415.
 
         {"code": 3, "message": "send the body as JSON, with Content-Type: application/json", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "prosa"}
         ]}
     """
-    ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 45
+    ERROR_REASON_HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 37
     """Over HTTP: the request line and headers are larger than is accepted. Status 431.
 
         {"code": 8, "message": "the headers are larger than 32768 bytes", "details": [
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "HEADERS_TOO_LARGE", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 38
+    """The file has more bytes than this deployment takes.
+
+        {"code": 3, "message": "the document is larger than 26214400 bytes", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
         ]}
     """
 
@@ -466,22 +465,14 @@ ERROR_REASON_RESERVATION_SETTLED: ErrorReason.ValueType  # 20
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "RESERVATION_SETTLED", "description": "the reservation is settled"}]}
     ]}
 """
-ERROR_REASON_CONVERSATION_CLOSED: ErrorReason.ValueType  # 21
-"""The conversation takes no more messages.
-
-    {"code": 9, "message": "the conversation is closed", "details": [
-      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONVERSATION_CLOSED", "domain": "prosa"},
-      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "CONVERSATION_CLOSED", "description": "the conversation is closed"}]}
-    ]}
-"""
-ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 22
+ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 21
 """Someone else was first: read again, decide again, retry.
 
     {"code": 10, "message": "another transaction was first", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONFLICT", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 23
+ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 22
 """The first call with this request_id is still running.
 
     {"code": 10, "message": "the first call with this request_id is still running", "details": [
@@ -489,7 +480,7 @@ ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 23
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]}
 """
-ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 24
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 23
 """A limit of the tenant or the user is used up; retry after the window ends.
 
     {"code": 8, "message": "the quota is used up", "details": [
@@ -498,14 +489,14 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 24
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3600s"}
     ]}
 """
-ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 25
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 24
 """A message is larger than a server accepts.
 
     {"code": 8, "message": "the message is too large", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MESSAGE_TOO_LARGE", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 26
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 25
 """The work did not end within the caller's deadline; the outcome of a write is unknown, so retry with its
 request_id.
 
@@ -513,7 +504,7 @@ request_id.
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DEADLINE_EXCEEDED", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 27
+ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 26
 """A datastore or a service behind this one is down; retry the same call.
 
     {"code": 14, "message": "the database is unavailable", "details": [
@@ -521,7 +512,7 @@ ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 27
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]}
 """
-ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 28
+ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 27
 """A datastore has no room left for writes; reads go on.
 
     {"code": 14, "message": "the database is unavailable", "details": [
@@ -529,7 +520,7 @@ ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 28
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]}
 """
-ERROR_REASON_PROVIDER_FAILED: ErrorReason.ValueType  # 29
+ERROR_REASON_PROVIDER_FAILED: ErrorReason.ValueType  # 28
 """The language model's provider failed or broke off its answer.
 
     {"code": 14, "message": "the answer provider failed", "details": [
@@ -537,7 +528,7 @@ ERROR_REASON_PROVIDER_FAILED: ErrorReason.ValueType  # 29
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]}
 """
-ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 30
+ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 29
 """The language model's provider limits our rate.
 
     {"code": 14, "message": "the answer provider is overloaded", "details": [
@@ -545,60 +536,67 @@ ERROR_REASON_PROVIDER_RATE_LIMITED: ErrorReason.ValueType  # 30
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}
     ]}
 """
-ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 31
+ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """A bug. Nothing of it is shown; the error_id finds the log line.
 
     {"code": 13, "message": "internal error", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INTERNAL", "domain": "prosa", "metadata": {"error_id": "01a1fbd1-004d-71f6-a721-fc0e63c0ca0d"}}
     ]}
 """
-ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 32
+ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 31
 """The assistant names a model that this deployment has no answer provider for.
 
     {"code": 9, "message": "no answer provider serves the assistant's model", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_UNAVAILABLE", "domain": "prosa", "metadata": {"model": "gpt-4o"}}
     ]}
 """
-ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 40
+ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 32
 """Over HTTP: no method is bound to this path. Status 404.
 
     {"code": 5, "message": "there is nothing at this path", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ROUTE_NOT_FOUND", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 41
+ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 33
 """Over HTTP: the path is known, with other methods. Status 405, with Allow.
 
     {"code": 12, "message": "this path takes GET, POST", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_ALLOWED", "domain": "prosa", "metadata": {"allow": "GET, POST"}}
     ]}
 """
-ERROR_REASON_METHOD_NOT_IMPLEMENTED: ErrorReason.ValueType  # 42
+ERROR_REASON_METHOD_NOT_IMPLEMENTED: ErrorReason.ValueType  # 34
 """Over HTTP: the service is older than the gateway and does not know the method. Status 501.
 
     {"code": 12, "message": "the service does not know this method", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METHOD_NOT_IMPLEMENTED", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 43
+ERROR_REASON_BODY_TIMEOUT: ErrorReason.ValueType  # 35
 """Over HTTP: the body did not come in time. Status 408.
 
     {"code": 4, "message": "the body did not come in time", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "BODY_TIMEOUT", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 44
+ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 36
 """Over HTTP: the Content-Type is none that this path reads. Status 415.
 
     {"code": 3, "message": "send the body as JSON, with Content-Type: application/json", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "UNSUPPORTED_MEDIA_TYPE", "domain": "prosa"}
     ]}
 """
-ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 45
+ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 37
 """Over HTTP: the request line and headers are larger than is accepted. Status 431.
 
     {"code": 8, "message": "the headers are larger than 32768 bytes", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "HEADERS_TOO_LARGE", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 38
+"""The file has more bytes than this deployment takes.
+
+    {"code": 3, "message": "the document is larger than 26214400 bytes", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
