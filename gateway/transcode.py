@@ -6,7 +6,7 @@ does not have is refused. Responses show every field without presence, also when
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 from urllib.parse import parse_qsl
