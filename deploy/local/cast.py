@@ -1,5 +1,6 @@
 """Who plays in an all-in-one run: engines, migrations, services and the gateway, with their settings."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class Cast:
         prefix = f"{name.upper()}_"
         return Command(
             argv=(sys.executable, "-m", module, *arguments),
+            # Without its engines a service could only wait for them; it loses nothing that was acknowledged.
+            orphan_signal=signal.SIGKILL,
             environment={**SERVICE_ENVIRONMENT, **environment_for(prefix), **self._settings(name)},
         )
 
