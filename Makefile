@@ -47,8 +47,9 @@ format: $(VENV)/.dev ## Format the code and the contracts, and mend what lint ca
 	$(BIN)/ruff check --fix
 	cd protos && ../$(BIN)/buf format --write --path prosa
 
-protos: $(VENV)/.dev ## Generate the Python stubs from the contracts
+protos: $(VENV)/.dev ## Generate the Python stubs and the OpenAPI document from the contracts
 	$(BIN)/python protos/generate.py
+	$(BIN)/python -m gateway.openapi
 
 bench: $(VENV)/.dev ## Measure (one figure: make bench BENCH=name)
 	$(BIN)/python -m tests.bench $(BENCH)

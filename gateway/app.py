@@ -14,7 +14,7 @@ from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowRead
 from gateway.observation import observed
 from gateway.routes import Route, RouteTable
 from gateway.site import Site
-from gateway.status import UnsupportedMediaType, headers_of, http_status, json_of, upstream_status
+from gateway.status import UnsupportedMediaType, headers_of, http_status, json_of, reason_of, upstream_status
 from gateway.transcode import request_of
 from gateway.uploads import upload_messages
 from gateway.upstreams import Upstreams
@@ -138,7 +138,10 @@ class Gateway:
     async def _refuse(self, exchange: HttpExchange, error: ServiceError | grpc.aio.AioRpcError) -> None:
         status = self._status(exchange, error)
         headers = [("cache-control", "no-store"), *headers_of(status, error)]
-        await self._last_words(exchange, http_status(status), json_of(status), headers)
+        answered = http_status(status)
+        if answered >= 500:
+            _log.warning("request_failed", status=answered, reason=reason_of(status), route=exchange.route)
+        await self._last_words(exchange, answered, json_of(status), headers)
 
     async def _confess(self, exchange: HttpExchange) -> None:
         """A bug: the client gets an id, the log everything."""

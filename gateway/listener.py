@@ -1,6 +1,7 @@
 """uvicorn with limits: bounded headers, no dawdling before them, errors in JSON; and a drain before the end."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ async def listening(app: Any, config: Config, *, cut: Callable[[], None]) -> Asy
     At the end no connection is accepted any more, requests in flight have `shutdown_grace_seconds`, and shortly before
     those are over `cut` is called.
     """
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
