@@ -45,26 +45,30 @@ _KNOWN_WORDS = """
 """
 
 _NEAREST_WORDS = """
-    with asked as (
-        select word, show_trgm(word) as trigrams from unnest($2::text[]) as word
+    with asked as materialized (
+        select number, word, show_trgm(word) as trigrams from unnest($2::text[]) with ordinality as each(word, number)
     ), shared_trigrams as (
-        select asked.word, cardinality(asked.trigrams) as asked_size, known.word as near, known.size, count(*) as common
+        select number, known.word as near, known.size, count(*) as common
         from asked
         cross join unnest(asked.trigrams) as part(trigram)
         join word_trigrams known on known.tenant_id = $1 and known.trigram = part.trigram
-        group by asked.word, asked_size, near, known.size
+        group by number, near, known.size
     ), nearest as (
-        select distinct on (word) word, near, similarity
-        from (
-            select word, near, common::float8 / (asked_size + size - common) as similarity from shared_trigrams
-        ) as compared
+        select distinct on (number) asked.word, near, similarity
+        from shared_trigrams
+        join asked using (number)
+        cross join lateral (select common::float8 / (cardinality(trigrams) + size - common) as similarity) as compared
         where similarity >= $3
-        order by word, similarity desc, near
+        order by number, similarity desc, near
     )
-    select nearest.word, nearest.near, nearest.similarity, terms.term, terms.chunks as term_chunks
+    select nearest.word, nearest.near, nearest.similarity, spelt.term, spelt.chunks as term_chunks
     from nearest
-    join words on words.tenant_id = $1 and words.word = nearest.near
-    join terms on terms.tenant_id = $1 and terms.term = words.term
+    cross join lateral (
+        select term, terms.chunks
+        from words join terms using (tenant_id, term)
+        where tenant_id = $1 and word = nearest.near
+        offset 0  -- by key, not by a scan of all words
+    ) as spelt
 """
 
 _BY_WORDS = f"""

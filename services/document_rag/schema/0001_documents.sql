@@ -94,7 +94,7 @@ create table word_trigrams (
     trigram    text    collate "C" not null,
     word       text    collate "C" not null,
     size       integer not null,
-    primary key (tenant_id, trigram, word)
+    primary key (tenant_id, trigram, word) include (size)
 );
 
 create table totals (
