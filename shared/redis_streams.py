@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import redis.exceptions
 from pydantic import SecretStr
@@ -22,6 +22,17 @@ DEAD_SUFFIX = ":dead"
 # Dead letters are for people to look at; beyond this many the oldest go.
 MAX_DEAD = 100_000
 SOCKET_TIMEOUT_SECONDS = 5.0
+
+# Each entry comes as the number of its parts, then its fields and values in turn.
+_ADD = """
+local ids, next = {}, 1
+while next <= #ARGV do
+  local parts = tonumber(ARGV[next])
+  ids[#ids + 1] = redis.call('XADD', KEYS[1], '*', unpack(ARGV, next + 1, next + parts))
+  next = next + parts + 1
+end
+return ids
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class Stream:
         self._consumer = consumer
         self.name = name
         self.dead_name = name + DEAD_SUFFIX
+        self._add: Any = client.register_script(_ADD)
 
     async def ready(self) -> None:
         """Returns when Redis answers."""
@@ -85,12 +97,15 @@ class Stream:
             await self._redis.ping()
 
     async def add(self, entries: Sequence[Mapping[bytes, bytes]]) -> list[str]:
-        """Appends the entries in their order, in one round trip; returns their ids."""
+        """Appends the entries in their order, in one step; returns their ids."""
+        if not entries:
+            return []
+        arguments: list[Any] = []
+        for fields in entries:
+            arguments += [2 * len(fields), *(part for field in fields.items() for part in field)]
         with redis_errors():
-            pipeline = self._redis.pipeline(transaction=False)
-            for fields in entries:
-                pipeline.xadd(self.name, cast("dict[Any, Any]", fields))
-            return [_text(entry_id) for entry_id in await pipeline.execute()]
+            # One command and one answer: a pipeline of as many commands costs the client several times the CPU.
+            return [_text(entry_id) for entry_id in await self._add(keys=[self.name], args=arguments)]
 
     async def holds(self, entry_id: str) -> bool:
         """Whether the entry is still in the stream, taken or not."""
@@ -194,6 +209,17 @@ class Stream:
             except redis.exceptions.ResponseError as error:
                 if not _group_is_missing(error):
                     raise
+
+    async def forget_absent(self, idle_seconds: float) -> None:
+        """Takes consumers out of the group that hold nothing and have not asked for so long: they were killed."""
+        with redis_errors():
+            try:
+                consumers: Any = await self._redis.xinfo_consumers(self.name, self._group)
+            except redis.exceptions.ResponseError:  # no stream or no group yet
+                return
+            for each in consumers:
+                if not each["pending"] and each["idle"] > idle_seconds * 1000:
+                    await self._redis.xgroup_delconsumer(self.name, self._group, each["name"])
 
 
 def _group_is_missing(error: redis.exceptions.ResponseError) -> bool:

@@ -1,11 +1,11 @@
 """Facts, figures and rollups: what is counted, where it is counted, and which questions may be asked."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from operator import add
-from typing import Self
+from typing import NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from shared.errors import FieldViolation, InvalidArgument
@@ -49,8 +49,7 @@ class Ending(Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """Sums. Token components are disjoint: their total is the sum of the four. Cost in micro-units."""
 
     turns: int = 0
@@ -63,15 +62,12 @@ class Figures:
     reasoning_tokens: int = 0
     cost_micros: int = 0
 
-    def __add__(self, other: Self) -> Self:
-        return type(self)(*map(add, self.values(), other.values()))
-
-    def values(self) -> tuple[int, ...]:
-        """The sums in the order of FIGURE_NAMES."""
-        return tuple(getattr(self, name) for name in FIGURE_NAMES)
+    def plus(self, other: "Figures") -> "Figures":
+        """Both together."""
+        return Figures(*map(add, self, other))
 
 
-FIGURE_NAMES = tuple(field.name for field in fields(Figures))
+FIGURE_NAMES = Figures._fields
 
 
 @dataclass(frozen=True, slots=True)

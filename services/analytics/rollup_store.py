@@ -127,8 +127,7 @@ class UsageReading:
 
 def _addition(key: RollupKey, figures: Figures) -> UpdateOne:
     names = {name: getattr(key, name) for name in RollupKey.__slots__}
-    sums = dict(zip(FIGURE_NAMES, figures.values(), strict=True))
-    return UpdateOne({"_id": names}, {"$inc": sums, "$setOnInsert": names}, upsert=True)
+    return UpdateOne({"_id": names}, {"$inc": figures._asdict(), "$setOnInsert": names}, upsert=True)
 
 
 def _fact_document(fact: Fact) -> dict[str, Any]:

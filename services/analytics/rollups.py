@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import reduce
 
 from services.analytics.model import (
     MAX_ROWS,
@@ -33,7 +34,7 @@ def folded(facts: Iterable[Fact]) -> dict[RollupKey, Figures]:
                 message.assistant_id,
             )
             before = sums.get(key)
-            sums[key] = figures if before is None else before + figures
+            sums[key] = figures if before is None else before.plus(figures)
     return sums
 
 
@@ -47,7 +48,7 @@ def rows_of(query: UsageQuery, hours: Iterable[tuple[datetime, tuple[str, ...], 
     for hour, split, figures in hours:
         step = steps.get(hour) or steps.setdefault(hour, query.step(hour))
         before = sums.get((step, split))
-        sums[step, split] = figures if before is None else before + figures
+        sums[step, split] = figures if before is None else before.plus(figures)
         if len(sums) > MAX_ROWS:
             raise RangeTooLargeError(
                 f"the report would have more than {MAX_ROWS} rows", metadata={"max_rows": str(MAX_ROWS)}
@@ -57,4 +58,4 @@ def rows_of(query: UsageQuery, hours: Iterable[tuple[datetime, tuple[str, ...], 
 
 def total_of(rows: Iterable[UsageRow]) -> Figures:
     """The sum of the rows."""
-    return sum((row.figures for row in rows), NOTHING)
+    return reduce(Figures.plus, (row.figures for row in rows), NOTHING)

@@ -19,6 +19,8 @@ from shared.telemetry import get_logger
 EVENT = b"event"
 # Entries that failed before are tried alone; so few at a time that new ones hardly wait for them.
 SUSPECTS_AT_ONCE = 20
+# A living worker asks every second or two.
+ABSENT_SECONDS = 3600.0
 
 log = get_logger()
 
@@ -52,6 +54,7 @@ class Worker:
             try:
                 if not prepared:
                     await self._store.prepare()
+                    await self._stream.forget_absent(ABSENT_SECONDS)
                     prepared = True
                 await self.step()
             except Exception as error:

@@ -75,10 +75,10 @@ def test_the_fold_equals_the_oracle_and_does_not_depend_on_order_or_batches(seed
     facts = [fact_of(event.SerializeToString()) for event in events]
     merged = folded(reversed(facts[cut:]))
     for key, figures in folded(facts[:cut]).items():
-        merged[key] = merged.get(key, Figures()) + figures
+        merged[key] = merged.get(key, Figures()).plus(figures)
     found = {
         (key.tenant_id, key.hour, key.model, key.user_id, key.assistant_id): dict(
-            zip(FIGURE_NAMES, figures.values(), strict=True)
+            zip(FIGURE_NAMES, figures, strict=True)
         )
         for key, figures in merged.items()
     }

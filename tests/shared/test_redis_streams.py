@@ -110,6 +110,18 @@ async def test_a_consumer_leaves_only_empty_handed(redis: Any) -> None:
     assert await redis.xinfo_consumers(NAME, "group") == []
 
 
+async def test_absent_consumers_are_forgotten_unless_they_hold_entries(redis: Any) -> None:
+    stream = await filled(redis, 1)
+    await stream.read(1, 10)
+    await consumer(redis, "killed").read(1, 10)
+    await asyncio.sleep(0.05)
+    await consumer(redis, "alive").read(1, 10)
+    await consumer(redis, "alive").forget_absent(0.03)
+    assert {each["name"] for each in await redis.xinfo_consumers(NAME, "group")} == {b"one", b"alive"}
+    await redis.flushdb()
+    await stream.forget_absent(0)
+
+
 async def test_no_redis_is_a_dependency_that_is_unavailable() -> None:
     async with open_redis(SecretStr(f"redis://127.0.0.1:{free_port()}/0")) as client:
         stream = consumer(client, "one")
