@@ -115,11 +115,17 @@ class MongoChatStore:
         raise Conflict("too many writers append to this conversation at once")
 
     async def read(self, reach: Reach, conversation_id: str, window: Window) -> Page:
-        """Reads the header, which decides about the reach, and the page at the same time."""
+        """One query: every append names the owner, who never changes, so only an empty page asks the header."""
+        if not is_conversation_id(conversation_id):
+            raise NotFound("conversation", conversation_id)
         key = documents.conversation_key(reach.tenant_id, conversation_id)
         with mongo_errors():
-            page = read_page(self._appends, key, window)
-            return (await asyncio.gather(page, self._header(reach, conversation_id)))[0]
+            page, owner = await read_page(self._appends, key, window)
+            if owner is None:
+                await self._header(reach, conversation_id)
+            elif reach.user_id not in (None, owner):
+                raise NotFound("conversation", conversation_id)
+        return page
 
     def watch(self, tenant_id: str, resume_token: str) -> AsyncGenerator[Event, None]:
         """See MongoFeed."""

@@ -12,21 +12,23 @@ from services.chat_store.model import PAGE_BYTES, Message, Page, Window
 from shared.mongo import MongoCollection
 
 
-async def read_page(appends: MongoCollection, key: str, window: Window) -> Page:
-    """The first page of the window in the conversation of that key; empty when there is no such conversation."""
+async def read_page(appends: MongoCollection, key: str, window: Window) -> tuple[Page, str | None]:
+    """The first page of the window in the conversation of that key, and whose it is; None when nothing was read."""
     found = appends.find(await _range(appends, key, window))
     cursor = found.sort("_id", -1 if window.newest_first else 1).limit(window.limit + 1)
     page: list[Message] = []
+    owner: str | None = None
     size = 0
     try:
         async for append in cursor:
+            owner = append["user_id"]
             messages = messages_of(append)
             for message in reversed(messages) if window.newest_first else messages:
                 if not window.holds(message.seq):
                     continue
                 size += message.draft.size_bytes
                 if page and (len(page) == window.limit or size > PAGE_BYTES):
-                    return Page(tuple(page), more=True)
+                    return Page(tuple(page), more=True), owner
                 page.append(message)
             if window.newest_first and append["first_seq"] <= window.after_seq + 1:
                 break
@@ -34,7 +36,7 @@ async def read_page(appends: MongoCollection, key: str, window: Window) -> Page:
         # 0 when one reply held everything: there is nothing to close then, and Motor would ask a thread for it.
         if cursor.cursor_id:
             await cursor.close()
-    return Page(tuple(page), more=False)
+    return Page(tuple(page), more=False), owner
 
 
 async def _range(appends: MongoCollection, key: str, window: Window) -> dict[str, Any]:
