@@ -198,8 +198,14 @@ class _Call:
 
     def _start_span(self, metadata: Metadata) -> None:
         carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
-        parent = _propagator.extract(carrier) if carrier else None
-        self._span = tracer.start_span(self._method.name, parent, SpanKind.SERVER)
+        if carrier:
+            parent = _propagator.extract(carrier)
+            self._span = trace.get_current_span(parent)
+            if self._span.get_span_context().trace_flags.sampled:
+                self._span = tracer.start_span(self._method.name, parent, SpanKind.SERVER)
+        else:
+            parent = None
+            self._span = tracer.start_span(self._method.name, parent, SpanKind.SERVER)
         # The task belongs to this call alone and ends with it, so nothing needs to be detached.
         otel_context.attach(trace.set_span_in_context(self._span, parent))
 

@@ -12,7 +12,7 @@ import prometheus_client
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Counter, Histogram
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -117,12 +117,14 @@ def _exporting_to(endpoint: str) -> BatchSpanProcessor:
 def _setup_metrics(resource: Resource, config: ServiceConfig) -> Callable[[], None]:
     if config.metrics_port == 0:
         return lambda: None
-    provider = MeterProvider([PrometheusMetricReader()], resource=resource)
-    metrics.set_meter_provider(provider)
     try:
         server, thread = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
     except OSError as error:
         raise RuntimeError(f"cannot serve metrics on {config.host}:{config.metrics_port}: {error}") from error
+    provider = MeterProvider(
+        [PrometheusMetricReader()], resource=resource, exemplar_filter=AlwaysOffExemplarFilter()
+    )
+    metrics.set_meter_provider(provider)
 
     def end() -> None:
         server.shutdown()

@@ -1,0 +1,27 @@
+"""`python -m tests.bench [name …]`: runs the named measurements, or all; status 1 when one misses its bar."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tests.bench.table import Row
+
+BENCHES = {
+    "street": "tests.bench.street",
+}
+
+
+def run(names: Sequence[str]) -> int:
+    """Runs them one after the other; each prints its table and returns its rows."""
+    unknown = sorted(set(names) - BENCHES.keys())
+    if unknown:
+        print(f"no such measurement: {', '.join(unknown)} (there are: {', '.join(BENCHES)})", file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    for name in names or BENCHES:
+        rows += importlib.import_module(BENCHES[name]).main()
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
