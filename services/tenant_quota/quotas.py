@@ -35,8 +35,12 @@ SELECT w.w AS "window", s.user_id, CASE w.w WHEN 1 THEN q.tokens_per_day ELSE q.
  WHERE t.tenant_id = $1
  ORDER BY s.n, w.w
 """
-# The last word of each pair is a condition on the ledger; "{}" is where its parameter goes.
-BY_USER, BY_RESERVATION = "user_id = {}", "reservation_id = {}"
+# Conditions on the ledger; "{}" is where the parameter goes.
+BY_USER = "user_id = {}"
+# A reservation moves when it is made and when it ends; those instants are where its entries are.
+BY_RESERVATION = """reservation_id = {0} AND create_time = ANY (ARRAY(
+    SELECT unnest(ARRAY[r.create_time, r.settle_time]) FROM reservations r
+     WHERE r.tenant_id = $1 AND r.reservation_id = {0}))"""
 SINCE, UNTIL = "create_time >= {}", "create_time < {}"
 BEFORE = "(create_time, entry_id) < ({}, {})"
 

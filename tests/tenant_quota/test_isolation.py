@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from services.tenant_quota.reservations import Reservations
 from shared.postgres import tenant_transaction
-from tests.tenant_quota.world import commit, new_tenant, new_user, wish
+from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wish
 
 TABLES = ("tenants", "users", "api_keys", "requests", "quotas", "balances", "reservations", "ledger")
 
@@ -119,7 +119,6 @@ async def test_a_pooled_connection_forgets_whom_it_served(pool: asyncpg.Pool, tw
     own, other = two_tenants
     store = Reservations(pool)
     await asyncio.gather(*(store.reserve(wish(tenant, 1)) for tenant in (own, other) for _ in range(5)))
-    while await store.sweep(10):
-        pass
+    await sweep_all(pool, store)
     for _ in range(12):
         assert not any((await rows_seen(pool, "")).values())

@@ -15,7 +15,7 @@ from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
 from shared.errors import FailedPrecondition, QuotaExceeded
 from shared.postgres import migrate
-from tests.tenant_quota.world import commit, new_tenant, wish
+from tests.tenant_quota.world import commit, new_tenant, sweep_all, wish
 
 # Found before PostgreSQL's own function, because the pool's search path says so.
 HAND_SET_CLOCK = """
@@ -143,8 +143,7 @@ async def test_a_lease_ends_to_the_instant(timed_pool: asyncpg.Pool, clock: Cloc
     tenant_id = await new_tenant(timed_pool)
     first, second = [await store.reserve(wish(tenant_id, 5, lease_seconds=60)) for _ in range(2)]
     await clock.set("2026-11-20T12:00:59.999-03:00")
-    while await store.sweep(10):
-        pass
+    await sweep_all(timed_pool, store)
     assert (await store.settle(commit(tenant_id, first.reservation_id, 5))).state is State.COMMITTED
     await clock.set("2026-11-20T12:01:00-03:00")
     with pytest.raises(FailedPrecondition):

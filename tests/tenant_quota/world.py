@@ -17,8 +17,10 @@ from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.tenant_quota.model import PERMISSIONS, Replay, Role, Tenant
 from services.tenant_quota.quota_model import Quota, Settlement, State, TokenUsage, Wish
 from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
 from shared.identifiers import new_id
+from shared.postgres import tenant_transaction
 from tests.house.in_process import Metadata, as_caller, token
 from tests.house.signing import SigningKeys
 
@@ -96,6 +98,17 @@ def commit(tenant_id: str, reservation_id: str, tokens: int, *, cost_micros: int
 def release(tenant_id: str, reservation_id: str) -> Settlement:
     """Everything back."""
     return Settlement(tenant_id, reservation_id, State.RELEASED)
+
+
+async def sweep_all(pool: asyncpg.Pool, store: Reservations) -> None:
+    """Until no lease that has ended holds anything; another replica's sweeper may be at it too."""
+    while True:
+        await store.sweep(50)
+        async with tenant_transaction(pool, "*") as connection:
+            if not await connection.fetchval(
+                "SELECT count(*) FROM reservations WHERE state = 1 AND expire_time <= clock_timestamp()"
+            ):
+                return
 
 
 @dataclass(frozen=True)
