@@ -20,7 +20,13 @@ MIGRATED = ("tenant_quota", "document_rag")
 PORT_FIELDS = tuple(name for name in LocalConfig.model_fields if name.endswith("_port"))
 # gRPC cannot follow a fork and need not: what services start, they exec.
 SERVICE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "false"}
-ENGINE_URLS = {"postgres": "DATABASE_URL", "mongo": "MONGODB_URL", "redis": "REDIS_URL"}
+ENGINE_URLS = {"postgres": "DATABASE_URL", "mongod": "MONGODB_URL", "redis": "REDIS_URL"}
+ENGINES_OF = {
+    "tenant_quota": ("postgres",),
+    "chat_store": ("mongod",),
+    "document_rag": ("postgres",),
+    "analytics": ("mongod", "redis"),
+}
 
 
 class PortTakenError(RuntimeError):
@@ -119,12 +125,13 @@ class Cast:
         if name in SERVICES:
             own[f"{prefix}_METRICS_PORT"] = str(self.ports[f"{name}_metrics"])
         wishes = {key: value for key, value in environment_for(f"{prefix}_").items() if key.startswith(prefix)}
-        ours = {f"{prefix}_LOG_FORMAT": "console", **self._engine_urls(), **self._particulars()[name]}
+        ours = {f"{prefix}_LOG_FORMAT": "console", **self._engine_urls(name), **self._particulars()[name]}
         return {**ours, **wishes, **own}
 
-    def _engine_urls(self) -> dict[str, str]:
-        """Only of embedded engines: another's URL is in the caller's environment already."""
-        return {ENGINE_URLS[_kind(engine)]: engine.url() for engine in self.engines()}
+    def _engine_urls(self, name: str) -> dict[str, str]:
+        """Of the embedded engines that the service works on; another's URL is in the caller's environment already."""
+        needed = ENGINES_OF.get(name, ())
+        return {ENGINE_URLS[engine.name]: engine.url() for engine in self.engines() if engine.name in needed}
 
     def _particulars(self) -> Mapping[str, Mapping[str, str]]:
         targets = self.targets
@@ -152,10 +159,6 @@ class Cast:
             },
             GATEWAY: {f"GATEWAY_{name.upper()}_TARGET": target for name, target in targets.items()},
         }
-
-
-def _kind(engine: Engine) -> str:
-    return type(engine).__name__.lower()
 
 
 def _engine_program(engine: Engine) -> Program:

@@ -5,11 +5,13 @@ import re
 import stat
 import subprocess
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.local.cast import SERVICES
+from deploy.local.demo import Seeder
 from tests.house.processes import System
 
 ENGINES = ("postgres", "mongod", "redis")
@@ -60,6 +62,16 @@ def test_a_second_start_finds_everything_and_adds_nothing(system: System) -> Non
     assert after[1:] == before[1:]
     assert len(after[1]["documents"]) == 7
     assert len(after[2]["assistants"]) == 1
+
+
+async def test_seeding_again_after_a_crash_that_lost_the_keys_adds_only_keys(system: System, tmp_path: Path) -> None:
+    before = get(system, "/v1/documents"), get(system, "/v1/assistants")
+    seeder = Seeder(system.demo["services"], system.demo["admin_key"], tmp_path)
+    first, second = await seeder.seed(), await seeder.seed()
+    assert first == second
+    assert first.assistant_id == system.demo["assistant_id"]
+    assert first.api_key != system.demo["api_key"]
+    assert (get(system, "/v1/documents"), get(system, "/v1/assistants")) == before
 
 
 def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) -> None:
