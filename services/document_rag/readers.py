@@ -23,7 +23,10 @@ _BLOCKS = frozenset(
     hr li main ol p pre section summary table tbody td tfoot th thead tr ul
     """.split()
 )
-_BOILERPLATE = "script, style, noscript, template, nav, iframe, svg, object, select, button, head"
+_BOILERPLATE = (
+    "script, style, noscript, template, nav, iframe, svg, object, select, button, head, .toc,"
+    " [role=navigation], [hidden]"
+)
 _PAGE_FURNITURE = "header, footer, aside"
 _SPACES = re.compile(r"[^\S\n]+")
 _EMPTY_LINES = re.compile(r"\n\s*\n+")
@@ -136,6 +139,9 @@ def _html_pieces(node: Any) -> Iterator[str]:
             continue
         if name == "br":
             yield "\n"
+            continue
+        if name == "pre":  # fenced, or a shell's "# command" would read as a heading
+            yield f"\n\n```\n{current.text()}\n```\n\n"
             continue
         before, after = _html_frame(name)
         yield before

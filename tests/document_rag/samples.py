@@ -48,6 +48,8 @@ HTML = """<!doctype html><html><head><title>Alvará de funcionamento</title><sty
 <main><h1>Alvará de funcionamento</h1><p>O alvará é pedido pela <b>internet</b> e custa R$&nbsp;120,00.</p>
 <h2>Documentos</h2><ul><li>Contrato social</li><li>Laudo dos bombeiros</li></ul>
 <table><tr><th>Prazo</th><th>Dias</th></tr><tr><td>Análise</td><td>15</td></tr></table></main>
+<div class="toc"><a href="#x">Sumário</a></div><pre># apt install prefeitura
+segunda linha</pre>
 <footer>Direitos reservados</footer><script>alert("oi")</script></body></html>"""
 
 

@@ -39,7 +39,8 @@ async def test_html_loses_its_furniture_and_keeps_headings_lists_and_rows(tmp_pa
     assert "## Documentos\n\n- Contrato social" in extracted.text
     assert "Análise | 15 |" in extracted.text
     assert "custa R$ 120,00" in extracted.text
-    for furniture in ("Início", "Prefeitura de Exemplo", "Direitos reservados", "alert", "color"):
+    assert "```\n# apt install prefeitura\nsegunda linha\n```" in extracted.text
+    for furniture in ("Início", "Sumário", "Prefeitura de Exemplo", "Direitos reservados", "alert", "color"):
         assert furniture not in extracted.text
 
 

@@ -48,14 +48,14 @@ async def pieces_of(text: str) -> AsyncIterator[bytes]:
 
 
 async def test_a_killed_process_leaves_no_half_document(
-    documents: Documents, document_config: Config, tenant_id: str
+    documents: Documents, document_config: Config, tenant_id: str, tmp_path: Path
 ) -> None:
     url = document_config.database_url.get_secret_value()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HALF_WAY, url, document_config.originals_url, tenant_id, LIXO),
         cwd=REPOSITORY,
         stdout=asyncio.subprocess.PIPE,
-        env={"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
+        env={"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]), "TMPDIR": str(tmp_path)},
     )
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 30) == b"half-way\n"
