@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from tests.bench.table import Row
 
 BENCHES = {
+    "turn": "tests.bench.turn",
     "street": "tests.bench.street",
+    "chat": "tests.bench.chat",
+    "quota": "tests.bench.quota",
+    "retrieval": "tests.bench.retrieval",
+    "events": "tests.bench.events",
 }
 
 
