@@ -47,9 +47,9 @@ HTML = """<!doctype html><html><head><title>Alvará de funcionamento</title><sty
 <header>Prefeitura de Exemplo</header>
 <main><h1>Alvará de funcionamento</h1><p>O alvará é pedido pela <b>internet</b> e custa R$&nbsp;120,00.</p>
 <h2>Documentos</h2><ul><li>Contrato social</li><li>Laudo dos bombeiros</li></ul>
-<table><tr><th>Prazo</th><th>Dias</th></tr><tr><td>Análise</td><td>15</td></tr></table></main>
+<table><tr><th>Prazo</th><th>Dias</th></tr><tr><td>Análise</td><td>15</td></tr></table>
 <div class="toc"><a href="#x">Sumário</a></div><pre># apt install prefeitura
-segunda linha</pre>
+segunda linha</pre></main>
 <footer>Direitos reservados</footer><script>alert("oi")</script></body></html>"""
 
 
