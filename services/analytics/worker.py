@@ -19,7 +19,7 @@ from shared.telemetry import get_logger
 EVENT = b"event"
 # Entries that failed before are tried alone; so few at a time that new ones hardly wait for them.
 SUSPECTS_AT_ONCE = 20
-# A living worker asks every second or two.
+# How long a consumer is remembered that is given nothing.
 ABSENT_SECONDS = 3600.0
 
 log = get_logger()

@@ -111,13 +111,16 @@ async def test_a_consumer_leaves_only_empty_handed(redis: Any) -> None:
 
 
 async def test_absent_consumers_are_forgotten_unless_they_hold_entries(redis: Any) -> None:
-    stream = await filled(redis, 1)
+    stream = await filled(redis, 2)
     await stream.read(1, 10)
-    await consumer(redis, "killed").read(1, 10)
-    await asyncio.sleep(0.05)
-    await consumer(redis, "alive").read(1, 10)
-    await consumer(redis, "alive").forget_absent(0.03)
-    assert {each["name"] for each in await redis.xinfo_consumers(NAME, "group")} == {b"one", b"alive"}
+    killed = consumer(redis, "killed")
+    await killed.done(await killed.read(1, 10))
+    await stream.forget_absent(60)
+    assert len(await redis.xinfo_consumers(NAME, "group")) == 2
+    await stream.forget_absent(0)
+    assert [each["name"] for each in await redis.xinfo_consumers(NAME, "group")] == [b"one"]
+    await stream.add([{b"n": b"more"}])
+    assert len(await killed.read(1, 10)) == 1
     await redis.flushdb()
     await stream.forget_absent(0)
 
