@@ -192,11 +192,10 @@ def test_a_handler_turns_one_rpc_into_one_intent() -> None:
     for path in (ROOT / "services").rglob("*handlers.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AsyncFunctionDef) and node.name[0].isupper():
-                body = node.body[-1].end_lineno or 0
-                assert body - node.body[0].lineno + 1 <= MAX_HANDLER_LINES, f"{relative(path)}: {node.name}"
-                assert not [each for each in ast.walk(node) if isinstance(each, ast.Try)], (
-                    f"{relative(path)}: {node.name}"
-                )
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+                assert lines <= MAX_HANDLER_LINES, f"{relative(path)}: {node.name} has {lines} lines"
+                assert not any(isinstance(each, ast.Try) for each in ast.walk(node)), f"{relative(path)}: {node.name}"
 
 
 def test_every_room_says_what_it_is() -> None:
