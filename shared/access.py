@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pool
-from prosa.common.v1 import access_pb2
 
+from prosa.common.v1 import access_pb2
 from shared.caller import ACT_AS, Caller, TokenVerifier, on_behalf
 from shared.errors import PermissionDenied, Unauthenticated
 

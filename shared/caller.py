@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from pydantic import SecretStr
 
 from shared.clock import Clock, SystemClock
+from shared.config import CannotStartError
 from shared.errors import Unauthenticated
 from shared.identifiers import new_id
 
@@ -99,12 +100,15 @@ def on_behalf(actor: Caller, subject: Caller) -> Caller:
 
 
 class TokenSigner:
-    """Issues tokens; only tenant_quota holds the private key. ValueError when it is not an Ed25519 key."""
+    """Issues tokens; only tenant_quota holds the private key. CannotStartError when it is no Ed25519 key."""
 
     def __init__(self, private_key_pem: SecretStr, lifetime_seconds: float = 60.0, clock: Clock | None = None) -> None:
-        key = load_pem_private_key(private_key_pem.get_secret_value().encode(), password=None)
+        try:
+            key = load_pem_private_key(private_key_pem.get_secret_value().encode(), password=None)
+        except ValueError:
+            raise CannotStartError("the signing key must be an Ed25519 private key in PEM") from None
         if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError("the signing key must be an Ed25519 private key in PEM")  # noqa: TRY004 a bad setting
+            raise CannotStartError("the signing key must be an Ed25519 private key in PEM")
         self._key = key
         self._lifetime_seconds = lifetime_seconds
         self._clock = clock or SystemClock()
@@ -131,10 +135,7 @@ class TokenVerifier:
     """Checks tokens against the public key and remembers the good ones until they end."""
 
     def __init__(self, public_key_pem: str, clock: Clock | None = None) -> None:
-        key = load_pem_public_key(public_key_pem.encode())
-        if not isinstance(key, Ed25519PublicKey):
-            raise ValueError("the token public key must be an Ed25519 public key in PEM")  # noqa: TRY004 a bad setting
-        self._key = key
+        self._key = _public_key(public_key_pem)
         self._clock = clock or SystemClock()
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
@@ -210,6 +211,16 @@ class TokenVerifier:
             token=token,
             expires_at=_seconds(expires),
         )
+
+
+def _public_key(pem: str) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(pem.encode())
+    except ValueError:
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise CannotStartError("PROSA_TOKEN_PUBLIC_KEY must be an Ed25519 public key in PEM")
+    return key
 
 
 def _is_time(claim: object) -> bool:

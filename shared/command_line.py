@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from shared.config import ServiceConfig, describe
+from shared.config import CannotStartError, ServiceConfig, describe
+from shared.errors import ServiceError
 from shared.server import run
 
 Command: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -21,7 +22,10 @@ def command(
     migrate: Command | None = None,
     arguments: list[str] | None = None,
 ) -> None:
-    """Runs what the command line asks for; `serve` when it asks for nothing. Bad settings end it with status 2."""
+    """Runs what the command line asks for; `serve` when it asks for nothing.
+
+    Bad settings end it with status 2, a start that cannot succeed with status 1; both with words, no traceback.
+    """
     choices = {"serve": serve} if migrate is None else {"serve": serve, "migrate": migrate}
     parser = argparse.ArgumentParser(
         prog=f"python -m {name}",
@@ -33,12 +37,15 @@ def command(
     try:
         run(choices[chosen])
     except ValidationError as error:
-        _refuse(name, error)
+        # The input is left out on purpose: it may be a secret.
+        for problem in error.errors(include_input=False, include_url=False):
+            where = ".".join(map(str, problem["loc"])) or "settings"
+            _say(f"{name}: {where}: {problem['msg']}")
+        sys.exit(2)
+    except (CannotStartError, ServiceError) as error:
+        _say(f"{name}: {error}")
+        sys.exit(1)
 
 
-def _refuse(name: str, error: ValidationError) -> None:
-    # The input is left out on purpose: it may be a secret.
-    for problem in error.errors(include_input=False, include_url=False):
-        where = ".".join(map(str, problem["loc"])) or "settings"
-        print(f"{name}: {where}: {problem['msg']}", file=sys.stderr)  # noqa: T201 the reader is at a terminal
-    sys.exit(2)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 the reader is at a terminal

@@ -13,6 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 MIB = 1024 * 1024
 
 
+class CannotStartError(RuntimeError):
+    """The process cannot start as it is configured; the message tells an operator why, without a traceback."""
+
+
 def service_settings(prefix: str) -> SettingsConfigDict:
     """The `model_config` of a service whose variables start with `prefix`, for example "CHAT_STORE_".
 

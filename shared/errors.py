@@ -59,20 +59,22 @@ class ServiceError(Exception):
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
+    usual_message: ClassVar[str] = "the call failed"
+    usual_wait_seconds: ClassVar[float | None] = None
 
     def __init__(
         self,
-        message: str,
+        message: str | None = None,
         *,
         reason: str | None = None,
         metadata: Mapping[str, str] | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = self.usual_message if message is None else message
+        super().__init__(self.message)
         self.reason = reason or type(self).reason
         self.metadata: Mapping[str, str] = dict(metadata or {})
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds = self.usual_wait_seconds if retry_after_seconds is None else retry_after_seconds
 
     def details(self) -> list[Message]:
         """The google.rpc details of this kind of error, beside ErrorInfo, RetryInfo and RequestInfo."""
@@ -164,9 +166,7 @@ class RequestIdReused(FailedPrecondition):
     """The request_id was used before with another payload."""
 
     reason = "REQUEST_ID_REUSED"
-
-    def __init__(self, message: str = "this request_id was used with another payload") -> None:
-        super().__init__(message)
+    usual_message = "this request_id was used with another payload"
 
 
 class Conflict(ServiceError):
@@ -180,14 +180,8 @@ class RequestInProgress(Conflict):
     """The first call with this request_id is still running."""
 
     reason = "REQUEST_IN_PROGRESS"
-
-    def __init__(
-        self,
-        message: str = "the first call with this request_id is still running",
-        *,
-        retry_after_seconds: float = 1.0,
-    ) -> None:
-        super().__init__(message, retry_after_seconds=retry_after_seconds)
+    usual_message = "the first call with this request_id is still running"
+    usual_wait_seconds = 1.0
 
 
 class QuotaExceeded(ServiceError):
@@ -230,15 +224,7 @@ class Unauthenticated(ServiceError):
 
     code = grpc.StatusCode.UNAUTHENTICATED
     reason = "CREDENTIALS_INVALID"
-
-    def __init__(
-        self,
-        message: str = "the credentials are not valid",
-        *,
-        reason: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message, reason=reason, metadata=metadata)
+    usual_message = "the credentials are not valid"
 
 
 class DeadlineExceeded(ServiceError):
@@ -246,15 +232,7 @@ class DeadlineExceeded(ServiceError):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
-
-    def __init__(
-        self,
-        message: str = "the deadline passed",
-        *,
-        reason: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message, reason=reason, metadata=metadata)
+    usual_message = "the deadline passed"
 
 
 class Unavailable(ServiceError):
@@ -290,6 +268,19 @@ class Internal(ServiceError):
     def __init__(self, error_id: str = "", *, metadata: Mapping[str, str] | None = None) -> None:
         named = {"error_id": error_id} if error_id else {}
         super().__init__("internal error", metadata={**named, **(metadata or {})})
+
+
+_PLAIN_KINDS: dict[grpc.StatusCode, type[ServiceError]] = {
+    kind.code: kind
+    for kind in (
+        FailedPrecondition,
+        Conflict,
+        PermissionDenied,
+        Unauthenticated,
+        DeadlineExceeded,
+        Unavailable,
+    )
+}
 
 
 def status_of(error: ServiceError, *, request_id: str = "") -> status_pb2.Status:
@@ -359,20 +350,10 @@ def _rebuilt(code: grpc.StatusCode, status: status_pb2.Status) -> ServiceError:
             error = NotFound(*_resource(status))
         case grpc.StatusCode.ALREADY_EXISTS:
             error = AlreadyExists(*_resource(status))
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            error = FailedPrecondition(status.message)
-        case grpc.StatusCode.ABORTED:
-            error = Conflict(status.message)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             error = QuotaExceeded(status.message, violations=_quota_violations(status))
-        case grpc.StatusCode.PERMISSION_DENIED:
-            error = PermissionDenied(status.message)
-        case grpc.StatusCode.UNAUTHENTICATED:
-            error = Unauthenticated(status.message)
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            error = DeadlineExceeded(status.message)
-        case grpc.StatusCode.UNAVAILABLE:
-            error = Unavailable(status.message)
+        case _ if code in _PLAIN_KINDS:
+            error = _PLAIN_KINDS[code](status.message)
         case _:
             return Internal(metadata={key: metadata[key] for key in metadata if key == "error_id"})
     error.message = status.message

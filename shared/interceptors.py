@@ -198,13 +198,11 @@ class _Call:
 
     def _start_span(self, metadata: Metadata) -> None:
         carrier = {key: value for key, value in metadata if key in ("traceparent", "tracestate")}
-        if carrier:
-            parent = _propagator.extract(carrier)
-            self._span = trace.get_current_span(parent)
-            if self._span.get_span_context().trace_flags.sampled:
-                self._span = tracer.start_span(self._method.name, parent, SpanKind.SERVER)
-        else:
-            parent = None
+        parent = _propagator.extract(carrier) if carrier else None
+        self._span = trace.get_current_span(parent) if parent is not None else trace.INVALID_SPAN
+        inherited = self._span.get_span_context()
+        # A trace that the caller does not record is handed on as it is; a span of ours would be thrown away.
+        if not inherited.is_valid or inherited.trace_flags.sampled:
             self._span = tracer.start_span(self._method.name, parent, SpanKind.SERVER)
         # The task belongs to this call alone and ends with it, so nothing needs to be detached.
         otel_context.attach(trace.set_span_in_context(self._span, parent))
@@ -223,7 +221,7 @@ class _Call:
         """Ends the call with the error's status; always raises."""
         self._record(error.code.name)
         if error.code is grpc.StatusCode.UNAVAILABLE:
-            _log.warning("unavailable", rpc_method=self._method.name, reason=error.reason, **error.metadata)
+            _log.warning("unavailable", rpc_method=self._method.name, reason=error.reason, about=error.metadata)
         status = status_of(error, request_id=trace_id() or new_id())
         await self._context.abort_with_status(rpc_status.to_status(status))
 

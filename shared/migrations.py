@@ -15,13 +15,15 @@ from pathlib import Path
 import asyncpg
 from pydantic import SecretStr
 
+from shared.config import CannotStartError
+
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _NO_TRANSACTION = "-- no-transaction"
 _TRY_LOCK = "select pg_try_advisory_lock(hashtext($1))"
 _CATALOG_ATTEMPTS = 5
 
 
-class MigrationError(RuntimeError):
+class MigrationError(CannotStartError):
     """The files and the database contradict each other; nothing was changed."""
 
 

@@ -15,6 +15,7 @@ from typing import cast
 import asyncpg
 from pydantic import SecretStr
 
+from shared.config import CannotStartError
 from shared.errors import Conflict, ServiceError, Unavailable
 from shared.migrations import migrate
 from shared.telemetry import get_logger
@@ -43,7 +44,7 @@ _LOST_A_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, async
 _log = get_logger()
 
 
-class UnsafeRoleError(RuntimeError):
+class UnsafeRoleError(CannotStartError):
     """The pool would run under a role that row-level security does not bind; the service must not start."""
 
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shared.caller import TokenVerifier
-from shared.config import ServiceConfig
+from shared.config import CannotStartError, ServiceConfig
 from shared.interceptors import STREAM_DEADLINE_SECONDS, UNARY_DEADLINE_SECONDS, Street
 from shared.telemetry import get_logger, setup_telemetry
 
@@ -30,7 +30,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _log = get_logger()
 
 
-class BindError(RuntimeError):
+class BindError(CannotStartError):
     """The address is taken or not ours; a second server never shares a port silently."""
 
 

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from shared.config import ServiceConfig
+from shared.config import CannotStartError, ServiceConfig
 from shared.identifiers import new_id
 from shared.logs import get_logger, setup_logs
 
@@ -89,7 +89,7 @@ def trace_id() -> str:
 def setup_telemetry(service_name: str, config: ServiceConfig) -> Callable[[], None]:
     """Starts logs, traces and metrics of this process; the returned function flushes and ends them.
 
-    To be called once per process. Raises RuntimeError when the metrics port is taken.
+    To be called once per process. Raises CannotStartError when the metrics port is taken.
     """
     setup_logs(service_name, config.log_level, config.log_format)
     resource = Resource.create(
@@ -120,10 +120,8 @@ def _setup_metrics(resource: Resource, config: ServiceConfig) -> Callable[[], No
     try:
         server, thread = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
     except OSError as error:
-        raise RuntimeError(f"cannot serve metrics on {config.host}:{config.metrics_port}: {error}") from error
-    provider = MeterProvider(
-        [PrometheusMetricReader()], resource=resource, exemplar_filter=AlwaysOffExemplarFilter()
-    )
+        raise CannotStartError(f"cannot serve metrics on {config.host}:{config.metrics_port}: {error}") from error
+    provider = MeterProvider([PrometheusMetricReader()], resource=resource, exemplar_filter=AlwaysOffExemplarFilter())
     metrics.set_meter_provider(provider)
 
     def end() -> None:

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from shared import caller as caller_module
 from shared.caller import Caller, NoCallerError, TokenSigner, TokenVerifier, acting_as, caller_or_none, current_caller
 from shared.clock import ManualClock
+from shared.config import CannotStartError
 from shared.errors import Unauthenticated
 from tests.house.signing import SigningKeys, new_signing_keys
 
@@ -203,10 +204,11 @@ def test_only_ed25519_keys_are_accepted() -> None:
     other = ed448.Ed448PrivateKey.generate()
     private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    with pytest.raises(ValueError, match="Ed25519"):
-        TokenSigner(SecretStr(private), 60)
-    with pytest.raises(ValueError, match="Ed25519"):
-        TokenVerifier(public)
+    for wrong in (private, public, "", "nonsense"):
+        with pytest.raises(CannotStartError, match="Ed25519"):
+            TokenSigner(SecretStr(wrong), 60)
+        with pytest.raises(CannotStartError, match="PROSA_TOKEN_PUBLIC_KEY"):
+            TokenVerifier(wrong)
 
 
 def test_outside_of_a_call_there_is_no_caller() -> None:

@@ -6,7 +6,8 @@ import pytest
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 
 from shared.command_line import command
-from shared.config import ServiceConfig, describe, service_settings
+from shared.config import CannotStartError, ServiceConfig, describe, service_settings
+from shared.errors import Unavailable
 
 
 class Config(ServiceConfig):
@@ -87,6 +88,17 @@ def test_the_table_names_variable_default_and_meaning() -> None:
     row = next(line for line in table.splitlines() if line.startswith("CHAT_STORE_PORT "))
     assert row.split()[1:] == ["50052", "gRPC", "port."]
     assert describe(ServiceConfig).count("required") == 1
+
+
+@pytest.mark.parametrize("error", [CannotStartError("the port is taken"), Unavailable("the database is unavailable")])
+def test_a_start_that_cannot_succeed_ends_with_words(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    async def serve() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command("services.chat_store", Config, serve=serve, arguments=[])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"services.chat_store: {error}\n"
 
 
 async def nothing() -> None:

@@ -32,9 +32,9 @@ KINDS: list[tuple[ServiceError, grpc.StatusCode, str, set[str]]] = [
         {"ResourceInfo"},
     ),
     (
-        errors.FailedPrecondition("closed", reason="CONVERSATION_CLOSED"),
+        errors.FailedPrecondition("expired", reason="RESERVATION_EXPIRED"),
         grpc.StatusCode.FAILED_PRECONDITION,
-        "CONVERSATION_CLOSED",
+        "RESERVATION_EXPIRED",
         {"PreconditionFailure"},
     ),
     (
