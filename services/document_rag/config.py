@@ -80,7 +80,7 @@ class Config(ServiceConfig):
     """API key of role service, with which this service acts on its callers' behalf."""
 
     answer_provider: Literal["openai", "extractive"] | None = None
-    """openai: an OpenAI-compatible endpoint. extractive: verbatim sentences, no model. Unset: openai if it has a key."""
+    """openai: an OpenAI-compatible endpoint. extractive: verbatim sentences, no model. Unset: openai with a key."""
 
     answer_model: str = "gpt-4o-mini"
     """Model of assistants that name none, when the provider is openai."""
