@@ -63,14 +63,19 @@ class FeedContract:
             rest = await _history(store, reach.tenant_id, whole[position].resume_token)
             assert _facts(rest) == _facts(whole[position + 1 :])
 
-    async def test_a_token_too_old_falls_back_to_history(self, workshop: Workshop) -> None:
-        store, reach = workshop.store, somebody()
+    async def test_a_token_too_old_falls_back_to_history(self, forgetful: Workshop) -> None:
+        store, reach = forgetful.store, somebody()
         await _talk(store, reach, ["a"], rounds=2)
-        whole = await _history(store, reach.tenant_id)
         async with aclosing(store.watch(reach.tenant_id, "")) as feed:
-            live = (await _until_caught_up(feed, bare=True))[-1].resume_token
-        again = await _history(store, reach.tenant_id, workshop.ancient_token(reach.tenant_id, live))
-        assert _facts(again) == _facts(whole)
+            *whole, caught_up = await _until_caught_up(feed, bare=True)
+        await forgetful.forget_the_log()
+        await _talk(store, reach, ["a"], rounds=1)
+        live = await _history(store, reach.tenant_id, caught_up.resume_token)
+        assert _facts(live)[:3] == _facts(whole)
+        assert len(live) == 4
+        in_history = await _history(store, reach.tenant_id, whole[1].resume_token)
+        assert _facts(in_history)[:2] == _facts(live)[2:]
+        assert _facts(in_history)[2:] == _facts(live)
 
     async def test_events_are_the_same_each_time(self, store: ChatStore) -> None:
         reach = somebody()

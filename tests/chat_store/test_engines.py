@@ -1,9 +1,12 @@
 """Every engine is bound to the whole law of a chat store."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +14,13 @@ import pytest
 from pydantic import SecretStr
 from pymongo.read_concern import ReadConcern
 
+from deploy.local.child import Command
+from deploy.local.engine import running_engine
+from deploy.local.engines import Mongo
+from deploy.local.ports import free_port
 from services.chat_store import store as law
 from services.chat_store.engines import mongo_documents as documents
 from services.chat_store.engines.mongo import MongoChatStore
-from services.chat_store.feed_token import feed_position, feed_token
 from services.chat_store.model import Batch, Reach, Totals
 from services.chat_store.store import ChatStore
 from shared.mongo import MongoCollection, MongoDatabase, MongoDriver, aggregate, open_mongo
@@ -22,6 +28,7 @@ from tests.chat_store.store_contract import StoreContract
 from tests.chat_store.workshop import Work, Workshop, pair
 
 IDLE_SECONDS = 1.0
+FORGETTING_SECONDS = 30.0
 
 
 class CrashedError(Exception):
@@ -65,10 +72,12 @@ class MongoWorkshop:
         await self._database[documents.APPENDS].insert_many(_appends(header, pairs), ordered=False)
         await self.store.get(reach, conversation_id)
 
-    def ancient_token(self, tenant_id: str, token: str) -> str:
-        log = feed_position("mongo", tenant_id, token)["log"]
-        # A token of the log begins with its type (one byte) and the seconds since the epoch (four).
-        return feed_token("mongo", tenant_id, {"log": f"{log[:2]}{1_500_000_000:08X}{log[10:]}"})
+    async def forget_the_log(self) -> None:
+        log = self._database.client["local"]["oplog.rs"]
+        now = (await self._database.client.admin.command("hello"))["lastWrite"]["opTime"]["ts"]
+        async with asyncio.timeout(FORGETTING_SECONDS):
+            while (await log.find_one({}, {"ts": 1}, sort=[("$natural", 1)]))["ts"] <= now:
+                await self._database["noise"].insert_many([{"noise": "x" * 100_000} for _ in range(10)])
 
     async def open_feeds(self) -> int:
         admin = self._database.client.get_database("admin", read_concern=ReadConcern("local"))
@@ -107,6 +116,24 @@ async def on_pymongo(mongo_url: str) -> AsyncIterator[Workshop]:
         yield workshop
 
 
+class ForgetfulMongo(Mongo):
+    """A server whose log holds one megabyte, so that a test can make it lose what happened."""
+
+    def command(self) -> Command:
+        command = super().command()
+        arguments = list(command.argv)
+        arguments[arguments.index("--oplogSize") + 1] = "1"
+        # The log is cut up to the last checkpoint only: make one every second.
+        return replace(command, argv=(*arguments, "--syncdelay", "1"))
+
+
+@pytest.fixture(scope="module")
+def forgetful_url(engine_directory: Path) -> Iterator[str]:
+    engine = ForgetfulMongo(engine_directory / "forgetful", free_port())
+    with running_engine(engine):
+        yield engine.url()
+
+
 @asynccontextmanager
 async def _mongo_workshop(url: str, driver: MongoDriver) -> AsyncIterator[Workshop]:
     name = f"chat_{driver}_{uuid4().hex[:8]}"
@@ -120,11 +147,21 @@ class TestMongoOnMotor(StoreContract):
     def workshop(self, on_motor: Workshop) -> Workshop:
         return on_motor
 
+    @pytest.fixture
+    async def forgetful(self, forgetful_url: str) -> AsyncIterator[Workshop]:
+        async with _mongo_workshop(forgetful_url, "motor") as workshop:
+            yield workshop
+
 
 class TestMongoOnPyMongo(StoreContract):
     @pytest.fixture
     def workshop(self, on_pymongo: Workshop) -> Workshop:
         return on_pymongo
+
+    @pytest.fixture
+    async def forgetful(self, forgetful_url: str) -> AsyncIterator[Workshop]:
+        async with _mongo_workshop(forgetful_url, "pymongo") as workshop:
+            yield workshop
 
 
 def test_every_rule_of_the_law_has_its_test() -> None:

@@ -42,8 +42,8 @@ class Workshop(Protocol):
     async def load(self, reach: Reach, conversation_id: str, pairs: int) -> None:
         """Fills an empty conversation with pairs of messages, fast."""
 
-    def ancient_token(self, tenant_id: str, token: str) -> str:
-        """The live token, as if it were from a time that the engine's log no longer knows."""
+    async def forget_the_log(self) -> None:
+        """Makes the engine's log lose all that happened until now; only where the engine was set up for it."""
 
     async def open_feeds(self) -> int:
         """How many feeds hold something of the engine."""
