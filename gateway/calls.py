@@ -12,7 +12,7 @@ from gateway import sse
 from gateway.body import ClientGoneError
 from gateway.http_exchange import HttpExchange, SlowReaderError
 from gateway.routes import Route
-from gateway.transcode import json_of
+from gateway.transcode import response_json
 from shared.errors import ServiceError, Unavailable
 
 # Above this a message is turned into JSON beside the event loop, not on it.
@@ -40,7 +40,7 @@ class Calls:
         """Answers with the response of a call; AioRpcError when it fails, ClientGoneError when nobody waits."""
         async with self._watched(exchange, call):
             raw = await call
-        content = await _beside(_response_json, route, raw)
+        content = await _beside(response_json, route, raw)
         await exchange.reply(200, content)
 
     async def upload(self, exchange: HttpExchange, route: Route, call: Any, messages: AsyncIterator[Message]) -> None:
@@ -171,11 +171,6 @@ async def _beside(work: Callable[[Route, bytes], Any], route: Route, raw: bytes)
     return work(route, raw)
 
 
-def _response_json(route: Route, raw: bytes) -> bytes:
-    return json_of(route.response_class.FromString(raw), route.response_body)
-
-
 def _event(route: Route, raw: bytes) -> tuple[str, bytes]:
-    message = route.response_class.FromString(raw)
-    name = message.WhichOneof(route.event_oneof) if route.event_oneof else None
-    return name or "message", json_of(message, route.response_body)
+    name = route.response_class.FromString(raw).WhichOneof(route.event_oneof) if route.event_oneof else None
+    return name or "message", response_json(route, raw)

@@ -7,6 +7,7 @@ does not have is refused. Responses show every field without presence, also when
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -16,7 +17,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from gateway.misfits import PLAIN_TYPES, field_named, misfits, overlooked
-from gateway.routes import Route
+from gateway.native_json import NativeJson
+from gateway.routes import Route, registered_routes
 from gateway.status import malformed
 from shared.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 
@@ -58,8 +60,23 @@ def fill(message: Message, fields: Mapping[str, str], taken: str) -> None:
     _parse(content, message)
 
 
+def response_json(route: Route, raw: bytes) -> bytes:
+    """A response, as it came over the wire, as JSON on one line."""
+    if not route.response_body:
+        try:
+            return _native().write(route.method.output_type.full_name, raw)
+        except (KeyError, TypeError, ValueError):
+            pass
+    return json_of(route.response_class.FromString(raw), route.response_body)
+
+
+@cache
+def _native() -> NativeJson:
+    return NativeJson(route.method.output_type for route in registered_routes())
+
+
 def json_of(message: Message, response_body: str = "") -> bytes:
-    """A response as JSON on one line; `response_body` names the field that is the whole answer."""
+    """The same by json_format, the reference; `response_body` names the field that is the whole answer."""
     shown: Any = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     if response_body:
         shown = shown.get(message.DESCRIPTOR.fields_by_name[response_body].json_name)
