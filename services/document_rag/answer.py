@@ -7,7 +7,7 @@ also by another process after this one was killed.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 
@@ -25,7 +25,7 @@ from services.document_rag.assistants import AssistantStore
 from services.document_rag.chunk_index import ChunkIndex
 from services.document_rag.conversations import Conversations, Earlier, Stored, StoredAnswer, question_id
 from services.document_rag.generation import Draft, generate
-from services.document_rag.model import DEFAULT_TOP_K, Passage, SearchMode
+from services.document_rag.model import DEFAULT_TOP_K, Passage, SearchMode, SearchResult
 from services.document_rag.neighbours import patiently
 from services.document_rag.outbox import Outbox
 from services.document_rag.prompt import build_prompt, most_prompt_tokens, search_query
@@ -84,7 +84,7 @@ class _Prepared:
     hold: Hold
     question: Stored
     history: tuple[Utterance, ...]
-    passages: Sequence[Passage]
+    found: SearchResult
 
 
 @dataclass(slots=True)
@@ -197,9 +197,9 @@ class AnswerStory:
             return_exceptions=True,
         )
         if isinstance(hold, Hold) and isinstance(asked, Stored) and isinstance(found, tuple):
-            earlier, passages = found
+            earlier, result = found
             history = tuple(each.utterance for each in earlier if each.seq < asked.seq)
-            return _Prepared(hold, asked, history, passages)
+            return _Prepared(hold, asked, history, result)
         error = next(each for each in (asked, hold, found) if isinstance(each, BaseException))
         await self._give_up(
             turn, assistant, hold if isinstance(hold, Hold) else None, error, stored=isinstance(asked, Stored)
@@ -208,7 +208,7 @@ class AnswerStory:
 
     async def _retrieve(
         self, turn: Turn, question: Question, assistant: Assistant
-    ) -> tuple[list[Earlier], Sequence[Passage]]:
+    ) -> tuple[list[Earlier], SearchResult]:
         earlier: list[Earlier] = []
         if not turn.is_new_conversation:
             earlier = await self._conversations.before_question(turn, self._settings.history_messages)
@@ -220,11 +220,11 @@ class AnswerStory:
             mode=SearchMode.HYBRID,
             document_ids=assistant.document_ids,
         )
-        return earlier, found.passages
+        return earlier, found
 
     def _draft(self, assistant: Assistant, question: Question, prepared: _Prepared) -> Draft:
         prompt = build_prompt(
-            assistant.instructions, question.text, prepared.history, prepared.passages, self._settings.budget
+            assistant.instructions, question.text, prepared.history, prepared.found, self._settings.budget
         )
         longest = assistant.longest_answer(question.max_output_tokens)
         affordable = prepared.hold.granted_tokens - prompt.tokens

@@ -133,9 +133,9 @@ class ChunkIndex:
         """
         only = _uuids(document_ids) if document_ids else None
         question = await self._understood(tenant_id, query)
+        weights = word_weights(question.uses, question.statistics)
         vector = None
         if mode is not SearchMode.KEYWORD:
-            weights = word_weights(question.uses, question.statistics)
             vector = await self._embedder.embed_query(query, weights)
         limit = top_k if mode is not SearchMode.HYBRID else max(_CANDIDATES, top_k)
         async with tenant_transaction(self._pool, tenant_id) as connection:
@@ -147,7 +147,7 @@ class ChunkIndex:
                 by_vector = await self._by_vector(connection, tenant_id, vector, only, limit)
             scores = dict(list(fuse_by_rank(by_vector, by_words).items())[:top_k])
             passages = await _passages(connection, tenant_id, scores)
-        return SearchResult(passages, RetrievalMode.NONE if vector is None else RetrievalMode.EXACT)
+        return SearchResult(passages, RetrievalMode.NONE if vector is None else RetrievalMode.EXACT, weights)
 
     async def _understood(self, tenant_id: str, query: str) -> _Question:
         words = list(dict.fromkeys(words_of(query)))

@@ -1,9 +1,7 @@
 """The embedded default: no model, the best-supported sentences of the retrieved passages, verbatim and cited."""
 
-import math
 import re
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 
 from services.document_rag.assistant_model import EXTRACTIVE, FinishReason, TokenCount
@@ -17,7 +15,9 @@ SENTENCES = 4
 _SHORTEST_SENTENCE = 12  # characters
 _STEM_LENGTH = 5  # enough of a Portuguese or English word to match its inflections
 _LEAST_SUPPORT = 0.34  # share of the question's weight that the best sentence and its passage must carry
-_WORTH_ADDING = 0.5  # of the best sentence's score
+_WORTH_ADDING = 0.6  # of the best sentence's score
+_SHARE_OF_CONTEXT = 0.35
+_LOSS_PER_RANK = 0.1
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+(?=[\"“(\[*]*[A-ZÀ-Ý0-9])")
 _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
@@ -70,46 +70,49 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
 
 def _best_sentences(prompt: Prompt) -> list[_Sentence]:
     """At most SENTENCES sentences, told in the order of their passages; none when nothing supports an answer."""
-    earlier = next((each.text for each in reversed(prompt.history) if each.by_user), "")
-    asked = _stems(prompt.question) or _stems(earlier)
-    if not asked or not prompt.passages:
-        return []
-    # A short follow-up takes its subject from the question before, at half weight.
-    weights = dict.fromkeys(_stems(earlier), 0.5) | dict.fromkeys(asked, 1.0)
-    rarity = _rarity(prompt.passages)
-    weights = {stem: weight * rarity.get(stem, 0.0) for stem, weight in weights.items()}
-    carried = sum(weights.values())
-    if carried == 0 or _coverage(prompt, asked) < _LEAST_SUPPORT:
+    weights = _weights(prompt)
+    if not weights or not prompt.passages or _support(prompt, weights) < _LEAST_SUPPORT:
         return []
     ranked = sorted(_scored(prompt.passages, weights), key=lambda each: -each.score)
     best = [each for each in ranked[:SENTENCES] if each.score >= _WORTH_ADDING * ranked[0].score]
     return sorted(best, key=lambda each: (each.number, each.order))
 
 
-def _scored(passages: tuple[Passage, ...], weights: dict[str, float]) -> Iterator[_Sentence]:
-    """Every sentence with its support: its own words, and a share of its passage's and its section's."""
+def _weights(prompt: Prompt) -> dict[str, float]:
+    """How much each stem of the question tells; the question before counts half, for follow-ups without a subject."""
+    earlier = next((each.text for each in reversed(prompt.history) if each.by_user), "")
+    asked = {_stem(word): prompt.word_weights.get(fold(word), 1.0) for word in words_of(prompt.question)}
+    before = {_stem(word): prompt.word_weights.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
+    return {stem: weight for stem, weight in (before | asked).items() if weight > 0}
+
+
+def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float]) -> Iterator[_Sentence]:
+    """Every sentence with its support: its own words, and a share of those of its passage."""
     for number, passage in enumerate(passages, start=1):
-        context = _weight(_stems(f"{passage.title} {passage.section} {passage.text}"), weights)
+        context = _held(_context(passage), weights)
         for order, text in enumerate(_sentences(passage.text)):
-            own = _weight(_stems(text), weights)
-            score = (own + 0.35 * context) / (1 + 0.12 * (number - 1))
-            yield _Sentence(number, order, text, score)
+            own = _held(text, weights)
+            if own > 0:
+                score = (own + _SHARE_OF_CONTEXT * context) / (1 + _LOSS_PER_RANK * (number - 1))
+                yield _Sentence(number, order, text, score)
 
 
-def _coverage(prompt: Prompt, asked: frozenset[str]) -> float:
-    """Share of the question's words that the best passage holds; words of no passage count against it."""
-    held = max(len(asked & _stems(f"{each.title} {each.section} {each.text}")) for each in prompt.passages)
-    return held / len(asked)
+def _support(prompt: Prompt, weights: Mapping[str, float]) -> float:
+    """Share of the question's weight that the best passage holds."""
+    return max(_held(_context(passage), weights) for passage in prompt.passages) / sum(weights.values())
 
 
-def _weight(stems: frozenset[str], weights: dict[str, float]) -> float:
+def _context(passage: Passage) -> str:
+    return f"{passage.title} {passage.section} {passage.text}"
+
+
+def _held(text: str, weights: Mapping[str, float]) -> float:
+    stems = {_stem(word) for word in words_of(text)}
     return sum(weight for stem, weight in weights.items() if stem in stems)
 
 
-def _rarity(passages: tuple[Passage, ...]) -> dict[str, float]:
-    """How much a stem tells passages apart, as inverse document frequency over the retrieved ones."""
-    held = Counter(stem for each in passages for stem in _stems(f"{each.title} {each.section} {each.text}"))
-    return {stem: math.log(1 + len(passages) / count) for stem, count in held.items()}
+def _stem(word: str) -> str:
+    return fold(word)[:_STEM_LENGTH]
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -131,10 +134,6 @@ def _blocks(text: str) -> Iterator[str]:
         if _TABLE_ROW.match(line):
             yield " ".join(lines)
             lines = []
-
-
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(fold(word)[:_STEM_LENGTH] for word in words_of(text) if len(word) > 1)
 
 
 def _language(question: str) -> str:

@@ -6,7 +6,7 @@ what is searched is that span under its context (title and section), what is quo
 
 import enum
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -178,10 +178,14 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Passages, best first, and how the vectors were compared."""
+    """Passages, best first, and how the vectors were compared.
+
+    `word_weights`: how much each folded word of the query tells passages apart in the tenant's documents.
+    """
 
     passages: tuple[Passage, ...]
     retrieval_mode: RetrievalMode
+    word_weights: Mapping[str, float]
 
 
 def fuse_by_rank(by_vector: Sequence[Ranked], by_words: Sequence[Ranked]) -> dict[Ranked, float]:

@@ -5,13 +5,13 @@ role user, after rules that say it is data.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar
 
 from services.document_rag.assistant_model import Budget, Utterance
-from services.document_rag.model import Passage
+from services.document_rag.model import Passage, SearchResult
 from services.document_rag.tokens import count_tokens
 from services.document_rag.words import words_of
 
@@ -28,12 +28,16 @@ _WORDS_OF_A_WHOLE_QUESTION = 4
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A turn as providers see it. `passages` are the ones that fitted, in the order of their numbers from 1."""
+    """A turn as providers see it.
+
+    `passages` are the ones that fitted, in the order of their numbers from 1; `word_weights` as in SearchResult.
+    """
 
     system: str
     history: tuple[Utterance, ...]
     question: str
     passages: tuple[Passage, ...]
+    word_weights: Mapping[str, float]
     boundary: str
     tokens: int
 
@@ -47,17 +51,13 @@ class Prompt:
 
 
 def build_prompt(
-    instructions: str,
-    question: str,
-    history: Sequence[Utterance],
-    passages: Sequence[Passage],
-    budget: Budget,
+    instructions: str, question: str, history: Sequence[Utterance], found: SearchResult, budget: Budget
 ) -> Prompt:
     """The prompt within its budget: best passages first, newest messages first."""
     boundary = _boundary()
     kept_passages, passage_tokens = _within(
-        passages,
-        [count_tokens(_block(number, each)) for number, each in enumerate(passages, start=1)],
+        found.passages,
+        [count_tokens(_block(number, each)) for number, each in enumerate(found.passages, start=1)],
         budget.passages,
     )
     newest_first = list(reversed(history))
@@ -68,6 +68,7 @@ def build_prompt(
         history=tuple(reversed(kept_history)),
         question=question,
         passages=tuple(kept_passages),
+        word_weights=found.word_weights,
         boundary=boundary,
         tokens=_fixed_tokens(instructions, question, boundary) + passage_tokens + history_tokens,
     )

@@ -1,6 +1,6 @@
 """Passages for tests, as a search would return them."""
 
-from services.document_rag.model import Passage
+from services.document_rag.model import Passage, RetrievalMode, SearchResult
 
 
 def passage(text: str, *, title: str = "Guia do IPTU", section: str = "", document_id: str = "d1") -> Passage:
@@ -17,3 +17,8 @@ def passage(text: str, *, title: str = "Guia do IPTU", section: str = "", docume
         text=text,
         score=1.0,
     )
+
+
+def found(*passages: Passage) -> SearchResult:
+    """A search's result with these passages, every word of the query telling as much as another."""
+    return SearchResult(passages, RetrievalMode.EXACT, {})

@@ -8,7 +8,7 @@ from services.document_rag.model import Passage
 from services.document_rag.prompt import Prompt, build_prompt
 from services.document_rag.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
-from tests.document_rag.passages import passage
+from tests.document_rag.passages import found, passage
 
 IPTU = passage(
     "# IPTU\nA cota única do IPTU vence em 10 de março e tem desconto de 12%. O parcelamento pode ser feito em até dez "
@@ -23,7 +23,7 @@ LIXO = passage(
 
 
 def prompt_of(question: str, passages: list[Passage], history: list[Utterance] | None = None) -> Prompt:
-    return build_prompt("", question, history or [], passages, Budget(passages=3000, history=1000))
+    return build_prompt("", question, history or [], found(*passages), Budget(passages=3000, history=1000))
 
 
 async def answered(prompt: Prompt, max_output_tokens: int = 500) -> tuple[str, Finish]:
