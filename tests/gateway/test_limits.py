@@ -132,3 +132,17 @@ async def test_a_refusal_before_the_body_reaches_a_client_that_is_still_sending(
     response = await client.post("/v1/nowhere", content=b"x" * 5_000_000)
     assert response.status_code == 404
     assert response.headers["connection"] == "close"
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on_or_not(gateway: Gateway) -> None:
+    lengths = b"content-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n"
+    refused = await raw(gateway.port, b"POST /v1/conversations HTTP/1.1\r\nhost: x\r\n" + lengths + b"\r\n")
+    assert refused.startswith(b"HTTP/1.1 401")
+    assert b"100 Continue" not in refused
+    taken = await raw(gateway.port, HEAD + lengths + b"connection: close\r\n\r\n", b"{}", pause=0.1)
+    assert taken.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+
+
+async def test_two_lengths_are_no_request(gateway: Gateway) -> None:
+    smuggled = HEAD + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+    assert b"400" in (await raw(gateway.port, smuggled)).split(b"\r\n")[0]
