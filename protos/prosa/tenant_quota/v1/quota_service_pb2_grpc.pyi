@@ -55,6 +55,8 @@ class QuotaServiceStub:
     ReserveTokens: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]
     """Holds tokens for the caller against all limits that concern it, or against none.
     Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
+    deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
     """
     CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]
@@ -99,6 +101,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     ReserveTokens: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Holds tokens for the caller against all limits that concern it, or against none.
     Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
+    deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
     """
     CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
@@ -158,6 +162,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Holds tokens for the caller against all limits that concern it, or against none.
         Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+        Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
+        deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
         """
 
