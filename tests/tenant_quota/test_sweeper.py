@@ -1,0 +1,39 @@
+"""The sweeper outlives what goes wrong around it."""
+
+import asyncio
+
+import asyncpg
+
+from services.tenant_quota.reservations import Reservations
+from services.tenant_quota.sweeper import Sweeper
+from shared.errors import Unavailable
+from tests.tenant_quota.world import counters, new_tenant, wish
+
+
+class Stumbling(Reservations):
+    """A store whose database is down at first, and then has a surprise."""
+
+    stumbles: list[Exception]
+
+    async def sweep(self, most: int) -> int:
+        if self.stumbles:
+            raise self.stumbles.pop()
+        return await super().sweep(most)
+
+
+async def test_the_sweeper_goes_on_after_an_outage_and_after_a_bug(pool: asyncpg.Pool) -> None:
+    store = Stumbling(pool)
+    store.stumbles = [RuntimeError("a bug"), Unavailable("down")]
+    tenant_id = await new_tenant(pool)
+    await store.reserve(wish(tenant_id, 5, lease_seconds=1))
+    running = asyncio.create_task(Sweeper(pool, store, interval_seconds=0.05, batch=10).run())
+    try:
+        await asyncio.sleep(1.0)
+        for _ in range(100):
+            if not (await counters(pool, tenant_id)).held:
+                break
+            await asyncio.sleep(0.05)
+    finally:
+        running.cancel()
+    assert not store.stumbles
+    assert (await counters(pool, tenant_id)).held == 0
