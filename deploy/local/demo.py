@@ -4,10 +4,9 @@ Every step first looks whether it is done already, so a crash in the middle cost
 """
 
 import asyncio
-import mimetypes
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,16 @@ TOKENS_PER_DAY = 2_000_000
 TOKENS_PER_MONTH = 30_000_000
 
 DOCUMENTS = Path(__file__).with_name("demo_documents")
+# Plain text does not say its own title.
+TITLES = {
+    "horarios_de_atendimento.txt": "Horários e canais de atendimento",
+    "iluminacao_publica_e_ouvidoria.txt": "Iluminação pública, conservação de ruas e ouvidoria",
+}
 MIME_TYPES = {".md": "text/markdown", ".html": "text/html", ".txt": "text/plain"}
 PIECE_BYTES = 64 * 1024
 CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
-KEPT = "demo_keys.json"
+KEPT = "demo_tenant.json"
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -64,21 +68,36 @@ class Seeder:
     directory: Path
 
     async def seed(self) -> Demo:
-        """The demo, complete; raises grpc.RpcError when a service refuses."""
+        """The demo, complete; raises grpc.RpcError when a service refuses.
+
+        Once complete it is the visitor's: what was deleted since then stays deleted.
+        """
         async with AsyncExitStack() as stack:
             quota_channel = await stack.enter_async_context(_channel(self.targets["tenant_quota"]))
             rag_channel = await stack.enter_async_context(_channel(self.targets["document_rag"]))
             directory = TenantServiceStub(quota_channel)
+            if (demo := await self._completed(directory)) is not None:
+                return demo
             admin = await _authenticate(directory, self.admin_key)
             await _create_tenant(directory, admin)
             await _set_quota(QuotaServiceStub(quota_channel), admin)
             await _create_user(directory, admin)
             api_key = await self._key("api_key", directory, admin, user_id=USER_ID)
             end_user_key = await self._key("end_user_key", directory, admin, role=tenants.ROLE_END_USER)
+            await _upload_missing(DocumentServiceStub(rag_channel), lambda: _authenticate(directory, api_key))
             owner = await _authenticate(directory, api_key)
-            await _upload_missing(DocumentServiceStub(rag_channel), owner)
-            assistant_id = await _assistant(AssistantServiceStub(rag_channel), owner)
-        return Demo(api_key, end_user_key, assistant_id)
+            demo = Demo(api_key, end_user_key, await _assistant(AssistantServiceStub(rag_channel), owner))
+        write_json(self.directory / KEPT, asdict(demo))
+        return demo
+
+    async def _completed(self, directory: Any) -> Demo | None:
+        """The demo as it was completed; None if it never was, or not in these databases."""
+        kept = read_json(self.directory / KEPT)
+        if set(kept) != {field.name for field in fields(Demo)}:
+            return None
+        demo = Demo(**kept)
+        works = [await _works(directory, key) for key in (demo.api_key, demo.end_user_key)]
+        return demo if all(works) else None
 
     async def _key(self, name: str, directory: Any, admin: Metadata, **wanted: Any) -> str:
         """The key kept under this name if it still works, else a new one, kept at once."""
@@ -151,14 +170,15 @@ async def _set_quota(quota: Any, admin: Metadata) -> None:
     await quota.SetQuota(request, metadata=admin, timeout=CALL_SECONDS)
 
 
-async def _upload_missing(library: Any, owner: Metadata) -> None:
+async def _upload_missing(library: Any, owner: Callable[[], Awaitable[Metadata]]) -> None:
+    """`owner` is asked before every call: reading a document may outlast a token."""
     listed = await library.ListDocuments(
-        documents.ListDocumentsRequest(page_size=1000), metadata=owner, timeout=CALL_SECONDS
+        documents.ListDocumentsRequest(page_size=1000), metadata=await owner(), timeout=CALL_SECONDS
     )
     present = {document.filename for document in listed.documents}
     for path in demo_documents():
         if path.name not in present:
-            await library.UploadDocument(_pieces(path), metadata=owner, timeout=UPLOAD_SECONDS)
+            await library.UploadDocument(_pieces(path), metadata=await owner(), timeout=UPLOAD_SECONDS)
 
 
 def demo_documents() -> list[Path]:
@@ -168,9 +188,12 @@ def demo_documents() -> list[Path]:
 
 async def _pieces(path: Path) -> AsyncIterator[documents.UploadDocumentRequest]:
     content = await asyncio.to_thread(path.read_bytes)
-    mime_type = MIME_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    mime_type = MIME_TYPES[path.suffix]
     yield documents.UploadDocumentRequest(
-        filename=path.name, mime_type=mime_type, request_id=f"demo-{path.name}", chunk=content[:PIECE_BYTES]
+        filename=path.name,
+        title=TITLES.get(path.name, ""),
+        mime_type=mime_type,
+        chunk=content[:PIECE_BYTES],
     )
     for start in range(PIECE_BYTES, len(content), PIECE_BYTES):
         yield documents.UploadDocumentRequest(chunk=content[start : start + PIECE_BYTES])

@@ -74,6 +74,19 @@ async def test_seeding_again_after_a_crash_that_lost_the_keys_adds_only_keys(sys
     assert (get(system, "/v1/documents"), get(system, "/v1/assistants")) == before
 
 
+async def test_what_a_visitor_deleted_stays_deleted(system: System, tmp_path: Path) -> None:
+    victim = get(system, "/v1/documents")["documents"][0]["documentId"]
+    gone = urllib.request.Request(
+        f"{system.gateway}/v1/documents/{victim}", method="DELETE", headers={"Authorization": f"Bearer {key(system)}"}
+    )
+    urllib.request.urlopen(gone, timeout=30).close()
+    system.restart()
+    assert len(get(system, "/v1/documents")["documents"]) == 6
+
+    await Seeder(system.demo["services"], system.demo["admin_key"], tmp_path).seed()
+    assert len(get(system, "/v1/documents")["documents"]) == 7
+
+
 def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) -> None:
     data = system.directory / "data"
     kept = json.loads((data / "secrets.json").read_text())
@@ -81,7 +94,7 @@ def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) 
     for process in system.family():
         line = " ".join(process.cmdline())
         assert not any(secret in line for secret in secrets), process
-    for name in ("secrets.json", "demo.json", "demo_keys.json"):
+    for name in ("secrets.json", "demo.json", "demo_tenant.json"):
         assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
 
 
