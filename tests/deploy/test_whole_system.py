@@ -17,8 +17,9 @@ from tests.house.processes import System
 ENGINES = ("postgres", "mongod", "redis")
 
 
-def get(system: System, path: str) -> Any:
-    request = urllib.request.Request(f"{system.gateway}{path}", headers={"Authorization": f"Bearer {key(system)}"})
+def call(system: System, path: str, method: str = "GET") -> Any:
+    headers = {"Authorization": f"Bearer {key(system)}"}
+    request = urllib.request.Request(f"{system.gateway}{path}", headers=headers, method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -50,13 +51,13 @@ def test_the_docs_and_the_contract_are_where_the_greeting_says(system: System) -
     assert f"{system.gateway}/docs" in system.output
     with urllib.request.urlopen(f"{system.gateway}/docs", timeout=30) as page:
         assert page.status == 200
-    assert get(system, "/openapi.json")["openapi"].startswith("3.1")
+    assert call(system, "/openapi.json")["openapi"].startswith("3.1")
 
 
 def test_a_second_start_finds_everything_and_adds_nothing(system: System) -> None:
-    before = system.demo, get(system, "/v1/documents"), get(system, "/v1/assistants")
+    before = system.demo, call(system, "/v1/documents"), call(system, "/v1/assistants")
     system.restart()
-    after = system.demo, get(system, "/v1/documents"), get(system, "/v1/assistants")
+    after = system.demo, call(system, "/v1/documents"), call(system, "/v1/assistants")
     for name in ("gateway", "api_key", "end_user_key", "admin_key", "assistant_id", "services"):
         assert after[0][name] == before[0][name]
     assert after[1:] == before[1:]
@@ -65,26 +66,22 @@ def test_a_second_start_finds_everything_and_adds_nothing(system: System) -> Non
 
 
 async def test_seeding_again_after_a_crash_that_lost_the_keys_adds_only_keys(system: System, tmp_path: Path) -> None:
-    before = get(system, "/v1/documents"), get(system, "/v1/assistants")
+    before = call(system, "/v1/documents"), call(system, "/v1/assistants")
     seeder = Seeder(system.demo["services"], system.demo["admin_key"], tmp_path)
     first, second = await seeder.seed(), await seeder.seed()
     assert first == second
     assert first.assistant_id == system.demo["assistant_id"]
     assert first.api_key != system.demo["api_key"]
-    assert (get(system, "/v1/documents"), get(system, "/v1/assistants")) == before
+    assert (call(system, "/v1/documents"), call(system, "/v1/assistants")) == before
 
 
 async def test_what_a_visitor_deleted_stays_deleted(system: System, tmp_path: Path) -> None:
-    victim = get(system, "/v1/documents")["documents"][0]["documentId"]
-    gone = urllib.request.Request(
-        f"{system.gateway}/v1/documents/{victim}", method="DELETE", headers={"Authorization": f"Bearer {key(system)}"}
-    )
-    urllib.request.urlopen(gone, timeout=30).close()
+    call(system, f"/v1/documents/{call(system, '/v1/documents')['documents'][0]['documentId']}", method="DELETE")
     system.restart()
-    assert len(get(system, "/v1/documents")["documents"]) == 6
+    assert len(call(system, "/v1/documents")["documents"]) == 6
 
     await Seeder(system.demo["services"], system.demo["admin_key"], tmp_path).seed()
-    assert len(get(system, "/v1/documents")["documents"]) == 7
+    assert len(call(system, "/v1/documents")["documents"]) == 7
 
 
 def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) -> None:
@@ -101,7 +98,7 @@ def test_secrets_are_on_no_command_line_and_in_no_readable_file(system: System) 
 @pytest.mark.parametrize("name", [*SERVICES, "gateway", *ENGINES])
 def test_what_is_killed_comes_back(system: System, name: str) -> None:
     system.kill_and_wait(name)
-    assert get(system, f"/v1/assistants/{system.demo['assistant_id']}")
+    assert call(system, f"/v1/assistants/{system.demo['assistant_id']}")
 
 
 def test_a_stop_leaves_no_process_and_no_demo_file(system: System) -> None:
@@ -116,7 +113,7 @@ def test_a_stop_leaves_no_process_and_no_demo_file(system: System) -> None:
 
 
 def test_a_killed_supervisor_takes_all_with_it_and_the_next_start_finds_the_data(system: System) -> None:
-    documents = get(system, "/v1/documents")
+    documents = call(system, "/v1/documents")
     system.kill_supervisor()
     system.start()
-    assert get(system, "/v1/documents") == documents
+    assert call(system, "/v1/documents") == documents
