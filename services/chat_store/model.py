@@ -295,7 +295,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. `what` None: all that happened until `resume_token` has been told."""
+    """Something that happened. `what` None: all that happened until `time`, at `resume_token`, has been told."""
 
     resume_token: str
     event_id: str = ""

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from bson import Timestamp
@@ -82,13 +83,17 @@ class MongoFeed:
         return _Place(place.key, now.time, now.inc)
 
     async def _history(self, tenant_id: str, start: _Place) -> AsyncGenerator[Event, None]:
-        """Everything stored, by key: a conversation's key is the beginning of its appends' keys, so it is first."""
+        """Everything stored, by key: a conversation's key is the beginning of its appends' keys, so it is first.
+
+        Ends with a bare token and the time up to which this was everything.
+        """
         session = await self._session()
         async with session:
             session.advance_operation_time(Timestamp(start.time, start.increment))
             scans = {
                 name: _scan(collection, tenant_id, start.key, session) for name, collection in self._collections.items()
             }
+            place = start
             try:
                 heads = {name: await anext(scan, None) for name, scan in scans.items()}
                 while waiting := {name: head for name, head in heads.items() if head is not None}:
@@ -97,12 +102,13 @@ class MongoFeed:
                     place = _Place(document["_id"], start.time, start.increment)
                     yield event_of(first, document, _token(tenant_id, place))
                     heads[first] = await anext(scans[first], None)
+                yield Event(_token(tenant_id, place), time=datetime.fromtimestamp(start.time, UTC))
             finally:
                 for scan in scans.values():
                     await scan.aclose()
 
     async def _live(self, tenant_id: str, place: _Place) -> AsyncGenerator[Event, None]:
-        """What is inserted after the place; a bare token when nothing was for a while, and at the start of it."""
+        """What is inserted after the place; a bare token, with the time it is good for, when nothing was for a while."""
         start: dict[str, Any] = (
             {"start_after": {"_data": place.log}}
             if place.log
@@ -114,12 +120,13 @@ class MongoFeed:
         try:
             async with watch(self._database, _inserts(tenant_id), **options) as stream:
                 while True:
+                    asked = datetime.now(UTC)
                     change = await stream.try_next()
                     if change is not None:
                         token = _token(tenant_id, _Place(log=change["_id"]["_data"]))
                         yield event_of(change["ns"]["coll"], change["fullDocument"], token)
                     elif clock() - told >= self._idle_seconds and stream.resume_token is not None:
-                        yield Event(_token(tenant_id, _Place(log=stream.resume_token["_data"])))
+                        yield Event(_token(tenant_id, _Place(log=stream.resume_token["_data"])), time=asked)
                     else:
                         continue
                     told = clock()

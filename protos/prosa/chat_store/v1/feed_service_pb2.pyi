@@ -43,7 +43,7 @@ class Event(_message.Message):
     """The conversation it happened to."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """When it happened; without a payload, the time until which everything has been sent."""
 
     @_builtins.property
     def conversation_created(self) -> Global___ConversationCreated:

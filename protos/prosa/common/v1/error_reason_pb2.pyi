@@ -65,8 +65,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RANGE_TOO_LARGE: _ErrorReason.ValueType  # 6
     """The range of time asked for is longer than the report allows.
 
-        {"code": 3, "message": "the range is longer than 366 days", "details": [
-          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_TOO_LARGE", "domain": "prosa", "metadata": {"max_days": "366"}}
+        {"code": 3, "message": "the range is longer than 400 days", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_TOO_LARGE", "domain": "prosa", "metadata": {"max_days": "400"}}
         ]}
     """
     ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 7
@@ -357,8 +357,8 @@ ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 5
 ERROR_REASON_RANGE_TOO_LARGE: ErrorReason.ValueType  # 6
 """The range of time asked for is longer than the report allows.
 
-    {"code": 3, "message": "the range is longer than 366 days", "details": [
-      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_TOO_LARGE", "domain": "prosa", "metadata": {"max_days": "366"}}
+    {"code": 3, "message": "the range is longer than 400 days", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_TOO_LARGE", "domain": "prosa", "metadata": {"max_days": "400"}}
     ]}
 """
 ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 7
