@@ -19,7 +19,7 @@ from pydantic import SecretStr
 import prosa
 from shared.client_interceptors import client_interceptors
 from shared.clock import Clock, SystemClock
-from shared.errors import error_of
+from shared.errors import PermissionDenied, Unauthenticated, Unavailable, error_of
 from shared.telemetry import get_logger
 
 # A token is renewed when this share of its life is left, so that no call starts with one about to end.
@@ -27,6 +27,14 @@ RENEW_AT_SHARE_LEFT = 1 / 3
 # With less than this left a token is not handed out any more.
 LAST_MOMENT_SECONDS = 2.0
 AUTHENTICATE_TIMEOUT_SECONDS = 5.0
+# All pauses together stay below a second: a person waits for the answer, and longer outages are for the caller to judge.
+RETRY_POLICY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "0.4s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
 
 _SAFE_NAME = re.compile(r"(Get|List|Search|Check|Count|Describe|Diagnose)[A-Z]\w*|Get|List|Search|Authenticate")
 _log = get_logger()
@@ -83,7 +91,7 @@ class ServiceToken:
         self._renew_at = self._ends_at = 0.0
 
     async def get(self) -> str:
-        """The token. Raises a ServiceError when there is none and tenant_quota gives none."""
+        """The token. Raises a ServiceError, never one about credentials, when there is none and tenant_quota gives none."""
         now = self._now()
         if now >= self._renew_at:
             renewal = self._start_renewal()
@@ -100,8 +108,12 @@ class ServiceToken:
     async def _renew(self) -> None:
         try:
             answer = await self._stub.Authenticate(self._request, timeout=AUTHENTICATE_TIMEOUT_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(error) from None
+        except grpc.aio.AioRpcError as refused:
+            error = error_of(refused)
+            # It is our key that is refused, and the caller must not read it as being about theirs.
+            if isinstance(error, Unauthenticated | PermissionDenied):
+                raise Unavailable(dependency="tenant_quota") from error
+            raise error from None
         now = self._now()
         self._token = answer.access_token
         self._ends_at = answer.expire_time.ToMilliseconds() / 1000
@@ -114,7 +126,8 @@ class ServiceToken:
 def _warn_of_failure(renewal: asyncio.Task[None]) -> None:
     error = None if renewal.cancelled() else renewal.exception()
     if error is not None:
-        _log.warning("service_token_not_renewed", reason=getattr(error, "reason", type(error).__name__))
+        first = error.__cause__ or error
+        _log.warning("service_token_not_renewed", reason=getattr(first, "reason", type(first).__name__))
 
 
 async def token_ready(token: ServiceToken) -> None:
@@ -144,14 +157,7 @@ def _service_config() -> str:
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     }
     if names:
-        policy = {
-            "maxAttempts": 5,
-            "initialBackoff": "0.2s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        config["methodConfig"] = [{"name": names, "retryPolicy": policy}]
+        config["methodConfig"] = [{"name": names, "retryPolicy": RETRY_POLICY}]
     return json.dumps(config)
 
 

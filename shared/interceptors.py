@@ -31,6 +31,10 @@ from shared.validation import Deserializer, decoded, validate
 
 UNARY_DEADLINE_SECONDS = 30.0
 STREAM_DEADLINE_SECONDS = 300.0
+# A call that became UNAVAILABLE later than this has waited for its dependency already: that it fails again would only
+# come so much later. Callers are told so in gRPC's own way (proposal A6).
+WORTH_A_RETRY_SECONDS = 0.5
+NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 
 Context = Any
 Handler = Any
@@ -220,10 +224,13 @@ class _Call:
     async def _fail(self, error: ServiceError) -> None:
         """Ends the call with the error's status; always raises."""
         self._record(error.code.name)
+        status = rpc_status.to_status(status_of(error, request_id=trace_id() or new_id()))
+        trailer = tuple(status.trailing_metadata)
         if error.code is grpc.StatusCode.UNAVAILABLE:
             _log.warning("unavailable", rpc_method=self._method.name, reason=error.reason, about=error.metadata)
-        status = status_of(error, request_id=trace_id() or new_id())
-        await self._context.abort_with_status(rpc_status.to_status(status))
+            if time.perf_counter() - self._started >= WORTH_A_RETRY_SECONDS:
+                trailer += (NO_RETRY,)
+        await self._context.abort(status.code, status.details, trailer)
 
     def _masked(self, error: Exception) -> Internal:
         error_id = new_id()

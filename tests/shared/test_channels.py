@@ -20,6 +20,7 @@ from shared.channels import ServiceToken, open_channel, retried
 from shared.clock import ManualClock
 from shared.deadline import seconds_left, set_deadline
 from shared.errors import Unauthenticated, Unavailable, error_of
+from shared.interceptors import WORTH_A_RETRY_SECONDS
 from shared.server import Endpoint, running_server
 from tests.house.in_process import token
 from tests.house.signing import SigningKeys
@@ -223,14 +224,15 @@ def test_only_reads_and_calls_with_a_request_id_are_sent_twice() -> None:
 class Tenants(tenant_service_pb2_grpc.TenantServiceServicer):
     """Authenticates everybody, or fails as told; counts."""
 
-    def __init__(self, clock: ManualClock, failures: int = 0) -> None:
+    def __init__(self, clock: ManualClock, failures: int = 0, pause: float = 0.02) -> None:
         self.calls = 0
         self.failures = failures
+        self.pause = pause
         self._clock = clock
 
     async def Authenticate(self, request: Any, context: Any) -> Any:
         self.calls += 1
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(self.pause)
         if self.calls <= self.failures:
             raise Unavailable(dependency="postgresql")
         if request.credential != "pk_test":
@@ -294,10 +296,30 @@ async def test_a_token_that_still_lives_outlasts_an_outage(signing_keys: Signing
             await own.get()
 
 
-async def test_a_refused_service_key_is_an_error(signing_keys: SigningKeys) -> None:
+async def test_a_refused_service_key_is_not_blamed_on_the_caller(signing_keys: SigningKeys) -> None:
     async with service_token(signing_keys, credential="pk_wrong") as (own, _, _clock):
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(Unavailable) as caught:
             await own.get()
+    assert caught.value.metadata == {"dependency": "tenant_quota"}
+
+
+async def test_a_service_that_is_down_answers_unavailable_within_a_second(signing_keys: SigningKeys) -> None:
+    async with open_channel("127.0.0.1:1") as channel:
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            await ServiceToken(channel, SecretStr("pk_test")).get()
+    # Of which 0.7 s are pauses between the attempts.
+    assert 0.5 < time.monotonic() - started < 1.5
+
+
+async def test_a_callee_that_has_waited_long_enough_is_not_asked_again(signing_keys: SigningKeys) -> None:
+    def waiting_in_vain(clock: ManualClock) -> Tenants:
+        return Tenants(clock, failures=1000, pause=WORTH_A_RETRY_SECONDS)  # type: ignore[abstract]
+
+    async with service_token(signing_keys, waiting_in_vain) as (own, tenants, _):
+        with pytest.raises(Unavailable):
+            await own.get()
+    assert tenants.calls == 1
 
 
 async def test_nobody_listening_is_unavailable_within_the_deadline(signing_keys: SigningKeys) -> None:
