@@ -88,6 +88,7 @@ class Credentials:
             task.exception()  # those who waited have seen it; nobody may be left
 
     async def _ask(self, digest: bytes, credential: str) -> Token:
+        asked_at = self._now()  # the key may have been revoked while the answer was on its way
         try:
             token = await self._ask_for_token(credential)
         except (Unauthenticated, InvalidArgument) as error:
@@ -95,7 +96,7 @@ class Credentials:
             self._remember(self._refused, digest, _Remembered(refusal, self._now() + self._refusal_seconds))
             self._accepted.pop(digest, None)
             raise refusal from None
-        until = min(self._now() + self._cache_seconds, token.expires_at - TOKEN_MARGIN_SECONDS)
+        until = min(asked_at + self._cache_seconds, token.expires_at - TOKEN_MARGIN_SECONDS)
         self._remember(self._accepted, digest, _Remembered(token, until))
         return token
 

@@ -68,6 +68,17 @@ async def test_a_revoked_key_is_refused_when_it_is_asked_about_again(door: Door,
     assert await credentials.token(BEARER)
 
 
+async def test_a_slow_answer_is_believed_no_longer(door: Door, credentials: Credentials) -> None:
+    door.pause = 0.05
+    asking = asyncio.create_task(credentials.token(BEARER))
+    await asyncio.sleep(0.01)
+    door.clock.advance(4.0)
+    await asking
+    door.clock.advance(1.1)
+    await credentials.token(BEARER)
+    assert door.asked == 2
+
+
 async def test_a_door_that_does_not_answer_is_asked_again(door: Door, credentials: Credentials) -> None:
     door.answer = Unavailable()
     for _ in range(2):
