@@ -21,10 +21,11 @@ _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _NO_TRANSACTION = "-- no-transaction"
 _TRY_LOCK = "select pg_try_advisory_lock(hashtext($1))"
 _CATALOG_ATTEMPTS = 5
+CONNECT_SECONDS = 30.0
 
 
 class MigrationError(CannotStartError):
-    """The files and the database contradict each other; nothing was changed."""
+    """A file cannot be applied, or the files and the database contradict each other; what was applied before stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ async def migrate(url: SecretStr, *, schema: str, directory: Path) -> list[str]:
 
     Creates the schema and the role `prosa_<schema>` (no login, no superuser, bound by row-level security) and grants
     it the use of the schema's tables. Raises MigrationError when an applied file changed, is missing a number below
-    an applied one, or a name is not `0001_words.sql`.
+    an applied one, or a name is not `0001_words.sql`, or when the database refuses a file; CannotStartError when the
+    database cannot be reached.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", schema):
         raise MigrationError(f"not a schema name: {schema!r}")
@@ -72,7 +74,7 @@ def _read(directory: Path) -> list[_Migration]:
 
 @asynccontextmanager
 async def _locked(url: SecretStr, schema: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url.get_secret_value(), timeout=30)
+    connection = await _connected(url)
     try:
         # Asked again and again rather than waited for: a waiting statement holds a snapshot, which an index that is
         # being built concurrently by the holder of the lock would wait for in turn.
@@ -83,6 +85,13 @@ async def _locked(url: SecretStr, schema: str) -> AsyncIterator[asyncpg.Connecti
         yield connection
     finally:
         await connection.close()
+
+
+async def _connected(url: SecretStr) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(url.get_secret_value(), timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CannotStartError(f"the database cannot be reached: {str(error) or type(error).__name__}") from error
 
 
 async def _create_schema(connection: asyncpg.Connection, schema: str) -> None:
@@ -137,15 +146,20 @@ def _missing(migrations: list[_Migration], applied: Mapping[int, tuple[str, str]
 
 
 async def _apply(connection: asyncpg.Connection, migration: _Migration) -> None:
+    try:
+        if migration.sql.startswith(_NO_TRANSACTION):
+            await _execute(connection, migration)
+        else:
+            async with connection.transaction():
+                await _execute(connection, migration)
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{migration.name}: {error}") from error
+
+
+async def _execute(connection: asyncpg.Connection, migration: _Migration) -> None:
+    await connection.execute(migration.sql)
     record = "insert into schema_migrations (version, name, checksum) values ($1, $2, $3)"
-    values = (migration.version, migration.name, migration.checksum)
-    if migration.sql.startswith(_NO_TRANSACTION):
-        await connection.execute(migration.sql)
-        await connection.execute(record, *values)
-        return
-    async with connection.transaction():
-        await connection.execute(migration.sql)
-        await connection.execute(record, *values)
+    await connection.execute(record, migration.version, migration.name, migration.checksum)
 
 
 async def _grant(connection: asyncpg.Connection, schema: str) -> None:

@@ -62,6 +62,7 @@ async def open_pool(
     """A pool on the service's schema, under the role `prosa_<schema>`; closed at the end of the block.
 
     Waits up to `patience_seconds` for a server that is still starting, then raises Unavailable. Raises
+    CannotStartError when the server refuses us (a wrong password, a database without our schema's role), and
     UnsafeRoleError when the role is a superuser or may bypass row-level security. `on_connect` registers types.
     """
     role = f"prosa_{schema}"
@@ -164,6 +165,8 @@ async def _patiently(connect: Callable[[], Awaitable[asyncpg.Pool]], patience_se
             if loop.time() + pause > give_up:
                 raise
             _log.warning("database_not_reachable_yet", cause=type(error.__cause__).__name__)
+        except asyncpg.PostgresError as error:
+            raise CannotStartError(f"the database refuses us: {error} (has `migrate` been run?)") from error
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 jitter needs no secrecy
         pause = min(pause * 2, 2.0)
 

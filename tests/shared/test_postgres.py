@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local.ports import free_port
+from shared.config import CannotStartError
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.migrations import MigrationError
 from shared.postgres import UnsafeRoleError, migrate, open_pool, pool_ready, postgres_errors, tenant_transaction
@@ -232,10 +233,23 @@ async def test_the_role_cannot_touch_the_list_of_migrations(pool: asyncpg.Pool) 
 
 async def test_a_migration_that_fails_leaves_nothing(url: SecretStr, directory: Path) -> None:
     (directory / "0002_broken.sql").write_text("create table half (id integer); select 1 / 0;")
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    with pytest.raises(MigrationError, match=r"0002_broken\.sql: division by zero"):
         await migrate(url, schema=SCHEMA, directory=directory)
     (directory / "0002_broken.sql").write_text("create table half (id integer);")
     assert await migrate(url, schema=SCHEMA, directory=directory) == ["0002_broken.sql"]
+
+
+async def test_a_database_that_is_not_there_is_told_in_words(directory: Path) -> None:
+    nowhere = SecretStr(f"postgresql://nobody:s3cret@127.0.0.1:{free_port()}/nothing")
+    with pytest.raises(CannotStartError, match="cannot be reached") as caught:
+        await migrate(nowhere, schema=SCHEMA, directory=directory)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_database_that_was_not_migrated_is_told_in_words(url: SecretStr) -> None:
+    with pytest.raises(CannotStartError, match="prosa_never_migrated"):
+        async with open_pool(url, schema="never_migrated"):
+            pass
 
 
 async def test_a_migration_must_not_change_after_it_ran(url: SecretStr, directory: Path) -> None:
