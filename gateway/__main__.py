@@ -5,10 +5,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from opentelemetry import metrics
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.sdk.metrics import MeterProvider
-
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.credentials import Credentials
@@ -46,9 +42,7 @@ async def running_gateway(config: Config) -> AsyncIterator[tuple[int, Site]]:
 async def serve() -> None:
     """Serves until SIGTERM or SIGINT: /readyz says 503, calls in flight end, the listener closes."""
     config = Config()
-    end_telemetry = setup_telemetry("gateway", config)
-    if config.metrics_port == 0:  # /metrics needs a reader though there is no port of its own
-        metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+    end_telemetry = setup_telemetry("gateway", config, serves_metrics_itself=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.http_exchange import ABORT_EXTENSION
 from gateway.status import HeadersTooLarge, http_status, json_of, malformed
 from shared.errors import ServiceError, status_of
+from shared.server import BindError
 
 # Before the grace ends, streams are told so: a last event instead of a broken connection.
 CUT_BEFORE_END_SECONDS = 1.0
@@ -21,7 +22,7 @@ CUT_BEFORE_END_SECONDS = 1.0
 
 @asynccontextmanager
 async def listening(app: Any, config: Config, *, cut: Callable[[], None]) -> AsyncIterator[int]:
-    """Serves `app` inside the block; yields the port. OSError when the address cannot be had.
+    """Serves `app` inside the block; yields the port. BindError when the address cannot be had.
 
     At the end no connection is accepted any more, requests in flight have `shutdown_grace_seconds`, and shortly before
     those are over `cut` is called.
@@ -59,7 +60,11 @@ def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BindError(f"{host}:{port}") from error
     listener.listen(2048)
     listener.setblocking(False)  # noqa: FBT003 its only argument
     return listener

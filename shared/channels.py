@@ -27,7 +27,7 @@ RENEW_AT_SHARE_LEFT = 1 / 3
 # With less than this left a token is not handed out any more.
 LAST_MOMENT_SECONDS = 2.0
 AUTHENTICATE_TIMEOUT_SECONDS = 5.0
-# All pauses together stay below a second: a person waits for the answer, and longer outages are for the caller to judge.
+# All pauses together stay below a second: a person waits, and what to do about longer outages the caller knows best.
 RETRY_POLICY = {
     "maxAttempts": 4,
     "initialBackoff": "0.1s",
@@ -91,7 +91,7 @@ class ServiceToken:
         self._renew_at = self._ends_at = 0.0
 
     async def get(self) -> str:
-        """The token. Raises a ServiceError, never one about credentials, when there is none and tenant_quota gives none."""
+        """The token. Raises a ServiceError, never one about credentials, when tenant_quota gives none."""
         now = self._now()
         if now >= self._renew_at:
             renewal = self._start_renewal()

@@ -33,6 +33,9 @@ _log = get_logger()
 class BindError(CannotStartError):
     """The address is taken or not ours; a second server never shares a port silently."""
 
+    def __init__(self, address: str) -> None:
+        super().__init__(f"cannot listen on {address}: is another server there?")
+
 
 class _Register(Protocol):
     def __call__(self, servicer: Any, server: grpc.aio.Server, /) -> object: ...
@@ -130,9 +133,9 @@ def _bind(server: grpc.aio.Server, config: ServiceConfig) -> int:
     try:
         port: int = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise BindError(f"cannot listen on {address}: is another server there?") from error
+        raise BindError(address) from error
     if port == 0:
-        raise BindError(f"cannot listen on {address}: is another server there?")
+        raise BindError(address)
     return port
 
 

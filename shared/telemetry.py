@@ -86,10 +86,13 @@ def trace_id() -> str:
     return f"{context.trace_id:032x}" if context.is_valid else ""
 
 
-def setup_telemetry(service_name: str, config: ServiceConfig) -> Callable[[], None]:
+def setup_telemetry(
+    service_name: str, config: ServiceConfig, *, serves_metrics_itself: bool = False
+) -> Callable[[], None]:
     """Starts logs, traces and metrics of this process; the returned function flushes and ends them.
 
-    To be called once per process. Raises CannotStartError when the metrics port is taken.
+    Metrics are collected when they have a port of their own, or when the process `serves_metrics_itself`. To be called
+    once per process. Raises CannotStartError when the metrics port is taken.
     """
     setup_logs(service_name, config.log_level, config.log_format)
     resource = Resource.create(
@@ -99,11 +102,15 @@ def setup_telemetry(service_name: str, config: ServiceConfig) -> Callable[[], No
     if config.otlp_endpoint:
         traces.add_span_processor(_exporting_to(config.otlp_endpoint))
     trace.set_tracer_provider(traces)
-    end_metrics = _setup_metrics(resource, config)
+    end_listener = _listener(config) if config.metrics_port else None
+    meters = _collected(resource) if config.metrics_port or serves_metrics_itself else None
 
     def end() -> None:
         traces.shutdown()
-        end_metrics()
+        if end_listener is not None:
+            end_listener()
+        if meters is not None:
+            meters.shutdown()
 
     return end
 
@@ -114,23 +121,24 @@ def _exporting_to(endpoint: str) -> BatchSpanProcessor:
     return BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://")))
 
 
-def _setup_metrics(resource: Resource, config: ServiceConfig) -> Callable[[], None]:
-    if config.metrics_port == 0:
-        return lambda: None
+def _listener(config: ServiceConfig) -> Callable[[], None]:
     try:
         server, thread = prometheus_client.start_http_server(config.metrics_port, addr=config.host)
     except OSError as error:
         raise CannotStartError(f"cannot serve metrics on {config.host}:{config.metrics_port}: {error}") from error
-    provider = MeterProvider([PrometheusMetricReader()], resource=resource, exemplar_filter=AlwaysOffExemplarFilter())
-    metrics.set_meter_provider(provider)
 
     def end() -> None:
         server.shutdown()
         server.server_close()
         thread.join()
-        provider.shutdown()
 
     return end
+
+
+def _collected(resource: Resource) -> MeterProvider:
+    provider = MeterProvider([PrometheusMetricReader()], resource=resource, exemplar_filter=AlwaysOffExemplarFilter())
+    metrics.set_meter_provider(provider)
+    return provider
 
 
 def _version() -> str:

@@ -161,13 +161,12 @@ def test_instruments_are_found_by_name() -> None:
 
 def test_a_metrics_port_that_is_taken_stops_the_start() -> None:
     port = free_port()
-    from opentelemetry.sdk.resources import Resource
     from prometheus_client import start_http_server
 
     server, thread = start_http_server(port, addr="127.0.0.1")
     try:
         with pytest.raises(CannotStartError, match=str(port)):
-            telemetry._setup_metrics(Resource.create({}), ServiceConfig(port=0, metrics_port=port))
+            telemetry._listener(ServiceConfig(port=0, metrics_port=port))
     finally:
         server.shutdown()
         server.server_close()
