@@ -1,4 +1,4 @@
-"""Generates the Python stubs beside their contracts: `python protos/generate.py [output directory]` (default: protos/)."""
+"""Generates the Python stubs of the contracts: `python protos/generate.py [output directory]` (default: beside)."""
 
 import sys
 from pathlib import Path

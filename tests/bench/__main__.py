@@ -13,6 +13,7 @@ BENCHES = {
     "quota": "tests.bench.quota",
     "retrieval": "tests.bench.retrieval",
     "events": "tests.bench.events",
+    "gateway": "tests.bench.gateway",
 }
 
 
