@@ -108,7 +108,7 @@ class MongoFeed:
                     await scan.aclose()
 
     async def _live(self, tenant_id: str, place: _Place) -> AsyncGenerator[Event, None]:
-        """What is inserted after the place; a bare token, with the time it is good for, when nothing was for a while."""
+        """What is inserted after the place; when nothing was for a while, a bare token with the time it is good for."""
         start: dict[str, Any] = (
             {"start_after": {"_data": place.log}}
             if place.log
