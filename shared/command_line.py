@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shared.config import CannotStartError, ServiceConfig, describe
 from shared.errors import ServiceError
+from shared.logs import setup_logs
 from shared.server import run
 
 Command: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -35,6 +36,9 @@ def command(
     parser.add_argument("command", nargs="?", choices=list(choices), default="serve")
     chosen = parser.parse_args(arguments).command
     try:
+        config = config_class()  # type: ignore[call-arg]  # the environment gives the rest
+        # First of all: whatever is logged from here on, waiting for a database included, is JSON without secrets.
+        setup_logs(name.rpartition(".")[2], config.log_level, config.log_format)
         run(choices[chosen])
     except ValidationError as error:
         # The input is left out on purpose: it may be a secret.

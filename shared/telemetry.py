@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from shared.config import CannotStartError, ServiceConfig
 from shared.identifiers import new_id
-from shared.logs import get_logger, setup_logs
+from shared.logs import get_logger
 
 __all__ = ["counter", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
 
@@ -89,12 +89,11 @@ def trace_id() -> str:
 def setup_telemetry(
     service_name: str, config: ServiceConfig, *, serves_metrics_itself: bool = False
 ) -> Callable[[], None]:
-    """Starts logs, traces and metrics of this process; the returned function flushes and ends them.
+    """Starts traces and metrics of this process; the returned function flushes and ends them.
 
     Metrics are collected when they have a port of their own, or when the process `serves_metrics_itself`. To be called
     once per process. Raises CannotStartError when the metrics port is taken.
     """
-    setup_logs(service_name, config.log_level, config.log_format)
     resource = Resource.create(
         {"service.name": service_name, "service.version": _version(), "service.instance.id": new_id()}
     )

@@ -1,11 +1,13 @@
 """A server whose street is walked by tests, quick to drain."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 
 from shared.config import ServiceConfig
 from tests.house.in_process import Metadata, as_caller, serving, token
@@ -30,3 +32,14 @@ def street(signing_keys: SigningKeys) -> Serving:
 def walker(signing_keys: SigningKeys) -> Metadata:
     """Metadata of a caller who may do everything on the street."""
     return as_caller(token(signing_keys, tenant_id="t1", user_id="u1", scopes=[PERMISSION]))
+
+
+@pytest.fixture
+def logs() -> Iterator[None]:
+    """Whatever a test sets up is put back, because logging belongs to the whole process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()

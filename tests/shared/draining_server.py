@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from shared.caller import TokenVerifier
 from shared.config import ServiceConfig
+from shared.logs import setup_logs
 from shared.server import run, serve
 from tests.shared.street_contract import endpoint
 
@@ -38,6 +39,7 @@ async def main() -> None:
         drain_delay_seconds=float(sys.argv[3]),
         shutdown_grace_seconds=float(sys.argv[4]),
     )
+    setup_logs("drained", config.log_level, config.log_format)
     async with pool():
         verifier = TokenVerifier(sys.stdin.read())
         await serve(config, "drained", [endpoint(slowly)], verifier=verifier, ready={"nothing": ready})

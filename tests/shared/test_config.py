@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 
-from shared.command_line import command
-from shared.config import CannotStartError, ServiceConfig, describe, service_settings
-from shared.errors import Unavailable
+from shared.config import ServiceConfig, describe, service_settings
 
 
 class Config(ServiceConfig):
@@ -88,57 +86,3 @@ def test_the_table_names_variable_default_and_meaning() -> None:
     row = next(line for line in table.splitlines() if line.startswith("CHAT_STORE_PORT "))
     assert row.split()[1:] == ["50052", "gRPC", "port."]
     assert describe(ServiceConfig).count("required") == 1
-
-
-@pytest.mark.parametrize("error", [CannotStartError("the port is taken"), Unavailable("the database is unavailable")])
-def test_a_start_that_cannot_succeed_ends_with_words(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    async def serve() -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        command("services.chat_store", Config, serve=serve, arguments=[])
-    assert ended.value.code == 1
-    assert capsys.readouterr().err == f"services.chat_store: {error}\n"
-
-
-async def nothing() -> None:
-    pass
-
-
-def test_help_prints_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command("services.chat_store", Config, serve=nothing, arguments=["--help"])
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert "CHAT_STORE_PORT" in shown
-    assert "migrate" not in shown.partition("settings")[0]
-
-
-def test_the_command_chosen_is_run() -> None:
-    ran: list[str] = []
-
-    async def serve() -> None:
-        ran.append("serve")
-
-    async def migrate() -> None:
-        ran.append("migrate")
-
-    command("services.chat_store", Config, serve=serve, migrate=migrate, arguments=[])
-    command("services.chat_store", Config, serve=serve, migrate=migrate, arguments=["migrate"])
-    assert ran == ["serve", "migrate"]
-
-
-def test_bad_settings_end_the_command_with_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def serve() -> None:
-        Config()
-
-    monkeypatch.setenv("CHAT_STORE_PROT", "1")
-    monkeypatch.setenv("CHAT_STORE_PORT", "s3cret")
-    with pytest.raises(SystemExit) as ended:
-        command("services.chat_store", Config, serve=serve, arguments=["serve"])
-    assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert "CHAT_STORE_PORT" in told or "port" in told
-    assert "s3cret" not in told
