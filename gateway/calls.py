@@ -45,6 +45,9 @@ class Calls:
 
     async def upload(self, exchange: HttpExchange, route: Route, call: Any, messages: AsyncIterator[Message]) -> None:
         """Sends the messages as they come, as fast as the service takes them, and answers with the one response."""
+        # It may be waiting for the client and not for the service, so it is the task that has to be cut.
+        task = asyncio.current_task()
+        self._in_flight.add(task)
         try:
             async for message in messages:
                 await call.write(message.SerializeToString())
@@ -53,9 +56,16 @@ class Calls:
             pass
         except grpc.aio.AioRpcError:
             raise
+        except asyncio.CancelledError:
+            call.cancel()
+            if self._cut:
+                raise _restarting() from None
+            raise
         except BaseException:
             call.cancel()
             raise
+        finally:
+            self._in_flight.discard(task)
         await self.unary(exchange, route, call)
 
     async def events(self, exchange: HttpExchange, route: Route, call: Any, status_json: StatusJson) -> None:
@@ -100,7 +110,7 @@ class Calls:
             if gone:
                 raise ClientGoneError from None
             if self._cut:
-                raise Unavailable("the gateway is restarting", dependency="gateway") from None
+                raise _restarting() from None
             raise
         except grpc.aio.AioRpcError:
             if gone:
@@ -162,6 +172,10 @@ class _EventStream:
                 self._stalled = True
                 self._call.cancel()
                 return
+
+
+def _restarting() -> Unavailable:
+    return Unavailable("the gateway is restarting", dependency="gateway")
 
 
 async def _beside(work: Callable[[Route, bytes], Any], route: Route, raw: bytes) -> Any:

@@ -22,6 +22,8 @@ FORM = "multipart/form-data"
 # What curl and browsers say when nobody told them what the file is.
 MEANINGLESS_TYPES = frozenset({"", "application/x-www-form-urlencoded", "application/octet-stream"})
 MAX_FORM_TEXT_BYTES = 64 * 1024
+# Each is read on its own, on the event loop: many tiny ones would keep everybody else waiting.
+MAX_FORM_PARTS = 100
 
 
 async def upload_messages(
@@ -74,6 +76,7 @@ class _Form:
         self._route = route
         self._description = description
         self._file = bytearray()
+        self._parts = 0
         self._seen_file = False
         self._in_file = False
         self._text = bytearray()
@@ -110,6 +113,9 @@ class _Form:
             raise malformed("the form holds no file")
 
     def _part_begins(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_FORM_PARTS:
+            raise malformed("the form has too many fields")
         self._headers = {}
         self._text = bytearray()
         self._header_name = self._header_value = b""

@@ -54,6 +54,7 @@ async def test_forms_that_are_no_upload_are_refused(client: httpx.AsyncClient) -
         file + b'--b\r\ncontent-disposition: form-data; name="title"\r\n\r\nx\r\n--b--\r\n',  # a field too late
         b'--b\r\ncontent-disposition: form-data; name="colour"\r\n\r\nx\r\n' + file + b"--b--\r\n",  # unknown field
         file.removesuffix(b"\r\n"),  # cut off
+        b'--b\r\ncontent-disposition: form-data; name="title"\r\n\r\nx\r\n' * 1000 + file + b"--b--\r\n",  # no end
     ):
         response = await client.post(UPLOAD, headers=boundary, content=body)
         assert (response.status_code, response.json()["details"][0]["reason"]) == (400, "MALFORMED_MESSAGE"), body
@@ -108,12 +109,28 @@ async def test_the_gateway_takes_no_more_than_the_service_takes(gateway: Gateway
     assert sum(gateway.seen.pieces) < sent < 12_000_000
 
 
-async def test_a_client_that_leaves_in_the_middle_cancels_its_upload(gateway: Gateway) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+async def begun(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An upload of which the service has a part, and the client says no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
         b"POST /v1/documents:upload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer pk_test_ana\r\n"
         b"content-length: 1000000\r\n\r\n" + b"x" * 200_000
     )
     await asyncio.wait_for(gateway.seen.started.wait(), 5)
+    return reader, writer
+
+
+async def test_an_upload_that_outlasts_the_grace_is_told_so(gateways: Gateways) -> None:
+    gateway = await gateways.start()
+    reader, writer = await begun(gateway)
+    await gateways.stop()
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"DEPENDENCY_UNAVAILABLE" in answer
+    writer.close()
+
+
+async def test_a_client_that_leaves_in_the_middle_cancels_its_upload(gateway: Gateway) -> None:
+    _, writer = await begun(gateway)
     writer.close()
     await asyncio.wait_for(gateway.seen.cancelled.wait(), 1)
