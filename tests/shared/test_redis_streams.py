@@ -136,3 +136,22 @@ async def test_no_redis_is_a_dependency_that_is_unavailable() -> None:
 
 def test_no_two_consumers_share_a_name() -> None:
     assert consumer_name() != consumer_name()
+
+
+@pytest.mark.parametrize("turns", range(24))
+async def test_a_cancellation_is_never_swallowed_whenever_it_comes(redis: Any, turns: int) -> None:
+    """The client sends by asyncio.wait_for, which before Python 3.12 forgets one that comes when it has just sent."""
+    stream = await filled(redis, 1)
+
+    async def add_and_wait() -> None:
+        await stream.add([{b"n": b"1"}])
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(add_and_wait())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=2)
+    forgotten = not done
+    task.cancel()
+    assert not forgotten
