@@ -5,8 +5,8 @@ there. Whatever Redis loses on the way is sent again from that position, and kno
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -151,24 +151,31 @@ class Feed:
     async def _receive(self, start: Position, arrived: Arrivals, patience: Patience) -> None:
         """Events as they come; when the feed breaks off it is taken up again behind the last one.
 
-        Stored history is not told by time: only when the feed has caught up does the newest event told say until when
-        all of them have been.
+        With each goes the time until which everything has been told.
         """
-        token, newest, caught_up = start.token, start.counted_until, start.counted_until is not None
+        token, told_until = start.token, start.counted_until
         while True:
             try:
-                request = feed_pb.WatchEventsRequest(resume_token=token)
-                async for event in self._source.WatchEvents(request, timeout=WATCH_SECONDS):
-                    caught_up = caught_up or event.WhichOneof("payload") is None
-                    token, newest = event.resume_token, _later(newest, event)
-                    await arrived.put((event, Position(token, newest if caught_up else None)))
-                    patience.reset()
+                with self._watching(token) as events:
+                    async for event in events:
+                        token, told_until = event.resume_token, _told_until(told_until, event)
+                        await arrived.put((event, Position(token, told_until)))
+                        patience.reset()
             except (grpc.RpcError, ServiceError) as broken:
                 error = error_of(broken) if isinstance(broken, grpc.RpcError) else broken
                 log.warning("feed_broken_off", error=str(error), reason=error.reason)
                 if error.reason == "RESUME_TOKEN_INVALID":
-                    token, caught_up = "", False  # another store than before: known facts drop what comes again
+                    token, told_until = "", None  # another store than before: known facts drop what comes again
             await patience.wait()
+
+    @contextmanager
+    def _watching(self, token: str) -> Iterator[Any]:
+        """The feed from there on; ended here, because gRPC ends it only for who is cancelled while reading."""
+        call = self._source.WatchEvents(feed_pb.WatchEventsRequest(resume_token=token), timeout=WATCH_SECONDS)
+        try:
+            yield call
+        finally:
+            call.cancel()
 
     async def _forward(self, window: Window, arrived: Arrivals) -> None:
         while True:
@@ -218,8 +225,14 @@ class Feed:
         return asyncio.get_running_loop().time()
 
 
-def _later(newest: datetime | None, event: feed_pb.Event) -> datetime | None:
-    if not event.HasField("event_time"):
-        return newest
+def _told_until(before: datetime | None, event: feed_pb.Event) -> datetime | None:
+    """The time until which everything has been told; None before the first mark of the feed.
+
+    Stored history does not come by time: it says nothing until the mark at its end. From there on events do, and marks
+    when nothing happens.
+    """
+    is_mark = event.WhichOneof("payload") is None
+    if not event.HasField("event_time") or (before is None and not is_mark):
+        return before
     time = event.event_time.ToDatetime(UTC)
-    return time if newest is None else max(newest, time)
+    return time if before is None else max(before, time)

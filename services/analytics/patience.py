@@ -21,7 +21,8 @@ class Patience:
             await asyncio.sleep(length)
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(called_off.wait(), length)
+            async with asyncio.timeout(length):
+                await called_off.wait()
 
     def reset(self) -> None:
         """What was waited for has come."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -14,46 +15,62 @@ from shared.channels import open_channel
 from shared.config import ServiceConfig
 from shared.errors import InvalidArgument
 from shared.server import Endpoint, running_server
+from tests.analytics.events import NOON
 from tests.house.in_process import token
 from tests.house.signing import SigningKeys
 
 
 class FeedSource(feed_grpc.FeedServiceServicer):
-    """Sends what `happen` is told, each event with the token of its place; a marker when a watcher has caught up."""
+    """Sends what `happen` is told, each event with the token of its place; marks when all is told and as time goes."""
 
     def __init__(self, events: Iterable[feed_pb.Event] = ()) -> None:
         self._events = list(events)
         self._more = asyncio.Condition()
         self.requests: list[str] = []
         self.break_off_after = 10**9
+        self.time = NOON
+        self.watchers = 0
 
     async def happen(self, *events: feed_pb.Event) -> None:
         async with self._more:
             self._events += events
             self._more.notify_all()
 
+    async def rest_until(self, time: datetime) -> None:
+        """Nothing happens until then."""
+        async with self._more:
+            self.time = time
+            self._more.notify_all()
+
     async def WatchEvents(
         self, request: feed_pb.WatchEventsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[feed_pb.Event]:
         self.requests.append(request.resume_token)
-        place = self._place(request.resume_token)
+        self.watchers += 1
+        try:
+            async for event in self._told(self._place(request.resume_token)):
+                yield event
+        finally:
+            self.watchers -= 1
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
+
+    async def _told(self, place: int) -> AsyncIterator[feed_pb.Event]:
         for _ in range(self.break_off_after):
-            if place == len(self._events):
-                yield self._marker(place)
-            async with self._more:
-                await self._more.wait_for(lambda: place < len(self._events))  # noqa: B023 awaited at once
+            while place == len(self._events):
+                marked = self.time
+                yield self._mark(place)
+                async with self._more:
+                    await self._more.wait_for(lambda: place < len(self._events) or self.time != marked)  # noqa: B023
             event = feed_pb.Event()
             event.CopyFrom(self._events[place])
             place += 1
             event.resume_token = f"at-{place}"
             yield event
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
 
-    def _marker(self, place: int) -> feed_pb.Event:
-        marker = feed_pb.Event(event_id=f"marker-{place}", resume_token=f"at-{place}")
-        if self._events:
-            marker.event_time.CopyFrom(self._events[place - 1].event_time)
-        return marker
+    def _mark(self, place: int) -> feed_pb.Event:
+        mark = feed_pb.Event(resume_token=f"at-{place}")
+        mark.event_time.FromDatetime(self.time)
+        return mark
 
     def _place(self, resume_token: str) -> int:
         if not resume_token:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -282,15 +282,61 @@ async def test_freshness_is_claimed_only_when_history_has_been_told(
     await source.happen(*many_events(30))
     source.break_off_after = 20
     async with pipeline.feed(), pipeline.worker():
-        await kept_all(positions, 20)
-        assert (await positions.read()).counted_until is None
-        await kept_all(positions, 30)
+        while (position := await positions.read()).token != "at-30":
+            assert position.counted_until is None
+            await asyncio.sleep(0.005)
+        await until(lambda: _counted_until(positions, NOON))
+    assert source.requests == ["", "at-20"]
 
-        async def claimed() -> bool:
-            return (await positions.read()).counted_until is not None
 
-        await until(claimed)
-    assert (await positions.read()).counted_until is not None
+async def test_freshness_advances_while_nothing_happens(
+    pipeline: Pipeline, source: FeedSource, positions: FeedPositions
+) -> None:
+    async with pipeline.feed(), pipeline.worker():
+        await until(lambda: _counted_until(positions, NOON))
+        await source.rest_until(NOON + timedelta(minutes=10))
+        await until(lambda: _counted_until(positions, NOON + timedelta(minutes=10)))
+
+
+async def test_freshness_does_not_pass_what_is_not_counted_yet(
+    pipeline: Pipeline, source: FeedSource, stream: Stream, positions: FeedPositions
+) -> None:
+    later = NOON + timedelta(days=1)
+    async with pipeline.feed():
+        await until(lambda: _counted_until(positions, NOON))
+        await source.happen(*many_events(10))
+        await until(lambda: _has_length(stream, 10))
+        await source.rest_until(later)
+        await asyncio.sleep(0.2)
+        assert await _counted_until(positions, NOON)
+        async with pipeline.worker():
+            await until(lambda: _counted_until(positions, later))
+
+
+async def test_the_times_of_history_are_no_freshness(
+    pipeline: Pipeline, source: FeedSource, positions: FeedPositions
+) -> None:
+    """What is stored while history is told may be told early; others of the same time come only after the mark."""
+    early = appended("early", answer())
+    early.event_time.FromDatetime(NOON + timedelta(hours=1))
+    await source.happen(early)
+    async with pipeline.feed(), pipeline.worker():
+        await kept_all(positions, 1)
+        await until(lambda: _counted_until(positions, NOON))
+
+
+async def test_a_follower_that_starts_again_leaves_no_watcher_behind(
+    pipeline: Pipeline, source: FeedSource, stream: Stream, redis: Redis, positions: FeedPositions
+) -> None:
+    """Also when it was not reading at that moment, because what it had read found no room."""
+    await source.happen(*many_events(300))
+    async with pipeline.feed(max_in_flight=50):
+        await until(lambda: _has_length(stream, 50))
+        await redis.flushdb()
+        await until(lambda: _has_length(stream, 50))
+        assert len(source.requests) == 2
+        await until(lambda: _watchers(source, 1), 2)
+    await until(lambda: _watchers(source, 0), 2)
 
 
 @given(
@@ -314,6 +360,14 @@ def test_the_window_never_passes_an_unsettled_event(sizes: list[bool], settle_or
         assert int(window.position.token.removeprefix("at-")) == first - 1
         window.settle([waiting.pop()])
     assert window.position.token == f"at-{len(sizes)}"
+
+
+async def _counted_until(positions: FeedPositions, time: datetime) -> bool:
+    return (await positions.read()).counted_until == time
+
+
+async def _watchers(source: FeedSource, watchers: int) -> bool:
+    return source.watchers == watchers
 
 
 async def _has_length(stream: Stream, length: int) -> bool:
