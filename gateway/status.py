@@ -7,9 +7,8 @@ from math import ceil
 import grpc
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-from shared.errors import FieldViolation, InvalidArgument, ServiceError, Unavailable, error_of, status_of
+from shared.errors import FieldViolation, InvalidArgument, ServiceError, Unavailable, error_of, rich_status, status_of
 
 HTTP_STATUS: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.OK: 200,
@@ -114,8 +113,8 @@ def malformed(message: str, *violations: FieldViolation) -> InvalidArgument:
 
 def upstream_status(error: grpc.aio.AioRpcError, upstream: str, request_id: str) -> status_pb2.Status:
     """What a service answered, as it answered it; what gRPC itself reports, in the words of the house."""
-    status = _rich_status(error)
-    if status is not None:
+    status = rich_status(error)
+    if status is not None and reason_of(status):
         return _with_request_id(status, request_id)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return status_of(MethodNotImplemented("the service does not know this method"), request_id=request_id)
@@ -160,16 +159,6 @@ def json_of(status: status_pb2.Status) -> bytes:
         shown = {"message": status.message, "details": []}
     body = {"code": status.code, "message": shown.get("message", ""), "details": shown.get("details", [])}
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _rich_status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
-    try:
-        status = rpc_status.from_call(error)
-    except ValueError:  # the details contradict the code
-        return None
-    if not isinstance(status, status_pb2.Status) or not reason_of(status):
-        return None
-    return status
 
 
 def _with_request_id(status: status_pb2.Status, request_id: str) -> status_pb2.Status:

@@ -306,13 +306,14 @@ def error_of(rpc_error: grpc.RpcError) -> ServiceError:
     """
     if not isinstance(rpc_error, grpc.aio.AioRpcError):
         return Internal()
-    status = _rich_status(rpc_error)
+    status = rich_status(rpc_error)
     if status is None:
         return _core_error(rpc_error.code())
     return _rebuilt(rpc_error.code(), status)
 
 
-def _rich_status(rpc_error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+def rich_status(rpc_error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    """The google.rpc.Status that a service sent; None when it is gRPC itself that reports."""
     try:
         status = rpc_status.from_call(rpc_error)
     except ValueError:  # the details contradict the code: trust the code alone
