@@ -27,8 +27,8 @@ def generate(output: Path) -> None:
     """Writes messages, service stubs and their types under `output`; raises RuntimeError when protoc refuses."""
     messages = VENDORED + contracts()
     services = [path for path in contracts() if "\nservice " in (ROOT / path).read_text(encoding="utf-8")]
-    _protoc([f"--python_out={output}", f"--mypy_out={output}"], messages)
-    _protoc([f"--grpc_python_out={output}", f"--mypy_grpc_out={output}"], services)
+    _protoc([f"--python_out={output}", f"--mypy_out=quiet:{output}"], messages)
+    _protoc([f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}"], services)
 
 
 def _protoc(outputs: list[str], files: list[str]) -> None:
