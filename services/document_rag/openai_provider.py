@@ -1,11 +1,13 @@
 """Any OpenAI-compatible chat endpoint as an answer provider, with our own retries inside the turn's deadline."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import httpx2
 import openai
 
 from services.document_rag.assistant_model import (
@@ -23,6 +25,7 @@ _log = get_logger()
 ATTEMPTS = 3
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_RETRY_AFTER_SECONDS = 5.0
+_LONGEST_WAIT_TOLD_SECONDS = 3600.0
 _ASKS_AGAIN = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 
 _FINISH_REASONS = {
@@ -48,8 +51,8 @@ class OpenAIProvider:
             async for chunk in chunks:
                 model = chunk.model or model
                 tokens = _tokens(chunk.usage) if chunk.usage else tokens
-                for choice in chunk.choices:
-                    if choice.delta.content:
+                for choice in chunk.choices or ():
+                    if choice.delta and choice.delta.content:
                         yield Delta(choice.delta.content)
                     if choice.finish_reason:
                         reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.STOP)
@@ -69,8 +72,10 @@ class OpenAIProvider:
                         return
                     yield chunk
         except openai.RateLimitError as error:
-            raise ProviderRateLimited(max(_retry_after(error), 1.0)) from error
-        except (openai.OpenAIError, TimeoutError) as error:
+            seconds = min(max(_retry_after(error), 1.0), _LONGEST_WAIT_TOLD_SECONDS)
+            raise ProviderRateLimited(seconds) from error
+        # Once the stream is open, the client passes on what its transport raises, and what is no JSON.
+        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
             # The provider's own words may quote the prompt, so only the kind of failure is logged.
             _log.warning("provider_failed", kind=type(error).__name__, status=getattr(error, "status_code", None))
             raise ProviderFailed from error
@@ -78,7 +83,8 @@ class OpenAIProvider:
     async def _opened(self, prompt: Prompt, sampling: Sampling) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._client.chat.completions.create(**_request(prompt, sampling))
+                async with asyncio.timeout(self._silence_seconds):
+                    return await self._client.chat.completions.create(**_request(prompt, sampling))
             except _ASKS_AGAIN as error:
                 if attempt == ATTEMPTS or _retry_after(error) > _LONGEST_RETRY_AFTER_SECONDS:
                     raise
@@ -109,21 +115,21 @@ def _tokens(usage: Any) -> TokenCount:
     cached = (prompt_details.cached_tokens if prompt_details else None) or 0
     reasoning = (completion_details.reasoning_tokens if completion_details else None) or 0
     return TokenCount(
-        input=max(usage.prompt_tokens - cached, 0),
+        input=max((usage.prompt_tokens or 0) - cached, 0),
         cached_input=cached,
-        output=max(usage.completion_tokens - reasoning, 0),
+        output=max((usage.completion_tokens or 0) - reasoning, 0),
         reasoning=reasoning,
     )
 
 
 def _retry_after(error: openai.OpenAIError) -> float:
-    """Seconds the provider asks to wait; 0 when it does not say or is not asked politely."""
+    """Seconds the provider asks to wait; 0 when it does not say."""
     if not isinstance(error, openai.APIStatusError):
         return 0.0
     headers = error.response.headers
     try:
-        if "retry-after-ms" in headers:
-            return float(headers["retry-after-ms"]) / 1000
-        return float(headers.get("retry-after", 0))
+        in_milliseconds = "retry-after-ms" in headers
+        seconds = float(headers["retry-after-ms"]) / 1000 if in_milliseconds else float(headers.get("retry-after", 0))
     except ValueError:  # an HTTP date
         return 1.0
+    return seconds if math.isfinite(seconds) else 1.0

@@ -10,6 +10,9 @@ fake-length         stops with finish_reason "length"
 fake-truncated      three words, then the stream ends without finish_reason
 fake-error-event    three words, then an error event
 fake-hang           the headers, then nothing
+fake-silent         nothing at all, not even headers
+fake-broken         three words, then the connection breaks in the middle of the body
+fake-garbage        three words, then an event that is no JSON
 fake-error          500
 fake-flaky          500 twice for the same question, then as fake-plain
 fake-rate-limited   429 with Retry-After: 7
@@ -49,6 +52,7 @@ CACHED_TOKENS = 4
 REASONING_TOKENS = 5
 FLAKY_FAILURES = 2
 DIMENSIONS = 1536
+TROUBLED = ("fake-truncated", "fake-error-event", "fake-broken", "fake-garbage")
 
 
 @dataclass
@@ -100,6 +104,8 @@ class FakeProvider:
         if refusal is not None:
             turn.ended_at = time.monotonic()
             return refusal
+        if turn.model == "fake-silent":
+            await asyncio.sleep(HANG_SECONDS)
         if not body.get("stream"):
             turn.finished = True
             return JSONResponse(_whole(turn))
@@ -188,6 +194,11 @@ async def _events(turn: Answered, wants_usage: bool) -> AsyncIterator[str]:
         await asyncio.sleep(_pause_seconds(turn.model))
     if turn.model == "fake-truncated":
         return
+    if turn.model == "fake-broken":
+        raise ConnectionResetError
+    if turn.model == "fake-garbage":
+        yield "data: {no json\n\n"
+        return
     if turn.model == "fake-error-event":
         yield _event({"error": {"message": "the model fell over", "type": "server_error", "code": None}})
         return
@@ -199,7 +210,7 @@ async def _events(turn: Answered, wants_usage: bool) -> AsyncIterator[str]:
 
 def in_trouble(turn: Answered) -> bool:
     """Whether a stream that is to break off has gone far enough."""
-    return turn.model in ("fake-truncated", "fake-error-event") and turn.words_sent >= WORDS_BEFORE_TROUBLE
+    return turn.model in TROUBLED and turn.words_sent >= WORDS_BEFORE_TROUBLE
 
 
 def _pieces(turn: Answered) -> list[str]:
