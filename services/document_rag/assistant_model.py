@@ -3,12 +3,12 @@
 import enum
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.document_rag.model import Passage
-from shared.errors import FailedPrecondition, InvalidArgument, Unavailable
+from services.document_rag.model import Passage, refuse_nul
+from shared.errors import FailedPrecondition, FieldViolation, InvalidArgument, Unavailable
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
 EXTRACTIVE = "extractive"
@@ -81,8 +81,31 @@ class AssistantFields:
     document_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.display_name.strip():
-            raise InvalidArgument("display_name is empty")
+        broken = list(self._broken_rules())
+        if broken:
+            raise InvalidArgument(violations=broken)
+        named = {"display_name": self.display_name, "instructions": self.instructions, "model": self.model}
+        named |= {f"document_ids[{index}]": each for index, each in enumerate(self.document_ids)}
+        refuse_nul({f"assistant.{name}": text for name, text in named.items()})
+
+    def _broken_rules(self) -> Iterator[FieldViolation]:
+        """The rules of the contract, kept here too: it cannot check what an update's mask leaves out."""
+        ids = self.document_ids
+        rules = {
+            "display_name": (self.display_name.strip() and len(self.display_name) <= 200, "1 to 200 characters"),
+            "instructions": (len(self.instructions.encode()) <= 32_768, "at most 32768 bytes"),
+            "model": (len(self.model) <= 200, "at most 200 characters"),
+            "top_k": (0 <= self.top_k <= 50, "0 to 50"),
+            "temperature": (self.temperature is None or 0 <= self.temperature <= 2, "0 to 2"),
+            "max_output_tokens": (0 <= self.max_output_tokens <= 100_000, "0 to 100000"),
+            "document_ids": (
+                len(ids) <= 1000 and len(set(ids)) == len(ids) and all(1 <= len(each) <= 64 for each in ids),
+                "at most 1000 different ids of 1 to 64 characters",
+            ),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                yield FieldViolation(f"assistant.{name}", f"must be {rule}", f"assistant.{name}")
 
     def fingerprint(self) -> bytes:
         """What a retry with the same request_id must repeat."""

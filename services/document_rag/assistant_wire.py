@@ -1,7 +1,7 @@
 """Assistants and turns between the contracts and the model."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from services.document_rag.answer import Accepted, AnswerEvent, Citation, Completed
 from services.document_rag.assistant_model import Assistant, AssistantFields, FinishReason, OnDisconnect, Question
-from services.document_rag.model import Passage
+from services.document_rag.model import Passage, refuse_nul
 from services.document_rag.providers import Delta
 from services.document_rag.usage_wire import tokens_to_proto, usage_source_to_proto
 from shared.errors import FieldViolation, InvalidArgument
@@ -50,9 +50,10 @@ def assistant_to_proto(assistant: Assistant) -> pb.Assistant:
     )
 
 
-def fields_from_proto(assistant: pb.Assistant) -> AssistantFields:
-    """What the client may set of an assistant."""
-    return AssistantFields(**{name: _value(assistant, name) for name in _CHANGEABLE})
+def fields_from_proto(request: pb.CreateAssistantRequest) -> AssistantFields:
+    """What the client sets of the new assistant."""
+    refuse_nul({"request_id": request.request_id})
+    return AssistantFields(**{name: _value(request.assistant, name) for name in _CHANGEABLE})
 
 
 def changes_from_proto(request: pb.UpdateAssistantRequest) -> dict[str, object]:
@@ -69,8 +70,8 @@ def newest_first_position(position: Mapping[str, Any] | None) -> tuple[datetime,
     if position is None:
         return None
     try:
-        return datetime.fromisoformat(position["time"]), str(UUID(position["id"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return datetime.fromisoformat(position["time"]).astimezone(UTC), str(UUID(position["id"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID") from None
 
 

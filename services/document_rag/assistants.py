@@ -134,9 +134,8 @@ def _values(fields: AssistantFields) -> Sequence[object]:
 
 
 def _from_row(row: asyncpg.Record) -> Assistant:
-    return Assistant(
-        **dict(row) | {"assistant_id": str(row["assistant_id"]), "document_ids": tuple(row["document_ids"])}
-    )
+    columns = {name: row[name] for name in Assistant.__slots__}
+    return Assistant(**columns | {"assistant_id": str(row["assistant_id"]), "document_ids": tuple(row["document_ids"])})
 
 
 def _uuid(assistant_id: str) -> UUID:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from shared.errors import InvalidArgument
+from shared.errors import FieldViolation, InvalidArgument
 
 RECIPROCAL_RANK_OFFSET = 60
 LEXICAL_WEIGHT = 3.0  # measured: words find Portuguese paragraphs better than hashed vectors do
 DEFAULT_TOP_K = 8
+MAX_TITLE_CHARACTERS = 500
 PAGE_BREAK = "\n\n"
 SECTION_SEPARATOR = " › "
 
@@ -117,6 +118,9 @@ class Description:
     filename: str = ""
     mime_type: str = ""
 
+    def __post_init__(self) -> None:
+        refuse_nul({name: getattr(self, name) for name in self.__slots__})
+
 
 @dataclass(frozen=True, slots=True)
 class NewDocument:
@@ -198,6 +202,21 @@ def fuse_by_rank(by_vector: Sequence[Ranked], by_words: Sequence[Ranked]) -> dic
 
 
 def document_title(given: str, extracted: str, filename: str) -> str:
-    """The uploader's title, else the document's own, else the file name without its ending."""
+    """The uploader's title, else the document's own, else the file name without its ending; on one line."""
     stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return given.strip() or extracted.strip() or stem.strip() or "Sem título"
+    titles = (_on_one_line(title) for title in (given, extracted, stem))
+    return next(filter(None, titles), "Sem título")
+
+
+def refuse_nul(texts: Mapping[str, str]) -> None:
+    """InvalidArgument naming the first text with a NUL, which PostgreSQL cannot keep; by the path of its field."""
+    for field, text in texts.items():
+        if "\0" in text:
+            description = "must not contain the character U+0000"
+            raise InvalidArgument(violations=[FieldViolation(field, description, "string.nul")])
+
+
+def _on_one_line(title: str) -> str:
+    """What a file calls its title may hold anything: control characters, half of a surrogate pair, a whole book."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in title[: 2 * MAX_TITLE_CHARACTERS])
+    return " ".join(printable.split())[:MAX_TITLE_CHARACTERS].strip()
