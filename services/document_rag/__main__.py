@@ -177,6 +177,7 @@ def _answer_settings(config: Config, *, has_model: bool) -> AnswerSettings:
         history_messages=config.history_messages,
         least_answer_tokens=config.least_answer_tokens,
         timeout_seconds=config.answer_timeout_seconds,
+        drain_seconds=config.turn_drain_seconds,
         prices=config.model_prices,
     )
 

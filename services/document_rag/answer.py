@@ -7,9 +7,10 @@ also by another process after this one was killed.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from services.document_rag.assistant_model import (
     Answer,
@@ -30,10 +31,10 @@ from services.document_rag.neighbours import patiently
 from services.document_rag.outbox import Outbox
 from services.document_rag.prompt import build_prompt, most_prompt_tokens, search_query
 from services.document_rag.providers import AnswerProvider, Delta, Sampling
-from services.document_rag.token_budget import Hold, TokenBudget, Wanted
+from services.document_rag.token_budget import Hold, Paid, TokenBudget, Wanted
 from services.document_rag.turns import Turn, TurnStore
 from shared.caller import current_caller
-from shared.errors import RequestIdReused, ServiceError
+from shared.errors import DeadlineExceeded, Internal, RequestIdReused, ServiceError
 from shared.telemetry import get_logger
 
 _log = get_logger()
@@ -48,6 +49,7 @@ class AnswerSettings:
     history_messages: int
     least_answer_tokens: int
     timeout_seconds: float
+    drain_seconds: float
     prices: Mapping[str, ModelPrice]
 
 
@@ -95,15 +97,16 @@ class Telling:
     task: "asyncio.Task[None]" = field(repr=False)
 
     async def events(self) -> AsyncGenerator[AnswerEvent | Delta, None]:
-        """Accepted, Citation*, Delta*, Completed; raises what the turn failed with."""
-        while (event := await self.outbox.next()) is not None:
-            yield event
-            self.outbox.confirm(event)
-        await self.task
-
-    def reader_left(self, _rpc: object) -> None:
-        """The reader's connection is gone, or was ended in good order."""
-        self.outbox.leave()
+        """Accepted, Citation*, Delta*, Completed; raises what the turn failed with. To close it is to leave."""
+        try:
+            while (event := await self.outbox.next()) is not None:
+                yield event
+                self.outbox.confirm(event)
+            if self.outbox.reader_left.is_set():
+                raise DeadlineExceeded("the answer was not read for too long")
+            await self.task
+        finally:
+            self.outbox.leave()
 
 
 class AnswerStory:
@@ -139,9 +142,14 @@ class AnswerStory:
         return Telling(outbox, task)
 
     async def drained(self) -> None:
-        """Waits until every turn has ended, also those whose reader has left."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=self._settings.timeout_seconds)
+        """Lets the turns end whose reader has left; those that take too long give back what they hold and say so."""
+        late = self._under_way
+        if late:
+            _, late = await asyncio.wait(late, timeout=self._settings.drain_seconds)
+        for turn in late:
+            turn.cancel()
+        if late:
+            await asyncio.wait(late)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
@@ -152,41 +160,35 @@ class AnswerStory:
     async def _carry_out(self, question: Question, outbox: Outbox[AnswerEvent]) -> None:
         began = time.monotonic()
         caller = current_caller()
-        assistant = await self._assistants.get(caller.tenant_id, question.assistant_id)
         turn = await self._turns.begin(caller.tenant_id, caller.user_id, question)
         if turn.answer_seq is not None:
-            return await self._tell_again(turn, await self._conversations.answer_at(turn, turn.answer_seq), outbox)
+            await self._tell_again(turn, await self._conversations.answer_at(turn, turn.answer_seq), outbox)
+            return
         async with self._turns.carried_out(turn):
-            stored = await self._stored_before(turn, question)
-            if stored is None:
-                stored = await self._answer(turn, question, assistant, outbox, began)
-                completed = Completed(stored.stored, stored.answer)
-                await self._turns.done(turn, stored.stored.seq)
-                return await outbox.put(completed)
-            await self._budget.settle_stored(turn, self._wanted(turn, assistant, question), stored.answer)
-            await self._turns.done(turn, stored.stored.seq)
-            return await self._tell_again(turn, stored, outbox)
+            earlier = await self._stored_before(turn, question)
+            stored = earlier or await self._answer(turn, question, outbox, began)
+            # A stored answer is only ever charged: if that fails now, a retry of the turn charges it.
+            paid = Paid(stored.reservation_id, stored.answer)
+            await patiently(lambda: self._budget.charge(turn, question.assistant_id, paid))
+            await patiently(lambda: self._turns.done(turn, stored.stored.seq))
+        if earlier:
+            await self._tell_again(turn, earlier, outbox)
+        else:
+            await outbox.put(Completed(stored.stored, stored.answer))
 
-    async def _answer(
-        self, turn: Turn, question: Question, assistant: Assistant, outbox: Outbox[AnswerEvent], began: float
-    ) -> StoredAnswer:
+    async def _answer(self, turn: Turn, question: Question, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
+        assistant = await self._assistants.get(turn.tenant_id, question.assistant_id)
         prepared = await self._prepare(turn, question, assistant)
         try:
             draft = self._draft(assistant, question, prepared)
             await outbox.put(Accepted(turn.conversation_id, prepared.question.message_id, turn.request_id))
             for number, passage in enumerate(draft.prompt.passages, start=1):
                 await outbox.put(Citation(number, passage))
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._turns.holding(turn, prepared.hold.reservation_id))
-                both.create_task(self._generate(draft, question.on_disconnect, outbox))
-            kept = await self._store(turn, assistant, draft, prepared.question, began)
+            await self._generate(draft, question.on_disconnect, outbox)
+            return await self._store(turn, assistant, draft, prepared, began)
         except BaseException as error:
-            cause = _first_cause(error)
-            await self._give_up(turn, assistant, prepared.hold, cause)
-            raise cause from None
-        # A stored answer is only ever charged: if that fails now, a retry of the turn charges it.
-        await patiently(lambda: self._budget.settle(prepared.hold, kept.answer))
-        return kept
+            await self._give_up(turn, question, prepared.hold, error)
+            raise
 
     async def _prepare(self, turn: Turn, question: Question, assistant: Assistant) -> _Prepared:
         """Everything that needs no other's result, at once. None is cancelled when one fails: each ends as it began."""
@@ -202,7 +204,7 @@ class AnswerStory:
             return _Prepared(hold, asked, history, result)
         error = next(each for each in (asked, hold, found) if isinstance(each, BaseException))
         await self._give_up(
-            turn, assistant, hold if isinstance(hold, Hold) else None, error, stored=isinstance(asked, Stored)
+            turn, question, hold if isinstance(hold, Hold) else None, error, stored=isinstance(asked, Stored)
         )
         raise error
 
@@ -236,22 +238,29 @@ class AnswerStory:
         async with aclosing(pieces):
             await generate(draft, pieces, on_disconnect, outbox, self._settings.timeout_seconds)
 
-    async def _store(self, turn: Turn, assistant: Assistant, draft: Draft, asked: Stored, began: float) -> StoredAnswer:
+    async def _store(
+        self, turn: Turn, assistant: Assistant, draft: Draft, prepared: _Prepared, began: float
+    ) -> StoredAnswer:
         """Stores the answer; what another attempt of this turn stored first is what counts."""
         answer = draft.finished(began, self._settings.prices)
         references = cited(answer.text, draft.prompt.passages)
         rag = bool(draft.prompt.passages)
+        paid_by = prepared.hold.reservation_id
         try:
             stored = await patiently(
-                lambda: self._conversations.add_answer(turn, assistant.assistant_id, answer, references, rag=rag)
+                lambda: self._conversations.add_answer(
+                    turn, assistant.assistant_id, answer, paid_by, references, rag=rag
+                )
             )
         except ServiceError as error:
-            earlier = error.reason == RequestIdReused.reason
-            first = await self._conversations.answer_after(turn, asked.seq) if earlier else None
+            if error.reason != RequestIdReused.reason:
+                raise
+            first = await self._conversations.answer_after(turn, prepared.question.seq)
             if first is None:
                 raise
+            await _best_effort(self._budget.release(paid_by))
             return first
-        return StoredAnswer(stored, answer, tuple(references))
+        return StoredAnswer(stored, answer, paid_by, tuple(references))
 
     async def _stored_before(self, turn: Turn, question: Question) -> StoredAnswer | None:
         """What an abandoned attempt had stored before its process died."""
@@ -264,19 +273,19 @@ class AnswerStory:
         await outbox.put(Accepted(turn.conversation_id, question_id(turn), turn.request_id))
         for number, passage in stored.references:
             await outbox.put(Citation(number, passage))
-        await outbox.put(Delta(stored.answer.text))
+        if stored.answer.text:
+            await outbox.put(Delta(stored.answer.text))
         await outbox.put(Completed(stored.stored, stored.answer))
 
     async def _give_up(
-        self, turn: Turn, assistant: Assistant, hold: Hold | None, error: BaseException, *, stored: bool = True
+        self, turn: Turn, question: Question, hold: Hold | None, error: BaseException, *, stored: bool = True
     ) -> None:
         """Gives the tokens back and leaves word in the conversation. Both are best effort: the lease ends anyway."""
         if hold is not None:
-            with suppress(ServiceError):
-                await self._budget.release(hold)
-        if stored and isinstance(error, ServiceError):
-            with suppress(ServiceError):
-                await self._conversations.add_failure(turn, assistant.assistant_id, error)
+            await _best_effort(self._budget.release(hold.reservation_id))
+        if stored:
+            told = error if isinstance(error, ServiceError) else Internal()
+            await _best_effort(self._conversations.add_failure(turn, question.assistant_id, told))
 
     def _wanted(self, turn: Turn, assistant: Assistant, question: Question) -> Wanted:
         budget = replace(self._settings.budget, history=0) if turn.is_new_conversation else self._settings.budget
@@ -293,8 +302,6 @@ class AnswerStory:
         return assistant.model or self._settings.default_model
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """The error itself, out of the group in which a TaskGroup wraps it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+async def _best_effort(work: Coroutine[Any, Any, None]) -> None:
+    with suppress(ServiceError):
+        await work

@@ -27,7 +27,7 @@ class AssistantHandlers(assistant_service_pb2_grpc.AssistantServiceServicer):
         self._story = story
 
     async def CreateAssistant(self, request: pb.CreateAssistantRequest, _context: Context) -> pb.Assistant:
-        fields = wire.fields_from_proto(request.assistant)
+        fields = wire.fields_from_proto(request)
         assistant = await self._store.create(current_caller().tenant_id, fields, request.request_id)
         return wire.assistant_to_proto(assistant)
 
@@ -53,8 +53,7 @@ class AssistantHandlers(assistant_service_pb2_grpc.AssistantServiceServicer):
         await self._store.delete(current_caller().tenant_id, request.assistant_id)
         return Empty()
 
-    async def Ask(self, request: pb.AskRequest, context: Context) -> AsyncIterator[pb.AskEvent]:
+    async def Ask(self, request: pb.AskRequest, _context: Context) -> AsyncIterator[pb.AskEvent]:
         telling = self._story.tell(wire.question_from_proto(request))
-        context.add_done_callback(telling.reader_left)  # type: ignore[arg-type]  # any callable does
         async for event in telling.events():
             yield wire.event_to_proto(event)

@@ -31,6 +31,7 @@ from shared.postgres import tenant_transaction
 MIN_SIMILARITY = 0.3
 _SURE_SIMILARITY = 0.5  # below it the nearest word may well be another word: it counts less
 _CANDIDATES = 50
+_MOST_CORRECTED = 32  # words; a question of random letters must not cost a thousand look-ups
 
 # A document and a chunk of it: what both legs rank, cheaper to carry than the chunk.
 _Place = tuple[UUID, int]
@@ -159,7 +160,8 @@ class ChunkIndex:
             statistics, uses = _uses(words, stems, rows)
             unknown = [use.word for use in uses if not use.terms and _is_correctable(use.word)]
             if unknown:
-                near = await connection.fetch(_NEAREST_WORDS, tenant_id, unknown, MIN_SIMILARITY)
+                wanted = unknown[:_MOST_CORRECTED]
+                near = await connection.fetch(_NEAREST_WORDS, tenant_id, wanted, MIN_SIMILARITY)
                 uses = [_corrected(use, near) for use in uses]
         return _Question(query, tuple(uses), statistics)
 

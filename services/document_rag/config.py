@@ -104,6 +104,9 @@ class Config(ServiceConfig):
     answer_timeout_seconds: float = Field(default=120.0, gt=0)
     """How long an answer may take to be written."""
 
+    turn_drain_seconds: float = Field(default=6.0, ge=0)
+    """How long, after the calls have ended, a stopping service goes on with answers whose reader has left."""
+
     provider_silence_seconds: float = Field(default=30.0, gt=0)
     """How long a provider may send nothing before it counts as failed."""
 

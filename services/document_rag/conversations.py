@@ -26,7 +26,8 @@ from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id
 
 _TITLE_CHARACTERS = 80
-_MESSAGES_A_TURN_MAY_HAVE = 20  # question, errors of failed attempts, answer
+_PAGE_MESSAGES = 100
+_RESERVATION = "reservation_id"
 _FAILURE_TEXT = (
     "Não foi possível responder agora. Tente novamente. / The question could not be answered now. Try again."
 )
@@ -42,10 +43,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as it stands in the conversation, with the passages it cites by their numbers."""
+    """An answer as it stands in the conversation: what pays for it, and the passages it cites by their numbers."""
 
     stored: Stored
     answer: Answer
+    reservation_id: str
     references: tuple[tuple[int, Passage], ...]
 
 
@@ -76,9 +78,19 @@ class Conversations:
         return await self._append(turn, message, turn.key("question"))
 
     async def add_answer(
-        self, turn: Turn, assistant_id: str, answer: Answer, references: Sequence[tuple[int, Passage]], *, rag: bool
+        self,
+        turn: Turn,
+        assistant_id: str,
+        answer: Answer,
+        reservation_id: str,
+        references: Sequence[tuple[int, Passage]],
+        *,
+        rag: bool,
     ) -> Stored:
-        """Stores the answer with its tokens, cost and references."""
+        """Stores the answer with its tokens, cost, references, and the reservation that pays for it.
+
+        RequestIdReused when another attempt of the turn has stored its own.
+        """
         interrupted = answer.finish_reason in (FinishReason.INTERRUPTED, FinishReason.QUOTA)
         message = pb.Message(
             message_id=answer_id(turn),
@@ -96,6 +108,7 @@ class Conversations:
             time_to_first_token_ms=answer.time_to_first_token_ms,
             finish_reason=answer.finish_reason.value,
         )
+        message.metadata[_RESERVATION] = reservation_id
         return await self._append(turn, message, turn.key("answer"))
 
     async def add_failure(self, turn: Turn, assistant_id: str, error: ServiceError) -> None:
@@ -126,14 +139,20 @@ class Conversations:
         ]
 
     async def answer_after(self, turn: Turn, question_seq: int) -> StoredAnswer | None:
-        """The answer that an earlier attempt of this turn stored, if it came that far."""
+        """The answer that any attempt of this turn stored, if one came that far; other turns may lie between."""
         request = pb.ListMessagesRequest(
-            conversation_id=turn.conversation_id, after_seq=question_seq, page_size=_MESSAGES_A_TURN_MAY_HAVE
+            conversation_id=turn.conversation_id, after_seq=question_seq, page_size=_PAGE_MESSAGES
         )
-        with answers_of("chat_store"):
-            response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
         wanted = answer_id(turn)
-        return next((_stored_answer(each) for each in response.messages if each.message_id == wanted), None)
+        while True:
+            with answers_of("chat_store"):
+                response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
+            for message in response.messages:
+                if message.message_id == wanted:
+                    return _stored_answer(message)
+            if not response.next_page_token:
+                return None
+            request.page_token = response.next_page_token
 
     async def answer_at(self, turn: Turn, seq: int) -> StoredAnswer:
         """The answer at that position; NotFound if the conversation is gone."""
@@ -186,7 +205,8 @@ def _stored_answer(message: pb.Message) -> StoredAnswer:
         time_to_first_token_ms=message.time_to_first_token_ms,
     )
     references = tuple((each.number, _passage_of(each)) for each in message.references)
-    return StoredAnswer(Stored(message.message_id, message.seq), answer, references)
+    reservation_id = message.metadata.fields[_RESERVATION].string_value
+    return StoredAnswer(Stored(message.message_id, message.seq), answer, reservation_id, references)
 
 
 def _reference_to_proto(number: int, passage: Passage) -> pb.Reference:

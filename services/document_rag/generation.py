@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -83,19 +82,15 @@ async def generate(
     watched: set[asyncio.Task[object]] = {writing, leaving} if on_disconnect is OnDisconnect.STOP else {writing}
     try:
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        if await _stopped(writing):
-            draft.cut_short(FinishReason.INTERRUPTED, outbox.delivered_text)
     finally:
-        writing.cancel()
         leaving.cancel()
-
-
-async def _stopped(writing: "asyncio.Task[object]") -> bool:
-    """Stops the writing if it still goes on; what it failed with is raised."""
-    writing.cancel()
-    with suppress(asyncio.CancelledError):
-        await writing
-    return writing.cancelled()
+        writing.cancel()
+        # Waited for and not awaited: a cancellation of this task is never mistaken for the one just asked for.
+        await asyncio.wait({writing})
+    if writing.cancelled():
+        draft.cut_short(FinishReason.INTERRUPTED, outbox.delivered_text)
+    else:
+        writing.result()
 
 
 async def _write(

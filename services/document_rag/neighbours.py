@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import grpc
 
-from shared.errors import DeadlineExceeded, PermissionDenied, Unauthenticated, Unavailable, error_of
+from shared.errors import DeadlineExceeded, PermissionDenied, ServiceError, Unauthenticated, Unavailable, error_of
 
 # Explicit, because a turn ends in order also when its reader's own deadline has passed.
 CALL_TIMEOUT_SECONDS = 10.0
@@ -19,15 +19,20 @@ Result = TypeVar("Result")
 
 @contextmanager
 def answers_of(service: str) -> Iterator[None]:
-    """Turns a callee's status into the error of the house that the caller may see."""
+    """Turns a callee's status, or the lack of a token for it, into the error that the caller may see."""
     try:
         yield
     except grpc.aio.AioRpcError as refused:
-        error = error_of(refused)
-        # It is our own credential that was refused: the caller's passed here already.
-        if isinstance(error, Unauthenticated | PermissionDenied):
-            raise Unavailable(dependency=service) from refused
-        raise error from refused
+        raise _for_the_caller(error_of(refused), service) from refused
+    except ServiceError as error:
+        raise _for_the_caller(error, service) from None
+
+
+def _for_the_caller(error: ServiceError, service: str) -> ServiceError:
+    # It is our own credential that was refused: the caller's passed here already.
+    distrusted = isinstance(error, Unauthenticated) or error.reason == PermissionDenied.reason
+    unnamed = isinstance(error, Unavailable) and "dependency" not in error.metadata
+    return Unavailable(dependency=service) if distrusted or unnamed else error
 
 
 async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:

@@ -1,12 +1,15 @@
 """What a turn has to tell its reader, between the task that answers and the stream that is read."""
 
 import asyncio
+import time
 from collections import deque
 from typing import Generic, TypeVar
 
 from services.document_rag.providers import Delta
 
 _MOST_WAITING = 256
+# How long, in all, a reader who does not read may keep a turn waiting: the answer costs money while it stands still.
+PATIENCE_SECONDS = 30.0
 
 Event = TypeVar("Event")
 
@@ -14,7 +17,9 @@ Event = TypeVar("Event")
 class Outbox(Generic[Event]):
     """Hands events over in order and knows what was delivered. Pieces of text that wait together become one."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._handed: Event | Delta | None = None
         self._waiting: deque[Event | Delta] = deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
@@ -29,9 +34,12 @@ class Outbox(Generic[Event]):
         return "".join(self._delivered)
 
     async def put(self, event: Event | Delta) -> None:
-        """Adds an event; waits while a slow reader has too many before it, and forgets it when there is none."""
-        if not self.reader_left.is_set():
-            await self._room.wait()
+        """Adds an event; waits while a slow reader has too many before it, and forgets it when there is none.
+
+        A reader who kept it waiting for too long has left, with what was handed out last.
+        """
+        if not (self.reader_left.is_set() or self._room.is_set()):
+            await self._wait_for_the_reader()
         if not self.reader_left.is_set():
             self._waiting.append(event)
             self._update()
@@ -46,12 +54,13 @@ class Outbox(Generic[Event]):
         event = self._waiting.popleft()
         if isinstance(event, Delta):
             event = Delta(event.text + self._text_waiting())
+        self._handed = event
         self._update()
         return event
 
     def confirm(self, event: Event | Delta) -> None:
         """The event was written to the reader's connection."""
-        if isinstance(event, Delta):
+        if isinstance(event, Delta) and not self.reader_left.is_set():
             self._delivered.append(event.text)
 
     def leave(self) -> None:
@@ -64,6 +73,18 @@ class Outbox(Generic[Event]):
         """There will be no more events."""
         self._closed = True
         self._update()
+
+    async def _wait_for_the_reader(self) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                await self._room.wait()
+        except TimeoutError:
+            if self._handed is not None:
+                self.confirm(self._handed)
+            self.leave()
+        finally:
+            self._patience_seconds -= time.monotonic() - began
 
     def _text_waiting(self) -> str:
         texts = []

@@ -1,7 +1,7 @@
 """The caller's token quota as a turn needs it, kept by tenant_quota."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 
@@ -11,7 +11,11 @@ from services.document_rag.assistant_model import Answer
 from services.document_rag.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 from services.document_rag.turns import Turn
 from services.document_rag.usage_wire import tokens_to_proto, usage_source_to_proto
-from shared.errors import FailedPrecondition
+from shared.errors import FailedPrecondition, ServiceError
+from shared.identifiers import derived_id
+
+# Each is lost only when this process stands still between two calls for as long as a lease.
+_LATE_RESERVATIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,14 @@ class Hold:
     granted_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A stored answer and the reservation that is to pay for it."""
+
+    reservation_id: str
+    answer: Answer
+
+
 class TokenBudget:
     """tenant_quota, asked on behalf of the current caller. Every call is safe to repeat."""
 
@@ -40,18 +52,39 @@ class TokenBudget:
         self._lease_seconds = lease_seconds
 
     async def hold(self, turn: Turn, wanted: Wanted) -> Hold:
-        """Holds tokens, or takes over what an abandoned attempt holds; QuotaExceeded when too few are left."""
-        held = None
-        with suppress(FailedPrecondition):  # an earlier attempt wanted something else: its hold ends with its lease
-            held = await self._reserve(turn, wanted, turn.request_id)
-        if held is None or held.state != pb.RESERVATION_STATE_HELD:
-            held = await self._reserve(turn, wanted, f"{turn.request_id}/{turn.attempt}")
+        """Holds tokens, in place of what an abandoned attempt still holds; QuotaExceeded when too few are left."""
+        if turn.attempt > 1:
+            with suppress(ServiceError):  # it ends with its lease
+                abandoned = await self._reserve(turn, wanted, str(turn.attempt - 1))
+                await self.release(abandoned.reservation_id)
+        held = await self._reserve(turn, wanted, str(turn.attempt))
         return Hold(held.reservation_id, held.granted_tokens)
 
-    async def settle(self, hold: Hold, answer: Answer) -> None:
-        """Charges the answer, once; FailedPrecondition when the lease has ended."""
+    async def charge(self, turn: Turn, assistant_id: str, paid: Paid) -> None:
+        """Charges a stored answer once, whoever stored it and however often it is asked to."""
+        reservation_id = paid.reservation_id
+        for late in range(_LATE_RESERVATIONS):
+            try:
+                return await self._commit(reservation_id, paid.answer)
+            except FailedPrecondition as error:
+                # Its lease ended before it was charged: exactly what was used is held anew.
+                if error.reason != "RESERVATION_EXPIRED":
+                    raise
+            tokens = max(paid.answer.tokens.total, 1)
+            exact = Wanted(tokens=tokens, minimum_tokens=tokens, model=paid.answer.model, assistant_id=assistant_id)
+            reservation_id = (await self._reserve(turn, exact, f"late-{late}")).reservation_id
+        return await self._commit(reservation_id, paid.answer)
+
+    async def release(self, reservation_id: str) -> None:
+        """Gives everything back."""
+        with answers_of("tenant_quota"):
+            await self._stub.ReleaseReservation(
+                pb.ReleaseReservationRequest(reservation_id=reservation_id), timeout=CALL_TIMEOUT_SECONDS
+            )
+
+    async def _commit(self, reservation_id: str, answer: Answer) -> None:
         request = pb.CommitReservationRequest(
-            reservation_id=hold.reservation_id,
+            reservation_id=reservation_id,
             usage=tokens_to_proto(answer.tokens),
             usage_source=usage_source_to_proto(answer.usage_source),
             cost_micros=answer.cost_micros,
@@ -60,23 +93,7 @@ class TokenBudget:
         with answers_of("tenant_quota"):
             await self._stub.CommitReservation(request, timeout=CALL_TIMEOUT_SECONDS)
 
-    async def settle_stored(self, turn: Turn, wanted: Wanted, answer: Answer) -> None:
-        """Charges an answer that an abandoned attempt stored; once, whether or not that attempt came to charge it."""
-        if turn.reservation_id:
-            with suppress(FailedPrecondition):  # the lease ended with the attempt: nothing was charged
-                return await self.settle(Hold(turn.reservation_id, 0), answer)
-        exact = replace(wanted, tokens=max(answer.tokens.total, 1), minimum_tokens=0)
-        held = await self._reserve(turn, exact, f"{turn.request_id}/late")
-        return await self.settle(Hold(held.reservation_id, held.granted_tokens), answer)
-
-    async def release(self, hold: Hold) -> None:
-        """Gives everything back."""
-        with answers_of("tenant_quota"):
-            await self._stub.ReleaseReservation(
-                pb.ReleaseReservationRequest(reservation_id=hold.reservation_id), timeout=CALL_TIMEOUT_SECONDS
-            )
-
-    async def _reserve(self, turn: Turn, wanted: Wanted, request_id: str) -> pb.Reservation:
+    async def _reserve(self, turn: Turn, wanted: Wanted, purpose: str) -> pb.Reservation:
         request = pb.ReserveTokensRequest(
             tokens=wanted.tokens,
             minimum_tokens=wanted.minimum_tokens,
@@ -84,7 +101,8 @@ class TokenBudget:
             model=wanted.model,
             conversation_id=turn.conversation_id,
             assistant_id=wanted.assistant_id,
-            request_id=request_id,
+            # A tenant's reservations share their ids, turns of two users may not: the user is part of it.
+            request_id=derived_id("reservation", turn.tenant_id, turn.user_id, turn.conversation_id, turn.key(purpose)),
         )
         with answers_of("tenant_quota"):
             return await self._stub.ReserveTokens(request, timeout=CALL_TIMEOUT_SECONDS)

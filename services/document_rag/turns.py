@@ -18,24 +18,20 @@ _FORGET_EVERY_SECONDS = 3600.0
 _BEGIN = """
     insert into turns (tenant_id, user_id, request_id, fingerprint, conversation_id, state, attempt, lease_until)
     values ($1, $2, $3, $4, $5, 'running', 1, now() + make_interval(secs => $6))
-    on conflict do nothing returning conversation_id, attempt, answer_seq, reservation_id
+    on conflict do nothing returning conversation_id, attempt, answer_seq
 """
 _EXISTING = """
-    select fingerprint, state, conversation_id, attempt, answer_seq, reservation_id,
+    select fingerprint, state, conversation_id, attempt, answer_seq,
            extract(epoch from lease_until - now())::float8 as lease_left
     from turns where tenant_id = $1 and user_id = $2 and request_id = $3 for update
 """
 _TAKE_OVER = """
     update turns set state = 'running', attempt = attempt + 1, lease_until = now() + make_interval(secs => $4)
     where tenant_id = $1 and user_id = $2 and request_id = $3
-    returning conversation_id, attempt, answer_seq, reservation_id
+    returning conversation_id, attempt, answer_seq
 """
 _RENEW = """
     update turns set lease_until = now() + make_interval(secs => $5)
-    where tenant_id = $1 and user_id = $2 and request_id = $3 and attempt = $4 and state = 'running'
-"""
-_HOLDING = """
-    update turns set reservation_id = $5
     where tenant_id = $1 and user_id = $2 and request_id = $3 and attempt = $4 and state = 'running'
 """
 _END = """
@@ -56,7 +52,6 @@ class Turn:
     is_new_conversation: bool
     attempt: int
     answer_seq: int | None
-    reservation_id: str | None
 
     def key(self, purpose: str) -> str:
         """The request_id under which this turn asks a neighbour for one thing; the same in every attempt."""
@@ -98,13 +93,6 @@ class TurnStore:
             with suppress(asyncio.CancelledError):
                 await renewing
 
-    async def holding(self, turn: Turn, reservation_id: str) -> None:
-        """Remembers what is held for the turn, so that whoever goes on with it charges the same reservation."""
-        async with tenant_transaction(self._pool, turn.tenant_id) as connection:
-            await connection.execute(
-                _HOLDING, turn.tenant_id, turn.user_id, turn.request_id, turn.attempt, reservation_id
-            )
-
     async def done(self, turn: Turn, answer_seq: int) -> None:
         """The turn is answered and charged; a retry tells the answer again."""
         await self._end(turn, "done", answer_seq)
@@ -140,11 +128,12 @@ class TurnStore:
         if row["fingerprint"] != question.fingerprint():
             raise RequestIdReused
         if row["state"] == "done":
-            return {name: row[name] for name in ("conversation_id", "attempt", "answer_seq", "reservation_id")}
+            return {name: row[name] for name in ("conversation_id", "attempt", "answer_seq")}
         if row["state"] == "running" and row["lease_left"] > 0:
             raise RequestInProgress(retry_after_seconds=row["lease_left"])
         taken = await connection.fetchrow(_TAKE_OVER, *key, self._lease_seconds)
-        return dict(taken or {})
+        assert taken is not None  # noqa: S101 locked by the select above
+        return dict(taken)
 
     async def _end(self, turn: Turn, state: str, answer_seq: int | None) -> None:
         async with tenant_transaction(self._pool, turn.tenant_id) as connection:

@@ -161,7 +161,6 @@ async def _raw_turn(tenant: Tenant, urls: dict[str, str]) -> AsyncIterator[Turn]
             await chat.create(reach, NewConversation(leased.conversation_id, ""))
             await chat.append(reach, leased.conversation_id, _batch(MessageType.USER, text))
             await index.search(tenant_id, text, top_k=8, mode=SearchMode.HYBRID)
-            await turns.holding(leased, held.reservation_id)
             await chat.append(reach, leased.conversation_id, _batch(MessageType.ASSISTANT, text * 4))
             usage = TokenUsage(1500, 0, 90, 0)
             await reservations.settle(

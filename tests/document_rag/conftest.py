@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import grpc
@@ -14,8 +15,12 @@ from prosa.document_rag.v1.search_service_pb2_grpc import SearchServiceStub
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, document_endpoints, open_documents
 from services.document_rag.config import Config
 from shared.postgres import migrate
+from tests.document_rag.neighbourhood import Neighbourhood, Tenant, neighbourhood
 from tests.house.in_process import Metadata, as_caller, serving, token
 from tests.house.signing import SigningKeys
+
+if TYPE_CHECKING:
+    from tests.house.fake_provider import FakeProvider
 
 PERMISSIONS = ("documents.read", "documents.write")
 
@@ -95,3 +100,23 @@ def client(client_of: Callable[[str], Client], tenant_id: str) -> Client:
 def originals_directory(document_config: Config) -> Path:
     """Where the originals lie."""
     return Path(document_config.originals_url.removeprefix("file://"))
+
+
+@pytest.fixture(scope="session")
+async def house(
+    fresh_database: Callable[[], str],
+    mongo_url: str,
+    provider: "FakeProvider",
+    tmp_path_factory: pytest.TempPathFactory,
+    signing_keys: SigningKeys,
+) -> AsyncIterator[Neighbourhood]:
+    """The whole service between tenant_quota and chat_store."""
+    originals = tmp_path_factory.mktemp("originals")
+    async with neighbourhood(fresh_database(), mongo_url, provider.base_url, originals, signing_keys) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def tenant(house: Neighbourhood) -> Tenant:
+    """A tenant of its own for one test."""
+    return await house.tenant()

@@ -1,0 +1,48 @@
+"""Between writer and reader: order, joined pieces, and readers who keep a turn waiting."""
+
+import asyncio
+
+from services.document_rag.outbox import Outbox
+from services.document_rag.providers import Delta
+
+MANY = [Delta(f"palavra{number} ") for number in range(400)]
+
+
+async def test_pieces_that_wait_together_become_one() -> None:
+    outbox = Outbox[str]()
+    for event in ("accepted", Delta("Em "), Delta("março."), "completed"):
+        await outbox.put(event)
+    outbox.close()
+    assert [await outbox.next() for _ in range(4)] == ["accepted", Delta("Em março."), "completed", None]
+
+
+async def test_a_reader_who_does_not_read_has_left_after_a_while_with_what_was_handed_out() -> None:
+    outbox = Outbox[str](patience_seconds=0.05)
+    await outbox.put(Delta("Em "))
+    handed = await outbox.next()
+    assert handed == Delta("Em ")
+    async with asyncio.timeout(2):
+        for piece in MANY:
+            await outbox.put(piece)
+    assert outbox.reader_left.is_set()
+    assert outbox.delivered_text == "Em "
+    outbox.confirm(handed)
+    assert outbox.delivered_text == "Em ", "what counted once does not count again"
+
+
+async def test_patience_is_for_the_whole_turn_and_not_for_each_piece() -> None:
+    outbox = Outbox[str](patience_seconds=0.2)
+    writing = asyncio.create_task(_write(outbox))
+    async with asyncio.timeout(5):
+        while not outbox.reader_left.is_set():
+            await asyncio.sleep(0.08)
+            if not outbox.reader_left.is_set() and (event := await outbox.next()):
+                outbox.confirm(event)
+    writing.cancel()
+
+
+async def _write(outbox: Outbox[str]) -> None:
+    while True:
+        for piece in MANY:
+            await outbox.put(piece)
+        await asyncio.sleep(0)
