@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -75,15 +76,23 @@ def optional_moment(name: str, request: Message) -> datetime | None:
     return moment(name, getattr(request, name)) if request.HasField(name) else None
 
 
-def position(token: str, query: Mapping[str, object], kind: Callable[[str], Item]) -> tuple[datetime, Item] | None:
-    """Where the page begins: after the item created then, with that id; None for the first page."""
+def position(token: str, query: Mapping[str, object], kind: type[Item]) -> tuple[datetime, Item] | None:
+    """Where the page begins: after the item created then, with that id; None for the first page.
+
+    InvalidArgument (PAGE_TOKEN_INVALID) for a place that no page of ours ends at.
+    """
     place = page_position(token, query)
     if place is None:
         return None
-    try:
-        return datetime.fromisoformat(place["time"]), kind(place["id"])
-    except (KeyError, TypeError, ValueError):
-        raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID") from None
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
+        time, name = datetime.fromisoformat(place["time"]).astimezone(UTC), place["id"]
+        if isinstance(name, kind) and _could_be_an_id(name):
+            return time, name
+    raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID")
+
+
+def _could_be_an_id(name: object) -> bool:
+    return "\0" not in name if isinstance(name, str) else name in range(2**63)
 
 
 def page(
