@@ -17,6 +17,8 @@ from shared.paging import page_position, page_size, page_token
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_LIST = {"list": "documents"}
+
 
 class DocumentHandlers(document_service_pb2_grpc.DocumentServiceServicer):
     """Documents of the caller's tenant."""
@@ -40,11 +42,9 @@ class DocumentHandlers(document_service_pb2_grpc.DocumentServiceServicer):
         self, request: documents_pb2.ListDocumentsRequest, _context: Context
     ) -> documents_pb2.ListDocumentsResponse:
         size = page_size(request.page_size)
-        position = page_position(request.page_token, {"list": "documents"}) or {}
-        documents = await self._store.list(current_caller().tenant_id, before=position.get("before"), limit=size + 1)
-        more = (
-            page_token({"list": "documents"}, {"before": documents[size - 1].document_id}) if documents[size:] else ""
-        )
+        before = wire.list_position(page_position(request.page_token, _LIST))
+        documents = await self._store.list(current_caller().tenant_id, before=before, limit=size + 1)
+        more = page_token(_LIST, {"before": documents[size - 1].document_id}) if documents[size:] else ""
         return wire.document_list(documents[:size], more)
 
     async def DeleteDocument(self, request: documents_pb2.DeleteDocumentRequest, _context: Context) -> Empty:

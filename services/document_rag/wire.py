@@ -1,6 +1,8 @@
 """Documents and passages between protobuf and the model."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,6 +19,7 @@ from services.document_rag.model import (
     UploadResult,
     Verdict,
 )
+from shared.errors import InvalidArgument
 
 _VERDICTS = {
     Verdict.NEW: documents_pb2.VERDICT_NEW,
@@ -82,6 +85,16 @@ def document_list(documents: Iterable[Document], next_page_token: str) -> docume
     return documents_pb2.ListDocumentsResponse(
         documents=map(document_message, documents), next_page_token=next_page_token
     )
+
+
+def list_position(position: Mapping[str, Any] | None) -> str | None:
+    """The document after which a page begins; InvalidArgument for a position that no page of ours ends with."""
+    if position is None:
+        return None
+    try:
+        return str(UUID(position["before"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID") from None
 
 
 def search_of(request: search_pb2.SearchRequest) -> tuple[SearchMode, int]:

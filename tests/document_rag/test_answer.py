@@ -1,6 +1,7 @@
 """A turn between real neighbours: what is stored, what is charged, what a reader who leaves pays."""
 
 import asyncio
+import time
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -61,8 +62,9 @@ async def test_an_answered_turn_outlives_its_assistant(tenant: Tenant) -> None:
     ],
 )
 async def test_a_failing_provider_leaves_word_and_costs_nothing(tenant: Tenant, model: str, reason: str) -> None:
-    told = Told()
+    told, began = Told(), time.monotonic()
     assert await tenant.refused(ask(await tenant.assistant(model)), told=told) == reason
+    assert time.monotonic() - began < tenant.house.config.provider_silence_seconds + 2
     messages = await tenant.messages(told.accepted.conversation_id)
     assert [each.error_reason for each in messages] == ["", reason]
     assert await tenant.counters() == (0, 0)

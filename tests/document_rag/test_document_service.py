@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,9 @@ from grpc_status import rpc_status
 from prosa.document_rag.v1 import document_service_pb2 as pb
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
 from services.document_rag.__main__ import Documents
+from services.document_rag.model import document_title
+from shared.caller import Caller, acting_as
+from shared.paging import page_token
 from tests.document_rag import samples
 from tests.document_rag.conftest import Client
 
@@ -135,6 +139,21 @@ async def test_documents_are_listed_newest_first_page_by_page(client: Client) ->
         if not token:
             break
     assert listed == uploaded[::-1]
+
+
+@pytest.mark.parametrize("position", [{}, {"before": 5}, {"before": None}, {"before": "no id"}])
+async def test_an_edited_page_token_is_refused(client: Client, tenant_id: str, position: dict[str, Any]) -> None:
+    with acting_as(Caller(tenant_id, "", "k", frozenset(), "", 0.0)):
+        token = page_token({"list": "documents"}, position)
+    listing = client.documents.ListDocuments(pb.ListDocumentsRequest(page_token=token), metadata=client.metadata)
+    assert await refusal(listing) == (grpc.StatusCode.INVALID_ARGUMENT, "PAGE_TOKEN_INVALID")
+
+
+def test_a_title_is_one_line_of_bounded_length_whatever_the_file_says() -> None:
+    assert document_title("", "Lei\x00 nº 5\n\tde 2026 \udc80", "lei.pdf") == "Lei nº 5 de 2026"
+    assert len(document_title("", "Título longo " * 1000, "x.pdf")) <= 500
+    assert document_title(" ", "\x00", "pasta/aviso.final.md") == "aviso.final"
+    assert document_title("", "", "") == "Sem título"
 
 
 async def test_a_deleted_document_is_never_found_again(

@@ -2,8 +2,12 @@
 
 import asyncio
 
+import pytest
+
+from services.document_rag.answer import AnswerEvent, Telling
 from services.document_rag.outbox import Outbox
 from services.document_rag.providers import Delta
+from shared.errors import DeadlineExceeded
 
 MANY = [Delta(f"palavra{number} ") for number in range(400)]
 
@@ -39,6 +43,33 @@ async def test_patience_is_for_the_whole_turn_and_not_for_each_piece() -> None:
             if not outbox.reader_left.is_set() and (event := await outbox.next()):
                 outbox.confirm(event)
     writing.cancel()
+
+
+async def test_a_reader_who_was_given_up_is_told_so_at_the_end() -> None:
+    outbox = Outbox[AnswerEvent](patience_seconds=0.01)
+    task = asyncio.create_task(_put_all(outbox))
+    task.add_done_callback(lambda _: outbox.close())
+    events = Telling(outbox, task).events()
+    assert isinstance(await anext(events), Delta)
+    await task
+    with pytest.raises(DeadlineExceeded):
+        await anext(events)
+
+
+async def test_to_close_the_events_is_to_leave() -> None:
+    outbox = Outbox[AnswerEvent]()
+    task = asyncio.create_task(_put_all(outbox))
+    events = Telling(outbox, task).events()
+    await anext(events)
+    await events.aclose()
+    await task
+    assert outbox.reader_left.is_set()
+    assert outbox.delivered_text == "", "what was being written when the reader left was not delivered"
+
+
+async def _put_all(outbox: Outbox[AnswerEvent]) -> None:
+    for piece in MANY:
+        await outbox.put(piece)
 
 
 async def _write(outbox: Outbox[str]) -> None:
