@@ -16,7 +16,7 @@ import asyncpg
 from pydantic import SecretStr
 
 from shared.config import CannotStartError
-from shared.errors import Conflict, ServiceError, Unavailable
+from shared.errors import Conflict, InvalidArgument, ServiceError, Unavailable
 from shared.migrations import migrate
 from shared.telemetry import get_logger
 
@@ -39,6 +39,8 @@ _OUTCOME_UNKNOWN = (
     OSError,
     TimeoutError,
 )
+# U+0000 in a text, or as \\u0000 in JSON: the one thing that every string may hold and PostgreSQL keeps nowhere.
+_UNSTORABLE_TEXT = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 _LOST_A_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
 _log = get_logger()
@@ -124,13 +126,17 @@ async def tenant_transaction(pool: asyncpg.Pool, tenant_id: str) -> AsyncIterato
 
 @contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Turns the driver's errors into Unavailable (dependency "postgresql") or Conflict; all others pass through."""
+    """Turns the driver's errors into Unavailable (dependency "postgresql") or Conflict, and into InvalidArgument for a
+    text that cannot be kept; all others pass through.
+    """
     try:
         yield
     except ServiceError:
         raise
     except _LOST_A_RACE as error:
         raise Conflict("another transaction was first") from error
+    except _UNSTORABLE_TEXT as error:
+        raise InvalidArgument("a text of the request holds U+0000") from error
     except asyncpg.DiskFullError as error:
         raise _unavailable("STORAGE_FULL") from error
     except _OUTCOME_UNKNOWN as error:

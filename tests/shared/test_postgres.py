@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from deploy.local.ports import free_port
 from shared.config import CannotStartError
-from shared.errors import Conflict, NotFound, Unavailable
+from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from shared.migrations import MigrationError
 from shared.postgres import UnsafeRoleError, migrate, open_pool, pool_ready, postgres_errors, tenant_transaction
 
@@ -132,6 +132,15 @@ async def test_a_superuser_role_is_refused(url: SecretStr, directory: Path) -> N
     finally:
         await connection.execute(f"alter role prosa_{SCHEMA} nobypassrls")
         await connection.close()
+
+
+@pytest.mark.parametrize(("note", "body"), [("a\0", {}), ("a", {"b": "c\0"})])
+async def test_a_text_that_cannot_be_kept_is_the_requests_fault(
+    pool: asyncpg.Pool, note: str, body: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidArgument):
+        async with tenant_transaction(pool, "t1") as connection:
+            await connection.execute("insert into notes values ('t1', $1, $2)", note, body)
 
 
 async def test_a_statement_that_takes_too_long_is_unavailable(url: SecretStr, directory: Path) -> None:
