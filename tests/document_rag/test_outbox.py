@@ -68,7 +68,7 @@ async def test_to_close_the_events_is_to_leave() -> None:
 
 
 async def _put_all(outbox: Outbox[AnswerEvent]) -> None:
-    for piece in MANY:
+    for piece in MANY * 2:
         await outbox.put(piece)
 
 
