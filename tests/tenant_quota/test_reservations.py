@@ -12,7 +12,15 @@ from services.tenant_quota.quota_model import Enforcement, Quota, Reservation, S
 from services.tenant_quota.quotas import LedgerFilter, Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
-from shared.errors import Conflict, FailedPrecondition, NotFound, PermissionDenied, QuotaExceeded, RequestIdReused
+from shared.errors import (
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RequestIdReused,
+)
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import commit, counters, fresh, new_tenant, new_user, release, sweep_all, wish
 
@@ -358,7 +366,7 @@ async def test_a_text_the_database_cannot_keep_fails_alone(pool: asyncpg.Pool, s
     bad = wish(tenant_id, 1, user_id="nul\0")
     good = [wish(tenant_id, 1) for _ in range(5)]
     answers = await asyncio.gather(*(store.reserve(each) for each in [bad, *good]), return_exceptions=True)
-    assert isinstance(answers[0], asyncpg.DataError)
+    assert isinstance(answers[0], InvalidArgument)
     assert all(isinstance(answer, Reservation) for answer in answers[1:])
 
 
