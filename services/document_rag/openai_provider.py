@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import httpx2
 import openai
 
 from services.document_rag.assistant_model import (
@@ -74,8 +73,7 @@ class OpenAIProvider:
         except openai.RateLimitError as error:
             seconds = min(max(_retry_after(error), 1.0), _LONGEST_WAIT_TOLD_SECONDS)
             raise ProviderRateLimited(seconds) from error
-        # Once the stream is open, the client passes on what its transport raises, and what is no JSON.
-        except (openai.OpenAIError, httpx2.HTTPError, ValueError, TimeoutError) as error:
+        except (openai.OpenAIError, ValueError, TimeoutError) as error:  # ValueError: a chunk that is no JSON
             # The provider's own words may quote the prompt, so only the kind of failure is logged.
             _log.warning("provider_failed", kind=type(error).__name__, status=getattr(error, "status_code", None))
             raise ProviderFailed from error
