@@ -100,6 +100,30 @@ async def test_a_reader_who_left_before_the_provider_was_asked_is_charged_nothin
     assert (answer.text, answer.tokens.total, writing.provider_asked) == ("", 0, False)
 
 
+async def test_a_cancelled_turn_stops_the_provider_before_it_goes_on() -> None:
+    """A cancellation from outside is not the reader's leaving, and finds nothing still running."""
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncGenerator[Delta | Finish, None]:
+        try:
+            while True:
+                yield Delta("sim ")
+                await asyncio.sleep(0.01)
+        finally:
+            await asyncio.sleep(0.05)
+            closed.set()
+
+    writing, given = draft(100_000), endless()
+    task = asyncio.create_task(generate(writing, given, OnDisconnect.STOP, Outbox(), 30))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed.is_set()
+    assert writing.finish is None
+    await given.aclose()
+
+
 async def test_finish_goes_on_without_its_reader() -> None:
     writing, outbox = draft(2000), Outbox[object]()
     outbox.leave()
