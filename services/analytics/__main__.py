@@ -26,7 +26,7 @@ from shared.telemetry import get_logger
 
 STREAM = "execution"
 GROUP = "rollups"
-STOP_SECONDS = 5.0
+STOP_SECONDS = 2.0
 
 log = get_logger()
 

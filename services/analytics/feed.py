@@ -25,6 +25,7 @@ from shared.redis_streams import Stream
 from shared.telemetry import get_logger
 
 WATCH_SECONDS = 3600.0
+RELEASE_SECONDS = 1.0
 ASKED_AT_ONCE = 1000
 
 # Each event with the feed's position behind it.
@@ -133,8 +134,10 @@ class Feed:
                     log.error("feed_failed", exc_info=errors)  # noqa: TRY400 it goes on
                 await patience.wait()
         finally:
-            with suppress(ServiceError):
-                await self._positions.release(self._holder)
+            # A lease that cannot be given back now ends by itself.
+            with suppress(ServiceError, TimeoutError):
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._positions.release(self._holder)
 
     async def _follow(self, patience: Patience) -> None:
         await self._stream.ready()
