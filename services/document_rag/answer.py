@@ -34,7 +34,7 @@ from services.document_rag.providers import AnswerProvider, Delta, Sampling
 from services.document_rag.token_budget import Hold, Paid, TokenBudget, Wanted
 from services.document_rag.turns import Turn, TurnStore
 from shared.caller import current_caller
-from shared.errors import DeadlineExceeded, Internal, RequestIdReused, ServiceError
+from shared.errors import DeadlineExceeded, Internal, RequestIdReused, ServiceError, Unavailable
 from shared.telemetry import get_logger
 
 _log = get_logger()
@@ -284,8 +284,7 @@ class AnswerStory:
         if hold is not None:
             await _best_effort(self._budget.release(hold.reservation_id))
         if stored:
-            told = error if isinstance(error, ServiceError) else Internal()
-            await _best_effort(self._conversations.add_failure(turn, question.assistant_id, told))
+            await _best_effort(self._conversations.add_failure(turn, question.assistant_id, _told(error)))
 
     def _wanted(self, turn: Turn, assistant: Assistant, question: Question) -> Wanted:
         budget = replace(self._settings.budget, history=0) if turn.is_new_conversation else self._settings.budget
@@ -300,6 +299,13 @@ class AnswerStory:
 
     def _model(self, assistant: Assistant) -> str:
         return assistant.model or self._settings.default_model
+
+
+def _told(error: BaseException) -> ServiceError:
+    """The error as the conversation's reader sees it."""
+    if isinstance(error, asyncio.CancelledError):
+        return Unavailable("the service is stopping", dependency="document_rag")
+    return error if isinstance(error, ServiceError) else Internal()
 
 
 async def _best_effort(work: Coroutine[Any, Any, None]) -> None:

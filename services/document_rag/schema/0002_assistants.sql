@@ -31,7 +31,6 @@ create table turns (
     conversation_id  text        not null,
     state            text        not null check (state in ('running', 'failed', 'done')),
     attempt          integer     not null,
-    reservation_id   text,
     answer_seq       bigint,
     lease_until      timestamptz not null,
     created_at       timestamptz not null default now(),
