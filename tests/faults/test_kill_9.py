@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import LEASE_SECONDS
 from tests.faults.writers import writing
 from tests.house.processes import System
-from tests.journeys.tenant import Json, Tenant, Told, eventually, new_tenant
+from tests.journeys.tenant import PATIENCE_SECONDS, Json, Tenant, Told, eventually, new_tenant
 
 SERVICES = ("gateway", "tenant_quota", "chat_store", "document_rag", "analytics")
 DATASTORES = ("postgres", "mongod", "redis")
@@ -18,7 +18,7 @@ DATASTORES = ("postgres", "mongod", "redis")
 
 @pytest.mark.parametrize("victim", [*SERVICES, *DATASTORES])
 def test_an_acknowledged_write_survives_kill_9_of_any_process_and_of_any_datastore(system: System, victim: str) -> None:
-    tenant = new_tenant(system)
+    tenant = _tenant(system)
     with writing(tenant) as writers:
         time.sleep(0.5)
         system.kill_and_wait(victim)
@@ -30,7 +30,7 @@ def test_an_acknowledged_write_survives_kill_9_of_any_process_and_of_any_datasto
 
 @pytest.mark.parametrize("victim", SERVICES)
 def test_a_turn_survives_kill_9_of_any_process(system: System, victim: str) -> None:
-    tenant = new_tenant(system, model="fake-slow-10")
+    tenant = _tenant(system, model="fake-slow-10")
     request_id = str(uuid4())
     former_pid = _killed_in_mid_turn(system, tenant, request_id, victim)
     system.wait_until_back(victim, former_pid)
@@ -47,7 +47,7 @@ def test_a_turn_survives_kill_9_of_any_process(system: System, victim: str) -> N
 
 
 def test_a_reservation_whose_holder_was_killed_is_given_back_when_its_lease_ends(system: System) -> None:
-    tenant = new_tenant(system, model="fake-slow-10")
+    tenant = _tenant(system, model="fake-slow-10")
     former_pid = _killed_in_mid_turn(system, tenant, str(uuid4()), "document_rag")
     assert tenant.held_tokens() > 0
     system.wait_until_back("document_rag", former_pid)
@@ -57,12 +57,17 @@ def test_a_reservation_whose_holder_was_killed_is_given_back_when_its_lease_ends
 
 
 def test_quota_and_conversations_do_not_depend_on_redis(system: System) -> None:
-    tenant = new_tenant(system, model="fake-plain")
+    tenant = _tenant(system, model="fake-plain")
     former_pid = system.kill("redis")
     told = tenant.admin.ask(tenant.assistant_id, "Qual é o prazo?")
     assert told.completed
     system.wait_until_back("redis", former_pid)
     eventually(lambda: _reported(tenant) == (1, _total(told.completed["usage"])), within_seconds=30)
+
+
+def _tenant(system: System, model: str = "extractive") -> Tenant:
+    """A tenant whose clients wait for what the test before has killed."""
+    return new_tenant(system, model=model, patience_seconds=PATIENCE_SECONDS)
 
 
 def _killed_in_mid_turn(system: System, tenant: Tenant, request_id: str, victim: str) -> int:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 
-from tests.journeys.tenant import Client, Tenant
+from tests.journeys.tenant import PATIENCE_SECONDS, Client, Tenant
 
 RETRY_PAUSE_SECONDS = 0.1
 GIVE_UP_SECONDS = 60.0
@@ -99,6 +99,6 @@ def writing(tenant: Tenant, writers: int = 4) -> Iterator[list[Writer]]:
 
 
 def _new_writer(tenant: Tenant) -> Writer:
-    client = Client(tenant.admin.gateway, tenant.admin.key)
+    client = Client(tenant.admin.gateway, tenant.admin.key, patience_seconds=PATIENCE_SECONDS)
     made = client.post("/v1/conversations", {"conversationId": f"carga-{uuid4()}"})
     return Writer(client, made["conversationId"])

@@ -49,14 +49,20 @@ class Told:
 class Client:
     """One API key at the gateway."""
 
-    def __init__(self, gateway: str, key: str) -> None:
+    def __init__(self, gateway: str, key: str, *, patience_seconds: float = 0.0) -> None:
         self.gateway = gateway
         self.key = key
+        self.patience_seconds = patience_seconds
         self.http = httpx.Client(base_url=gateway, headers={"authorization": f"Bearer {key}"}, timeout=60)
 
     def call(self, method: str, path: str, body: Json | None = None, **query: Any) -> Json:
-        """The response's JSON; fails the test unless it is 200."""
-        response = self.http.request(method, path, json=body, params=query or None)
+        """The response's JSON; fails the test unless it is 200. With patience, 503 is asked again as clients do."""
+        give_up = time.monotonic() + self.patience_seconds
+        while True:
+            response = self.http.request(method, path, json=body, params=query or None)
+            if response.status_code != 503 or time.monotonic() > give_up:
+                break
+            time.sleep(0.2)
         assert response.status_code == 200, (method, path, response.status_code, response.text)
         answer: Json = response.json()
         return answer
@@ -158,12 +164,14 @@ class Tenant:
         return Client(self.admin.gateway, made["secret"])
 
 
-def new_tenant(system: System, *, model: str = "extractive", max_output_tokens: int = 0) -> Tenant:
-    """A tenant nobody else uses, with an assistant that answers with `model`."""
-    platform = Client(system.gateway, system.demo["admin_key"])
+def new_tenant(
+    system: System, *, model: str = "extractive", max_output_tokens: int = 0, patience_seconds: float = 0.0
+) -> Tenant:
+    """A tenant nobody else uses, with an assistant that answers with `model`; its clients have so much patience."""
+    platform = Client(system.gateway, system.demo["admin_key"], patience_seconds=patience_seconds)
     tenant_id = platform.post("/v1/tenants", {"displayName": "Prefeitura de Teste"})["tenantId"]
     made = platform.post(f"/v1/tenants/{tenant_id}/apiKeys", {"role": "ROLE_TENANT_ADMIN"})
-    admin = Client(system.gateway, made["secret"])
+    admin = Client(system.gateway, made["secret"], patience_seconds=patience_seconds)
     assistant = admin.post(
         "/v1/assistants",
         {"assistant": {"displayName": "Assistente", "model": model, "maxOutputTokens": max_output_tokens}},
