@@ -18,6 +18,9 @@ _LEAST_SUPPORT = 0.34  # share of the question's weight that the best sentence a
 _WORTH_ADDING = 0.6  # of the best sentence's score
 _SHARE_OF_CONTEXT = 0.35
 _LOSS_PER_RANK = 0.1
+_GAIN_OF_A_SUBJECT = 1.3  # a sentence that begins with what is asked about tells about it
+# Words that ask, and tell nothing of what is asked about.
+_ASKING = frozenset("como diga explique faz fazem fazer onde posso quais quanto quantos serve servem significa".split())
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+(?=[\"“(\[*]*[A-ZÀ-Ý0-9])")
 _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
@@ -81,7 +84,8 @@ def _best_sentences(prompt: Prompt) -> list[_Sentence]:
 def _weights(prompt: Prompt) -> dict[str, float]:
     """How much each stem of the question tells; the question before counts half, for follow-ups without a subject."""
     earlier = next((each.text for each in reversed(prompt.history) if each.by_user), "")
-    asked = {_stem(word): prompt.word_weights.get(fold(word), 1.0) for word in words_of(prompt.question)}
+    telling = [word for word in words_of(prompt.question) if fold(word) not in _ASKING]
+    asked = {_stem(word): prompt.word_weights.get(fold(word), 1.0) for word in telling or words_of(prompt.question)}
     before = {_stem(word): prompt.word_weights.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
     return {stem: weight for stem, weight in (before | asked).items() if weight > 0}
 
@@ -91,10 +95,15 @@ def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float]) -> Iter
     for number, passage in enumerate(passages, start=1):
         context = _held(_context(passage), weights)
         for order, text in enumerate(_sentences(passage.text)):
-            own = _held(text, weights)
+            own = _held(text, weights) * (_GAIN_OF_A_SUBJECT if _begins_with_subject(text, weights) else 1)
             if own > 0:
                 score = (own + _SHARE_OF_CONTEXT * context) / (1 + _LOSS_PER_RANK * (number - 1))
                 yield _Sentence(number, order, text, score)
+
+
+def _begins_with_subject(text: str, weights: Mapping[str, float]) -> bool:
+    first = next(iter(words_of(text)), "")
+    return _stem(first) in weights
 
 
 def _support(prompt: Prompt, weights: Mapping[str, float]) -> float:

@@ -57,6 +57,13 @@ async def test_the_passage_that_answers_wins_over_the_one_that_ranks_first() -> 
     assert text.startswith("A coleta seletiva passa às terças e quintas-feiras no Centro. [2]")
 
 
+async def test_a_sentence_about_the_subject_wins_over_those_that_mention_it() -> None:
+    mentions = " ".join(f"O setor {number} recebe pedidos de nota fiscal." for number in range(5))
+    told = passage(f"{mentions} A nota fiscal é emitida no portal do contribuinte.")
+    text, _ = await answered(prompt_of("Para que serve a nota fiscal?", [told]))
+    assert "A nota fiscal é emitida no portal do contribuinte." in text
+
+
 @pytest.mark.parametrize(
     ("question", "language"),
     [("Como faço para adotar um cachorro?", "pt"), ("How can I adopt a dog in the city?", "en")],
