@@ -164,9 +164,14 @@ class Mongo:
             "--replSet": self.replica_set,
             "--oplogSize": 256,
             "--wiredTigerCacheSizeGB": 0.25,
-            "--setParameter": "diagnosticDataCollectionEnabled=false",
+        }
+        parameters = {
+            "diagnosticDataCollectionEnabled": "false",
+            # A client killed in a transaction keeps its documents from everybody until the server ends it: 60 s is long.
+            "transactionLifetimeLimitSeconds": 5,
         }
         arguments = [str(part) for option in options.items() for part in option]
+        arguments += [part for name, value in parameters.items() for part in ("--setParameter", f"{name}={value}")]
         return Command(argv=(str(self._program()), *arguments, "--nounixsocket", "--quiet"), log=self.log)
 
     async def ready(self) -> None:

@@ -99,7 +99,7 @@ def test_64_turns_at_once_never_pass_a_quota_for_10(system: System) -> None:
     tenant = new_tenant(system, model="fake-plain", max_output_tokens=200)
     limit = _worst_case(tenant) * 10
     tenant.set_quota(tokensPerDay=limit)
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(64) as pool:
         turns = list(pool.map(lambda n: tenant.admin.ask(tenant.assistant_id, f"Pergunta {n}?"), range(64)))
     answered = [told for told in turns if told.of("completed")]
     refused = [told for told in turns if told.error]
