@@ -167,7 +167,7 @@ class Mongo:
         }
         parameters = {
             "diagnosticDataCollectionEnabled": "false",
-            # A client killed in a transaction keeps its documents from everybody until the server ends it: 60 s is long.
+            # What a client killed in a transaction had written is locked until the server ends it: 60 s is long.
             "transactionLifetimeLimitSeconds": 5,
         }
         arguments = [str(part) for option in options.items() for part in option]
