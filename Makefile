@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .prosa/peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What contracts must not break: the last landed state.
 LANDED ?= $(shell git rev-parse --verify --quiet origin/main || git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
@@ -15,12 +16,18 @@ BENCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all check format protos lock bench clean
+.PHONY: help run backup restore test test-all check format protos lock bench clean
 
 ##@ Use
 
 run: $(VENV)/.local ## Start the whole system with a demo tenant, until Ctrl-C (settings: make run ARGS=--help)
 	@exec $(BIN)/python -m deploy.local $(ARGS)
+
+backup: $(VENV)/.local ## Write the running system's conversations (chat_store only) into a file (FILE=…, else a new one in .prosa)
+	@$(BIN)/python -m deploy.local.backup backup $(FILE) $(ARGS)
+
+restore: $(VENV)/.local ## Take conversations in from a backup (FILE=…; into a store in use: ARGS=--into-existing)
+	@$(BIN)/python -m deploy.local.backup restore $(FILE) $(ARGS)
 
 ##@ Develop
 
@@ -53,7 +60,7 @@ protos: $(VENV)/.dev ## Generate the Python stubs and the OpenAPI document from 
 	$(BIN)/python protos/generate.py
 	$(BIN)/python -m gateway.openapi
 
-bench: $(VENV)/.dev ## Measure (one figure: make bench BENCH=name)
+bench: $(VENV)/.dev $(PEERS)/.ready ## Measure (one figure: make bench BENCH=name)
 	$(BIN)/python -m tests.bench $(BENCH)
 
 ##@ Maintain
@@ -64,6 +71,7 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/ (UPGRADE=
 		$(COMPILE) --constraint requirements/dev.txt --extra $$name -o requirements/$$name.txt pyproject.toml || exit 1; \
 	done
 	@echo "setuptools>=80" | $(COMPILE) -o requirements/build.txt -
+	$(COMPILE) -o requirements/peers.txt requirements/peers.in
 
 clean: ## Remove the virtual environment, caches and build results; data in .prosa stays
 	rm -rf $(VENV) build dist *.egg-info protos/build protos/*.egg-info .coverage .coverage.*
@@ -84,6 +92,13 @@ $(VENV)/.local: pyproject.toml protos/pyproject.toml requirements/build.txt requ
 	@echo "installing what running needs (first time: about a minute)"
 	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/local.txt
 	@$(PIP) install --no-deps --no-build-isolation -e ./protos -e .
+	@touch $@
+
+# What we measure ourselves beside, in an environment of its own: its demands contradict ours.
+$(PEERS)/.ready: requirements/peers.txt
+	@echo "installing what we measure ourselves beside"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/peers.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local requirements/dev.txt

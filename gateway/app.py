@@ -11,6 +11,7 @@ from gateway.calls import Calls
 from gateway.config import Config
 from gateway.credentials import Credentials
 from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowReaderError
+from gateway.json_body import JsonBodies
 from gateway.observation import observed
 from gateway.routes import Route, RouteTable
 from gateway.site import Site
@@ -46,6 +47,7 @@ class Gateway:
         self._upstreams = upstreams
         self._credentials = credentials
         self._site = site
+        self._bodies = JsonBodies(config)
         self._origins = frozenset(config.cors_origins)
         self.calls = Calls(config.heartbeat_seconds)
 
@@ -110,17 +112,12 @@ class Gateway:
         return (("authorization", f"Bearer {token}"),)
 
     async def _request(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> bytes:
-        config = self._config
-        body = await exchange.body(
-            limit=config.json_body_bytes, idle_seconds=config.body_idle_seconds, total_seconds=config.json_body_seconds
-        ).whole()
-        if body and route.body and not _is_json(exchange.media_type):
-            raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
-        if len(body) > LARGE_BODY_BYTES:
-            message = await asyncio.to_thread(request_of, route, variables, exchange.query, body)
-        else:
-            message = request_of(route, variables, exchange.query, body)
-        return message.SerializeToString()
+        async with self._bodies.held(exchange, route) as body:
+            if body and route.body and not _is_json(exchange.media_type):
+                raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
+            if len(body) > LARGE_BODY_BYTES:
+                return await asyncio.to_thread(_request_bytes, route, variables, exchange.query, body)
+            return _request_bytes(route, variables, exchange.query, body)
 
     def _timeout(self, exchange: HttpExchange, route: Route) -> float:
         longest = self._config.stream_seconds if route.streams or route.uploads else self._config.unary_seconds
@@ -177,6 +174,10 @@ class Gateway:
             ("access-control-max-age", "600"),
         ]
         await exchange.reply(204, b"", headers=headers if allowed else [])
+
+
+def _request_bytes(route: Route, variables: Mapping[str, str], query: bytes, body: bytes) -> bytes:
+    return request_of(route, variables, query, body).SerializeToString()
 
 
 async def _again(first: Any, rest: Any) -> Any:

@@ -42,10 +42,6 @@ class Body:
             if piece:
                 yield piece
 
-    async def whole(self) -> bytes:
-        """The body in one piece."""
-        return b"".join([piece async for piece in self.chunks()])
-
     async def drain(self, seconds: float) -> None:
         """Reads on and forgets: a client that is still sending would miss an answer if the connection closed now."""
         try:

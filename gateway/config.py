@@ -36,7 +36,10 @@ class Config(ServiceConfig):
     """Longest a stream of events or an upload may take."""
 
     json_body_bytes: int = Field(default=MIB, gt=0)
-    """Largest JSON body."""
+    """Largest JSON body; of methods whose contract takes a longer text, as much beside that text."""
+
+    large_bodies_bytes: int = Field(default=256 * MIB, gt=0)
+    """Most bytes of JSON bodies above json_body_bytes that are held at once; what is more is refused as UNAVAILABLE."""
 
     upload_bytes: int = Field(default=25 * MIB, gt=0)
     """Largest uploaded file."""

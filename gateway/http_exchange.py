@@ -73,6 +73,10 @@ class HttpExchange:
         )
         return self._body
 
+    def announces_at_most(self, size: int) -> bool:
+        """Whether the client said how long the body is, and that is no more than `size` bytes."""
+        return "transfer-encoding" not in self.headers and self._declared_length() <= size
+
     async def disconnected(self) -> None:
         """Returns when the client is gone; only for a request whose body has been read."""
         while (await self._receive())["type"] != "http.disconnect":

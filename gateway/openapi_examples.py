@@ -20,7 +20,6 @@ _WORDS: Mapping[str, Any] = {
     "email": "ana@exemplo.gov.br",
     "timeZone": "America/Sao_Paulo",
     "credential": "pk_live_…",
-    "updateMask": "displayName",
     "tenantId": "prefeitura-de-exemplo",
     "model": "extractive",
     "tokens": "2000",

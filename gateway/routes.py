@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 
+from buf.validate import validate_pb2
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -46,6 +47,9 @@ class Route:
 
     plain_variables: bool
     """Whether every path variable is a string field of the request itself."""
+
+    longest_text: int
+    """Most bytes of UTF-8 that a single text of the body may have; 0 when the contract bounds none in bytes."""
 
     @property
     def rpc_path(self) -> str:
@@ -177,6 +181,7 @@ def _route(upstream: str, method: MethodDescriptor, rule: http_pb2.HttpRule, *, 
             variable.type == FieldDescriptor.TYPE_STRING and variable.containing_type is method.input_type
             for variable in variables
         ),
+        longest_text=_longest_text(method.input_type, set()) if rule.body else 0,
     )
 
 
@@ -204,6 +209,17 @@ def _check_body(method: MethodDescriptor, body: str) -> None:
             raise RouteError(f"{method.full_name}: the body of an upload must be a bytes field")
     elif body and body != "*":
         field_at(method.input_type, body)
+
+
+def _longest_text(descriptor: Descriptor, seen: set[str]) -> int:
+    seen.add(descriptor.full_name)
+    longest = 0
+    for each in descriptor.fields:
+        rules = each.GetOptions().Extensions[validate_pb2.field]
+        longest = max(longest, rules.string.max_bytes, rules.repeated.items.string.max_bytes)
+        if each.message_type is not None and each.message_type.full_name not in seen:
+            longest = max(longest, _longest_text(each.message_type, seen))
+    return longest
 
 
 def _event_oneof(method: MethodDescriptor) -> str:

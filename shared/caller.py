@@ -37,7 +37,8 @@ VERIFIED_TOKENS_KEPT = 4096
 class Caller:
     """A verified caller: `tenant_id` is "" for platform and service keys, `user_id` for anonymous end users.
 
-    `token` is what proved it, kept only to be passed on; `expires_at` is in seconds since the epoch.
+    `token` is what proved it, kept only to be passed on; `expires_at` is in seconds since the epoch. `through` is the
+    key of the service that calls for them, "" when they call themselves.
     """
 
     tenant_id: str
@@ -46,6 +47,7 @@ class Caller:
     scopes: frozenset[str]
     token: str = field(repr=False)
     expires_at: float
+    through: str = ""
 
     def may(self, permission: str) -> bool:
         """Whether the caller holds the permission."""
@@ -96,6 +98,7 @@ def on_behalf(actor: Caller, subject: Caller) -> Caller:
         scopes=actor.scopes,
         token=subject.token,
         expires_at=subject.expires_at,
+        through=actor.key_id,
     )
 
 

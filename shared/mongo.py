@@ -6,13 +6,14 @@ acknowledged by a majority and journalled. Driver errors become errors of the ho
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeAlias
 
 import pymongo.errors
 from pydantic import SecretStr
 
+from shared.cancellation import cancellation_kept
 from shared.errors import Conflict, Unavailable
 
 # What AsyncIOMotorDatabase and AsyncDatabase share; neither is a subtype of the other.
@@ -79,10 +80,12 @@ def _client_class(driver: MongoDriver) -> Any:
 def mongo_errors() -> Iterator[None]:
     """Turns what passes by itself into Unavailable (dependency "mongodb") or Conflict; the rest passes through.
 
-    DuplicateKeyError is left to the engine: it alone knows what a duplicate means.
+    DuplicateKeyError is left to the engine: it alone knows what a duplicate means. A cancellation stays one: PyMongo's
+    asyncio client takes it for a lost connection.
     """
     try:
-        yield
+        with cancellation_kept():
+            yield
     except pymongo.errors.OperationFailure as error:
         if error.code == _OUT_OF_DISK_SPACE:
             raise _unavailable("STORAGE_FULL") from error
@@ -111,7 +114,7 @@ async def mongo_ready(database: MongoDatabase) -> None:
 
 async def aggregate(
     collection: MongoCollection, pipeline: Sequence[Mapping[str, Any]], **options: Any
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """The documents a pipeline yields; PyMongo's aggregate is a coroutine, Motor's is not."""
     cursor = collection.aggregate(list(pipeline), **options)
     if inspect.iscoroutine(cursor):
@@ -120,7 +123,9 @@ async def aggregate(
         async for document in cursor:
             yield document
     finally:
-        await cursor.close()
+        # 0 when one reply held everything: there is nothing to close then, and Motor would ask a thread for it.
+        if cursor.cursor_id:
+            await cursor.close()
 
 
 @asynccontextmanager

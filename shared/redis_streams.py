@@ -4,7 +4,6 @@ Entries leave the stream when they are done, so its length is the work that is l
 time: the group is made anew when it is gone, and whoever fills the stream must be able to fill it again.
 """
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import redis.exceptions
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from shared.cancellation import cancellation_kept
 from shared.errors import Unavailable
 from shared.identifiers import new_id
 
@@ -88,33 +88,12 @@ async def open_redis(url: SecretStr) -> AsyncIterator[Redis]:
 def redis_errors() -> Iterator[None]:
     """Turns what passes by itself into Unavailable (dependency "redis"); the rest and cancellations pass through."""
     try:
-        with _cancellation_kept():
+        with cancellation_kept():
             yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
         raise Unavailable("the stream is unavailable", dependency="redis") from error
     except (redis.exceptions.ReadOnlyError, redis.exceptions.OutOfMemoryError) as error:
         raise Unavailable("the stream takes no entries", dependency="redis") from error
-
-
-@contextmanager
-def _cancellation_kept() -> Iterator[None]:
-    """Raises the cancellation that came inside the block and was swallowed there.
-
-    The client sends by `asyncio.wait_for`, which before Python 3.12 returns its result and forgets a cancellation that
-    comes in the same turn of the loop. Its caller would then go on for ever, and a task group that waits for it too.
-    """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError from error
-        raise
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 class Stream:

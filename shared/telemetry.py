@@ -32,7 +32,7 @@ HistogramName: TypeAlias = Literal[
     "gen_ai.client.operation.time_to_first_chunk",
     "gen_ai.client.token.usage",
 ]
-CounterName: TypeAlias = Literal["prosa.internal_errors"]
+CounterName: TypeAlias = Literal["prosa.internal_errors", "prosa.cache.reads", "prosa.audit.entries_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ _HISTOGRAMS: dict[HistogramName, _Instrument] = {
 }
 _COUNTERS: dict[CounterName, _Instrument] = {
     "prosa.internal_errors": _Instrument("{error}", "Exceptions nobody had foreseen; each has a log line."),
+    "prosa.cache.reads": _Instrument("{read}", "Reads that a cache was asked for: hit, miss or unavailable."),
+    "prosa.audit.entries_lost": _Instrument("{entry}", "Audit entries that no store could be given in time."),
 }
 
 tracer = trace.get_tracer("prosa")

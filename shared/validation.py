@@ -29,11 +29,13 @@ def decoded(deserialize: Deserializer | None, data: bytes) -> Any:
 
 def validate(message: object) -> None:
     """InvalidArgument(VALIDATION_FAILED) with one violation per broken rule."""
-    if not isinstance(message, Message):
-        return
-    broken = _validator.collect_violations(message)
-    if broken:
-        raise InvalidArgument(violations=[_violation(each.proto) for each in broken])
+    if isinstance(message, Message) and (broken := violations_of(message)):
+        raise InvalidArgument(violations=broken)
+
+
+def violations_of(message: Message) -> list[FieldViolation]:
+    """Each rule of the contract that the message breaks."""
+    return [_violation(each.proto) for each in _validator.collect_violations(message)]
 
 
 def _violation(violation: Any) -> FieldViolation:

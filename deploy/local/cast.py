@@ -21,9 +21,9 @@ PORT_FIELDS = tuple(name for name in LocalConfig.model_fields if name.endswith("
 # gRPC cannot follow a fork and need not: what services start, they exec.
 SERVICE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "false"}
 ENGINE_URLS = {"postgres": "DATABASE_URL", "mongod": "MONGODB_URL", "redis": "REDIS_URL"}
+CONVERSATIONS_IN = {"mongo": ("mongod",), "postgres": ("postgres",), "memory": ()}
 ENGINES_OF = {
     "tenant_quota": ("postgres",),
-    "chat_store": ("mongod",),
     "document_rag": ("postgres",),
     "analytics": ("mongod", "redis"),
 }
@@ -86,14 +86,19 @@ class Cast:
 
     def migrations(self) -> list[tuple[str, Command]]:
         """Run once, to their end, before any service starts."""
-        return [(f"{name} migrate", self._command(f"services.{name}", name, "migrate")) for name in MIGRATED]
+        with_schema = [*MIGRATED, "chat_store"] if self.config.chat_store_engine == "postgres" else MIGRATED
+        return [(f"{name} migrate", self.errand(name, "migrate")) for name in with_schema]
+
+    def errand(self, name: str, *arguments: str) -> Command:
+        """A command of a service, with the settings that it serves with."""
+        return self._command(f"services.{name}", name, *arguments)
 
     def service_programs(self) -> list[Program]:
         """The four services, to be kept running."""
         return [
             Program(
                 name=name,
-                command=lambda name=name: self._command(f"services.{name}", name),  # type: ignore[misc]
+                command=lambda name=name: self.errand(name),  # type: ignore[misc]
                 ready=grpc_serving(self.ports[name]),
             )
             for name in SERVICES
@@ -130,7 +135,8 @@ class Cast:
 
     def _engine_urls(self, name: str) -> dict[str, str]:
         """Of the embedded engines that the service works on; another's URL is in the caller's environment already."""
-        needed = ENGINES_OF.get(name, ())
+        engines_of = {**ENGINES_OF, "chat_store": (*CONVERSATIONS_IN[self.config.chat_store_engine], "redis")}
+        needed = engines_of.get(name, ())
         return {ENGINE_URLS[engine.name]: engine.url() for engine in self.engines() if engine.name in needed}
 
     def _particulars(self) -> Mapping[str, Mapping[str, str]]:

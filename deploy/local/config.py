@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -58,6 +59,11 @@ class LocalConfig(BaseSettings):
 
     demo: bool = True
     """Whether the first start creates the demo tenant."""
+
+    chat_store_engine: Literal["mongo", "postgres", "memory"] = Field(
+        default="mongo", validation_alias=AliasChoices("CHAT_STORE_ENGINE")
+    )
+    """What keeps the conversations."""
 
     database_url: SecretStr | None = Field(default=None, validation_alias=AliasChoices("DATABASE_URL"))
     """A PostgreSQL with pgvector to use; the embedded one is not started."""

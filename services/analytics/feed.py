@@ -234,7 +234,7 @@ def _told_until(before: datetime | None, event: feed_pb.Event) -> datetime | Non
     Stored history does not come by time: it says nothing until the mark at its end. From there on events do, and marks
     when nothing happens.
     """
-    is_mark = event.WhichOneof("payload") is None
+    is_mark = not event.event_id
     if not event.HasField("event_time") or (before is None and not is_mark):
         return before
     time = event.event_time.ToDatetime(UTC)

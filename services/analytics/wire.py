@@ -54,14 +54,14 @@ _DIMENSIONS = {
 
 
 def countable(event: feed_pb.Event) -> bool:
-    """Whether the event has an effect on the rollups."""
+    """Whether the event has an effect on the rollups: not what changes later, nor what a newer chat_store tells."""
     return event.WhichOneof("payload") == "messages_appended"
 
 
 def entry_bytes(event: feed_pb.Event) -> bytes:
     """The event as it travels in the stream: without anybody's words, which no figure needs."""
     for message in event.messages_appended.messages:
-        for field in ("text", "references", "metadata"):
+        for field in ("text", "parts", "references", "metadata"):
             message.ClearField(field)
     return event.SerializeToString()
 

@@ -1,10 +1,10 @@
 """What chat_store can be told from outside."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 
-from shared.config import ServiceConfig, service_settings
+from shared.config import MIB, ServiceConfig, service_settings
 
 
 class Config(ServiceConfig):
@@ -15,11 +15,27 @@ class Config(ServiceConfig):
     port: int = Field(default=50052, ge=0, le=65535)
     """gRPC port; 0 takes any free one."""
 
-    engine: Literal["mongo"] = "mongo"
-    """Which engine keeps the conversations."""
+    max_message_bytes: int = Field(default=24 * MIB, gt=0)
+    """Largest gRPC message accepted: an append of the longest text with everything beside it."""
 
-    mongodb_url: SecretStr = Field(validation_alias=AliasChoices("CHAT_STORE_MONGODB_URL", "MONGODB_URL"))
-    """MongoDB, a replica set: the feed and durable writes need one."""
+    engine: Literal["mongo", "postgres", "memory"] = "mongo"
+    """Which engine keeps the conversations; memory forgets them with the process and is for trying things out."""
+
+    mongodb_url: SecretStr = Field(
+        default=SecretStr(""), validation_alias=AliasChoices("CHAT_STORE_MONGODB_URL", "MONGODB_URL")
+    )
+    """For the engine mongo: MongoDB, a replica set, for the feed and durable writes need one."""
+
+    database_url: SecretStr = Field(
+        default=SecretStr(""), validation_alias=AliasChoices("CHAT_STORE_DATABASE_URL", "DATABASE_URL")
+    )
+    """For the engine postgres: PostgreSQL, as postgresql://user:password@host:port/database."""
+
+    database_connections: int = Field(default=16, ge=2, le=200)
+    """Most connections to PostgreSQL."""
+
+    database_timeout_ms: int = Field(default=10_000, gt=0)
+    """Milliseconds that one statement in PostgreSQL may take."""
 
     mongodb_database: str = Field(
         default="prosa_chat_store",
@@ -32,7 +48,7 @@ class Config(ServiceConfig):
         default="motor",
         validation_alias=AliasChoices("CHAT_STORE_MONGODB_DRIVER", "MONGODB_DRIVER"),
     )
-    """Client library."""
+    """Client library: PyMongo's own, or Motor, which hands every call to a thread."""
 
     mongodb_max_pool_size: int = Field(
         default=50,
@@ -55,5 +71,37 @@ class Config(ServiceConfig):
     )
     """Milliseconds that one database operation may take, its retries included."""
 
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("CHAT_STORE_REDIS_URL", "REDIS_URL")
+    )
+    """Redis for the ends of active conversations; without one, or while it is away, the engine answers alone."""
+
+    cache: Literal["auto", "on", "off"] = "auto"
+    """Whether Redis caches the ends of conversations; auto: before mongo only, for postgres answers as fast without."""
+
+    cache_ttl_seconds: float = Field(default=3600.0, gt=0)
+    """How long the end of a conversation stays in the cache after it was written there."""
+
+    cache_timeout_ms: int = Field(default=50, gt=0)
+    """Milliseconds that Redis has for an answer; after that the engine is asked, and Redis no more until it is back."""
+
     feed_idle_seconds: float = Field(default=10.0, gt=0)
     """How often an idle feed gives its consumer a fresh resume token."""
+
+    cleanup_interval_seconds: float = Field(default=3600.0, gt=0)
+    """How often what is expired, deleted for good or over the tenants' limits is removed."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether the engine has a cache before it."""
+        wanted = self.engine == "mongo" if self.cache == "auto" else self.cache == "on"
+        return wanted and self.redis_url is not None
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        """The engine that is chosen needs its address, the others need none."""
+        needed = {"mongo": ("mongodb_url", "MONGODB_URL"), "postgres": ("database_url", "DATABASE_URL")}
+        field, variable = needed.get(self.engine, ("", ""))
+        if field and not getattr(self, field).get_secret_value():
+            raise ValueError(f"the engine {self.engine} needs {variable} (or CHAT_STORE_{variable})")
+        return self

@@ -28,18 +28,24 @@ def feed_position(engine: str, tenant_id: str, token: str) -> dict[str, Any]:
         padded = token + "=" * (-len(token) % 4)
         content = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise _refused() from None
+        raise refused_token() from None
     digest, text = content[:_DIGEST_CHARACTERS], content[_DIGEST_CHARACTERS:]
     if digest != _digest(engine, tenant_id, text):
-        raise _refused()
-    position: dict[str, Any] = json.loads(text)
+        raise refused_token()
+    try:
+        position = json.loads(text)
+    except (ValueError, RecursionError):
+        raise refused_token() from None
+    if not isinstance(position, dict):
+        raise refused_token()
     return position
+
+
+def refused_token() -> InvalidArgument:
+    """The refusal of a token that no store made, whatever of it shows that."""
+    reason, description = "RESUME_TOKEN_INVALID", "resume_token is not valid"
+    return InvalidArgument(description, reason=reason, violations=[FieldViolation("resume_token", description, reason)])
 
 
 def _digest(engine: str, tenant_id: str, text: str) -> str:
     return hashlib.sha256(f"prosa-feed-1\0{engine}\0{tenant_id}\0{text}".encode()).hexdigest()[:_DIGEST_CHARACTERS]
-
-
-def _refused() -> InvalidArgument:
-    reason, description = "RESUME_TOKEN_INVALID", "resume_token is not valid"
-    return InvalidArgument(description, reason=reason, violations=[FieldViolation("resume_token", description, reason)])

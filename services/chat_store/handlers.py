@@ -1,133 +1,111 @@
-"""One RPC, one intent: who asks for what, and how the conversation with the client goes."""
+"""ConversationService: one RPC, one intent. Its messages' RPCs are in message_handlers.py."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Any
 
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
-from prosa.chat_store.v1 import conversation_service_pb2_grpc as rpc
-from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from prosa.chat_store.v1 import feed_service_pb2_grpc as feed_rpc
-from services.chat_store import wire
-from services.chat_store.model import Conversation, Place, Reach, Selection, Window
+from services.chat_store.acts import (
+    Archive,
+    ConversationAct,
+    Delete,
+    Finalize,
+    LinkAnalysis,
+    LinkMessageAnalysis,
+    Unarchive,
+    Undelete,
+)
+from services.chat_store.live import Live
+from services.chat_store.message_handlers import MessageHandlers
+from services.chat_store.pages import place_at, position_of, query_of, within_page
+from services.chat_store.policies import Policies
+from services.chat_store.reach import actor_of, listed_reach, reach_of
+from services.chat_store.retention import Retention
 from services.chat_store.store import ChatStore
-from shared.caller import ACT_AS, Caller, current_caller
-from shared.errors import FieldViolation, InvalidArgument, PermissionDenied
-from shared.paging import JSON, page_position, page_size, page_token
+from services.chat_store.wire.conversations import (
+    changes_of,
+    conversation_to_proto,
+    new_conversation,
+    selection_of,
+    stats_to_proto,
+)
+from services.chat_store.wire.feed import update_to_proto
+from shared.caller import current_caller
+from shared.paging import page_position, page_size, page_token
 
-READ_ALL = "conversations.read_all"
-# Year 9999, the end of what a date can hold.
-LAST_MILLISECOND = 253_402_300_800_000
 
-
-class ConversationHandler(rpc.ConversationServiceServicer):
+class ConversationHandler(MessageHandlers):
     """ConversationService over any store."""
 
-    def __init__(self, store: ChatStore) -> None:
-        self._store = store
+    def __init__(self, store: ChatStore, policies: Policies, retention: Retention, live: Live) -> None:
+        super().__init__(store, retention)
+        self._policies = policies
+        self._live = live
 
     async def CreateConversation(self, request: pb.CreateConversationRequest, _: Any) -> pb.Conversation:
-        reach = _reach(current_caller())
-        new = wire.new_conversation(request, reach.tenant_id, current_caller().user_id)
-        return wire.conversation(await self._store.create(reach, new))
+        reach, user_id = reach_of(current_caller()), current_caller().user_id
+        policy = await self._policies.of(reach.tenant_id)
+        new = new_conversation(request, reach.tenant_id, user_id, policy.ttl_seconds)
+        return conversation_to_proto(await self._store.create(reach, new))
 
     async def GetConversation(self, request: pb.GetConversationRequest, _: Any) -> pb.Conversation:
-        return wire.conversation(await self._store.get(_reach(current_caller()), request.conversation_id))
+        return conversation_to_proto(await self._store.get(reach_of(current_caller()), request.conversation_id))
 
     async def ListConversations(self, request: pb.ListConversationsRequest, _: Any) -> pb.ListConversationsResponse:
-        reach = _listed(current_caller(), request.user_id)
+        reach = listed_reach(current_caller(), request.user_id)
         if reach is None:
             return pb.ListConversationsResponse()
-        query = {"user": reach.user_id, "assistant": request.assistant_id}
-        after = _place(page_position(request.page_token, query))
-        selection = Selection(request.assistant_id, after, page_size(request.page_size))
-        found, more = await self._store.select(reach, selection)
-        return pb.ListConversationsResponse(
-            conversations=map(wire.conversation, found),
-            next_page_token=page_token(query, _position(found[-1])) if more else "",
-        )
+        query = query_of(request, reach)
+        after = place_at(page_position(request.page_token, query))
+        found, more = await self._store.select(reach, selection_of(request, after, page_size(request.page_size)))
+        listed, more = within_page([conversation_to_proto(each) for each in found], more=more)
+        last = found[len(listed) - 1] if more else None
+        token = page_token(query, position_of(last.last_activity_time, last.conversation_id)) if last else ""
+        return pb.ListConversationsResponse(conversations=listed, next_page_token=token)
 
-    async def AppendMessages(self, request: pb.AppendMessagesRequest, _: Any) -> pb.AppendMessagesResponse:
-        caller = current_caller()
-        batch = wire.batch(request, caller.user_id)
-        stored = await self._store.append(_reach(caller), request.conversation_id, batch)
-        return pb.AppendMessagesResponse(messages=wire.messages(stored))
+    async def UpdateConversation(self, request: pb.UpdateConversationRequest, _: Any) -> pb.Conversation:
+        return await self._act(request.conversation_id, changes_of(request, actor_of(current_caller())))
 
-    async def ListMessages(self, request: pb.ListMessagesRequest, _: Any) -> pb.ListMessagesResponse:
-        asked = wire.window(request, page_size(request.page_size))
-        query = _messages_query(request.conversation_id, asked)
-        window = _continued(asked, page_position(request.page_token, query))
-        page = await self._store.read(_reach(current_caller()), request.conversation_id, window)
-        return pb.ListMessagesResponse(
-            messages=wire.messages(page.messages),
-            next_page_token=page_token(query, {"s": page.messages[-1].seq}) if page.more else "",
-        )
+    async def ArchiveConversation(self, request: pb.ArchiveConversationRequest, _: Any) -> pb.Conversation:
+        act = Archive(actor=actor_of(current_caller()), request_id=request.request_id)
+        return await self._act(request.conversation_id, act)
 
+    async def UnarchiveConversation(self, request: pb.UnarchiveConversationRequest, _: Any) -> pb.Conversation:
+        act = Unarchive(actor=actor_of(current_caller()), request_id=request.request_id)
+        return await self._act(request.conversation_id, act)
 
-class FeedHandler(feed_rpc.FeedServiceServicer):
-    """FeedService over any store."""
+    async def FinalizeConversation(self, request: pb.FinalizeConversationRequest, _: Any) -> pb.Conversation:
+        act = Finalize(actor=actor_of(current_caller()), request_id=request.request_id, reason=request.reason)
+        return await self._act(request.conversation_id, act)
 
-    def __init__(self, store: ChatStore) -> None:
-        self._store = store
+    async def DeleteConversation(self, request: pb.DeleteConversationRequest, _: Any) -> pb.Conversation:
+        days = (await self._policies.of(reach_of(current_caller()).tenant_id)).purge_after_days
+        act = Delete(actor=actor_of(current_caller()), request_id=request.request_id, purge_after_days=days)
+        return await self._act(request.conversation_id, act)
 
-    async def WatchEvents(self, request: feed_pb.WatchEventsRequest, _: Any) -> AsyncIterator[feed_pb.Event]:
-        async with aclosing(self._store.watch(current_caller().tenant_id, request.resume_token)) as events:
-            async for happened in events:
-                yield wire.event(happened)
+    async def UndeleteConversation(self, request: pb.UndeleteConversationRequest, _: Any) -> pb.Conversation:
+        act = Undelete(actor=actor_of(current_caller()), request_id=request.request_id)
+        return await self._act(request.conversation_id, act)
 
+    async def GetStats(self, request: pb.GetStatsRequest, _: Any) -> pb.ConversationStats:
+        return stats_to_proto(await self._store.get(reach_of(current_caller()), request.conversation_id))
 
-def _reach(caller: Caller) -> Reach:
-    """A service that acts for somebody has that person's reach: its own scopes must not lend a member more."""
-    if not caller.tenant_id:
-        raise PermissionDenied("the caller belongs to no tenant, and conversations do")
-    everyone = caller.may(READ_ALL) and not caller.may(ACT_AS)
-    return Reach(caller.tenant_id, None if everyone else caller.user_id)
+    async def LinkAnalysis(self, request: pb.LinkAnalysisRequest, _: Any) -> pb.Conversation:
+        reach, name = reach_of(current_caller()), request.conversation_id
+        by, request_id, analysis_id = actor_of(current_caller()), request.request_id, request.analysis_id
+        if not request.message_id:
+            return await self._act(name, LinkAnalysis(actor=by, request_id=request_id, analysis_id=analysis_id))
+        act = LinkMessageAnalysis(actor=by, request_id=request_id, analysis_id=analysis_id)
+        await self._store.revise(reach, name, request.message_id, act)
+        return conversation_to_proto(await self._store.get(reach, name))
 
+    async def WatchConversation(
+        self, request: pb.WatchConversationRequest, _: Any
+    ) -> AsyncIterator[pb.ConversationUpdate]:
+        follow = self._live.follow(reach_of(current_caller()), request.conversation_id, request.after_seq)
+        async with aclosing(follow) as updates:
+            async for update in updates:
+                yield update_to_proto(update, request.conversation_id)
 
-def _listed(caller: Caller, user_id: str) -> Reach | None:
-    """Whose conversations to list; None when there are none to list: the anonymous know theirs by id."""
-    reach = _reach(caller)
-    if reach.user_id is None:
-        return Reach(reach.tenant_id, user_id or None)
-    if user_id not in ("", reach.user_id):
-        raise PermissionDenied("only your own conversations", metadata={"permission": READ_ALL})
-    return reach if reach.user_id else None
-
-
-def _position(last: Conversation) -> dict[str, JSON]:
-    return {"t": round(last.last_activity_time.timestamp() * 1000), "c": last.conversation_id}
-
-
-def _place(position: dict[str, Any] | None) -> Place | None:
-    match position:
-        case None:
-            return None
-        case {"t": int(at), "c": str(conversation_id)} if 0 <= at < LAST_MILLISECOND:
-            return Place(datetime.fromtimestamp(at / 1000, UTC), conversation_id)
-    raise _edited_token()
-
-
-def _continued(asked: Window, position: dict[str, Any] | None) -> Window:
-    match position:
-        case None:
-            return asked
-        case {"s": int(seq)} if asked.holds(seq):
-            return asked.beyond(seq)
-    raise _edited_token()
-
-
-def _messages_query(conversation_id: str, asked: Window) -> dict[str, object]:
-    return {
-        "conversation": conversation_id,
-        "after": asked.after_seq,
-        "before": asked.before_seq,
-        "newest_first": asked.newest_first,
-    }
-
-
-def _edited_token() -> InvalidArgument:
-    """As shared.paging refuses a token that it cannot read."""
-    reason, description = "PAGE_TOKEN_INVALID", "page_token is not valid"
-    violation = FieldViolation("page_token", description, reason)
-    return InvalidArgument(description, reason=reason, violations=[violation])
+    async def _act(self, conversation_id: str, act: ConversationAct) -> pb.Conversation:
+        return conversation_to_proto(await self._store.act(reach_of(current_caller()), conversation_id, act))

@@ -1,33 +1,45 @@
-"""What a conversation, a message and a batch of messages are, and the rules that need no store to decide.
+"""What a conversation, a message and the things beside them are.
 
-Times are UTC with millisecond precision, so that what is returned is what was stored. Client data (`metadata`) is
-JSON text: its keys never become keys of a store.
+Times are UTC with millisecond precision, so that what is returned is what was stored. Client data (`metadata`,
+`context`, `data`, `content`) is JSON text, "" for none: its keys never become keys of a store.
 """
 
 import enum
-import hashlib
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from shared.errors import FieldViolation, InvalidArgument
+from services.chat_store.fingerprints import digest_of
+from services.chat_store.limits import check_metadata
+from shared.errors import FailedPrecondition
 
-MAX_METADATA_BYTES = 64 * 1024
-# The stored messages come back in one response and in one event of the feed, each at most 4 MiB on the wire.
-MAX_BATCH_BYTES = 3_500_000
-MAX_BATCH_MESSAGES = 100
-# A page of messages ends before it would pass this; a larger single message is a page of its own.
-PAGE_BYTES = 2 * 1024 * 1024
-PREVIEW_CHARACTERS = 200
-# Sums over a conversation stay far inside 64 bits.
-MAX_AMOUNT = 10**12
 # What a message takes beside its texts, rounded up.
 MESSAGE_OVERHEAD_BYTES = 256
-REFERENCE_OVERHEAD_BYTES = 64
+PIECE_OVERHEAD_BYTES = 64
 
-_CONVERSATION_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+
+class ConversationClosed(FailedPrecondition):
+    """The conversation was finalized: it takes no messages and no edits."""
+
+    reason = "CONVERSATION_CLOSED"
+
+
+class RevisionMismatch(FailedPrecondition):
+    """Somebody else changed it since the caller read it."""
+
+    reason = "REVISION_MISMATCH"
+
+
+class TaskTransitionInvalid(FailedPrecondition):
+    """A task does not go from its status to the one wanted."""
+
+    reason = "TASK_TRANSITION_INVALID"
+
+
+class TooMany(FailedPrecondition):
+    """A conversation or a message holds no more of this."""
+
+    reason = "TOO_MANY"
 
 
 class MessageType(enum.Enum):
@@ -55,6 +67,32 @@ class UsageSource(enum.Enum):
     PROVIDER = "provider"
     PARTIAL = "partial"
     ESTIMATED = "estimated"
+
+
+class Sentiment(enum.Enum):
+    """What a feedback says between the lines."""
+
+    UNSTATED = ""
+    POSITIVE = "positive"
+    NEUTRAL = "neutral"
+    NEGATIVE = "negative"
+
+
+class PartKind(enum.Enum):
+    """What a part of a message holds."""
+
+    TEXT = "text"
+    DATA = "data"
+    FILE = "file"
+
+
+class ConversationStatus(enum.Enum):
+    """What may be done with a conversation; of several that hold, the last named here."""
+
+    ACTIVE = "active"
+    FINALIZED = "finalized"
+    ARCHIVED = "archived"
+    DELETED = "deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +130,45 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a message beside its text: more text, JSON data, or the mention of a file that is kept elsewhere."""
+
+    kind: PartKind
+    text: str = ""
+    data: str = ""
+    uri: str = ""
+    name: str = ""
+    mime_type: str = ""
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The whole of a text that is kept apart from its message."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What somebody thinks of a message. `rating` 1 (bad) to 5 (good); `user_id` is who said it."""
+
+    rating: int
+    category: str = ""
+    comment: str = ""
+    sentiment: Sentiment = Sentiment.UNSTATED
+    auto_generated: bool = False
+    user_id: str = ""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A message as its author sends it: no place in a conversation yet. `message_id` "" = any.
 
-    `cost_micros` is in millionths of the tenant's currency.
+    `cost_micros` is in millionths of the tenant's currency. With a `body`, `text` is only its beginning.
     """
 
     type: MessageType
@@ -116,24 +189,42 @@ class Draft:
     finish_reason: str = ""
     error_reason: str = ""
     metadata: str = ""
+    parts: tuple[Part, ...] = ()
+    reply_to: str = ""
+    body: Body | None = None
 
     @property
     def size_bytes(self) -> int:
         """About what the message takes on the wire; never less than its texts."""
-        texts = len(self.text.encode()) + len(self.metadata.encode())
-        quotes = sum(
-            len(each.quote.encode()) + len(each.title.encode()) + REFERENCE_OVERHEAD_BYTES for each in self.references
-        )
-        return texts + quotes + MESSAGE_OVERHEAD_BYTES
+        texts = [self.text, self.metadata]
+        for reference in self.references:
+            texts += [reference.quote, reference.title]
+        for part in self.parts:
+            texts += [part.text, part.data, part.uri, part.name]
+        pieces = len(self.references) + len(self.parts)
+        return sum(len(text.encode()) for text in texts) + pieces * PIECE_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES
+
+    @property
+    def words(self) -> str:
+        """What of it search looks through."""
+        return "\n".join([self.text, *(part.text for part in self.parts if part.text)])
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message: its draft, with an id, at its place."""
+    """A stored message: its draft, with an id, at its place, and what became of it since.
+
+    `revision` counts the changes of any kind, `edits` those of what it says.
+    """
 
     seq: int
     create_time: datetime
     draft: Draft
+    revision: int = 0
+    edits: int = 0
+    update_time: datetime | None = None
+    feedback: Feedback | None = None
+    analysis_ids: tuple[str, ...] = ()
 
     @property
     def message_id(self) -> str:
@@ -143,234 +234,140 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over a conversation up to one of its messages; `messages` is that message's `seq` too."""
+    """Sums over a conversation up to one of its messages; `messages` is that message's `seq` too.
+
+    `responses` are the answers whose latency is known, `response_ms` the sum of these latencies.
+    """
 
     messages: int = 0
     tokens: Tokens = Tokens()
     cost_micros: int = 0
+    responses: int = 0
+    response_ms: int = 0
 
     def after(self, drafts: Sequence[Draft]) -> "Totals":
         """The sums once `drafts` have been appended."""
-        tokens = sum((draft.tokens for draft in drafts), self.tokens)
-        cost = sum((draft.cost_micros for draft in drafts), self.cost_micros)
-        return Totals(self.messages + len(drafts), tokens, cost)
+        timed = [draft.latency_ms for draft in drafts if draft.latency_ms]
+        return Totals(
+            messages=self.messages + len(drafts),
+            tokens=sum((draft.tokens for draft in drafts), self.tokens),
+            cost_micros=sum((draft.cost_micros for draft in drafts), self.cost_micros),
+            responses=self.responses + len(timed),
+            response_ms=self.response_ms + sum(timed),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What of a conversation its owner may change. `ttl_seconds` after its last activity it expires; 0 = never."""
+
+    title: str = ""
+    context: str = ""
+    metadata: str = ""
+    ttl_seconds: int = 0
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata, "metadata")
+        check_metadata(self.context, "context")
 
 
 @dataclass(frozen=True, slots=True)
 class NewConversation:
-    """A conversation as somebody wants it."""
+    """A conversation as somebody wants it; `has_default_ttl` when its ttl is the tenant's and not theirs."""
 
     conversation_id: str
     user_id: str
     assistant_id: str = ""
     team_id: str = ""
-    title: str = ""
     channel: str = ""
-    metadata: str = ""
+    description: Description = Description()
     request_id: str = ""
-
-    def __post_init__(self) -> None:
-        check_metadata(self.metadata, "metadata")
+    has_default_ttl: bool = False
 
     @property
     def fingerprint(self) -> str:
         """What a retry with the same request_id must repeat."""
-        wanted = (self.assistant_id, self.team_id, self.title, self.channel, self.metadata)
-        return _digest([self.conversation_id, *wanted])
+        described = self.description
+        wanted = (self.assistant_id, self.team_id, self.channel, described.title, described.context, described.metadata)
+        return digest_of([self.conversation_id, *wanted, None if self.has_default_ttl else described.ttl_seconds])
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation without its messages."""
+    """A conversation without its messages.
+
+    `revision` counts the changes to it, to its messages and to its entries (appending is none). `first_seq` is the
+    oldest message that is kept. `created_as` is its description as created, once that has changed.
+    """
 
     conversation_id: str
     tenant_id: str
     user_id: str
     assistant_id: str
     team_id: str
-    title: str
     channel: str
-    metadata: str
+    description: Description
     create_time: datetime
     last_activity_time: datetime
     totals: Totals = field(default_factory=Totals)
     preview: str = ""
-
-    def as_created(self) -> "Conversation":
-        """As it was before its first message."""
-        return replace(self, last_activity_time=self.create_time, totals=Totals(), preview="")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Messages to be appended in one step, each with its id. Make one with `Batch.of`."""
-
-    drafts: tuple[Draft, ...]
-    request_id: str
-    fingerprint: str
-
-    @classmethod
-    def of(cls, drafts: Sequence[Draft], request_id: str, new_id: Callable[[], str]) -> "Batch":
-        """Checks the drafts and names the nameless; InvalidArgument when together they break a rule."""
-        _check_batch(drafts)
-        fingerprint = _digest([_facts(draft) for draft in drafts])
-        named = tuple(draft if draft.message_id else replace(draft, message_id=new_id()) for draft in drafts)
-        return cls(named, request_id, fingerprint)
-
-    def placed(self, first_seq: int, at: datetime) -> list[Message]:
-        """The messages at their places, from `first_seq` on."""
-        return [Message(first_seq + offset, at, draft) for offset, draft in enumerate(self.drafts)]
+    revision: int = 0
+    first_seq: int = 1
+    analysis_ids: tuple[str, ...] = ()
+    archive_time: datetime | None = None
+    finalize_time: datetime | None = None
+    finalize_reason: str = ""
+    delete_time: datetime | None = None
+    purge_time: datetime | None = None
+    created_as: Description | None = None
 
     @property
-    def preview(self) -> str:
-        """The beginning of the last message."""
-        return self.drafts[-1].text[:PREVIEW_CHARACTERS]
+    def status(self) -> ConversationStatus:
+        """What may be done with it."""
+        if self.delete_time is not None:
+            return ConversationStatus.DELETED
+        if self.archive_time is not None:
+            return ConversationStatus.ARCHIVED
+        return ConversationStatus.FINALIZED if self.closed else ConversationStatus.ACTIVE
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more messages."""
+        return self.finalize_time is not None
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What a caller may see: one tenant's conversations, of one user ("" = anonymous), or of all (None)."""
+    @property
+    def expire_time(self) -> datetime | None:
+        """When it is over unless something is said before."""
+        ttl_seconds = self.description.ttl_seconds
+        return self.last_activity_time + timedelta(seconds=ttl_seconds) if ttl_seconds else None
 
-    tenant_id: str
-    user_id: str | None
+    @property
+    def leave_time(self) -> datetime | None:
+        """From when on nothing of it needs to be kept."""
+        return min((time for time in (self.expire_time, self.purge_time) if time is not None), default=None)
 
-    def covers(self, conversation: Conversation) -> bool:
-        """Whether the conversation lies within it."""
-        return conversation.tenant_id == self.tenant_id and self.user_id in (None, conversation.user_id)
+    def expired(self, at: datetime) -> bool:
+        """Whether it is over; then it looks like one that never was."""
+        return self.expire_time is not None and self.expire_time <= at
 
+    def gone(self, at: datetime) -> bool:
+        """Whether it looks like one that does not exist."""
+        return self.delete_time is not None or self.expired(at)
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Messages wanted: `after_seq` < seq < `before_seq` (0 = no bound), at most `limit`."""
+    def as_created(self) -> "Conversation":
+        """As it was before its first message and its first change."""
+        return Conversation(
+            conversation_id=self.conversation_id,
+            tenant_id=self.tenant_id,
+            user_id=self.user_id,
+            assistant_id=self.assistant_id,
+            team_id=self.team_id,
+            channel=self.channel,
+            description=self.created_as or self.description,
+            create_time=self.create_time,
+            last_activity_time=self.create_time,
+        )
 
-    after_seq: int = 0
-    before_seq: int = 0
-    newest_first: bool = False
-    limit: int = 50
-
-    def holds(self, seq: int) -> bool:
-        """Whether a message at `seq` is wanted."""
-        return seq > self.after_seq and (not self.before_seq or seq < self.before_seq)
-
-    def beyond(self, seq: int) -> "Window":
-        """What is left of it after the message at `seq` was listed."""
-        return replace(self, before_seq=seq) if self.newest_first else replace(self, after_seq=seq)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Messages in the order asked for; `more` when the window holds others."""
-
-    messages: tuple[Message, ...]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the list of conversations, which is ordered by both, the latest first."""
-
-    last_activity_time: datetime
-    conversation_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Conversations wanted within a reach: "" = any assistant, `after` None = from the newest, at most `limit`."""
-
-    assistant_id: str = ""
-    after: Place | None = None
-    limit: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """Messages that were appended in one step, and whose conversation they belong to."""
-
-    messages: tuple[Message, ...]
-    user_id: str
-    assistant_id: str
-    team_id: str
-    channel: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened. `what` None: all that happened until `time`, at `resume_token`, has been told."""
-
-    resume_token: str
-    event_id: str = ""
-    tenant_id: str = ""
-    conversation_id: str = ""
-    time: datetime | None = None
-    what: Conversation | Appended | None = None
-
-
-def is_conversation_id(text: str) -> bool:
-    """Whether a conversation could bear this id."""
-    return _CONVERSATION_ID.fullmatch(text) is not None
-
-
-def check_metadata(text: str, path: str) -> None:
-    """InvalidArgument when the JSON text is larger than a store keeps inline."""
-    if len(text.encode()) > MAX_METADATA_BYTES:
-        raise _broken(path, f"must be at most {MAX_METADATA_BYTES} bytes as JSON", "metadata.max_bytes")
-
-
-def to_milliseconds(moment: datetime) -> datetime:
-    """The moment as stores keep it."""
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def _check_batch(drafts: Sequence[Draft]) -> None:
-    if not 1 <= len(drafts) <= MAX_BATCH_MESSAGES:
-        raise _broken("messages", f"must be 1 to {MAX_BATCH_MESSAGES}", "repeated.items")
-    if sum(draft.size_bytes for draft in drafts) > MAX_BATCH_BYTES:
-        raise _broken("messages", f"must be at most {MAX_BATCH_BYTES} bytes together", "messages.max_bytes")
-    named = [draft.message_id for draft in drafts if draft.message_id]
-    if len(set(named)) < len(named):
-        raise _broken("messages", "must not repeat a message_id", "messages.unique")
-    for index, draft in enumerate(drafts):
-        check_metadata(draft.metadata, f"messages[{index}].metadata")
-        _check_amounts(draft, f"messages[{index}]")
-
-
-def _check_amounts(draft: Draft, path: str) -> None:
-    tokens = draft.tokens
-    for amount in (tokens.input, tokens.cached_input, tokens.output, tokens.reasoning):
-        if not 0 <= amount <= MAX_AMOUNT:
-            raise _broken(f"{path}.usage", f"must be from 0 to {MAX_AMOUNT}", "int64.range")
-    if not 0 <= draft.cost_micros <= MAX_AMOUNT:
-        raise _broken(f"{path}.cost_micros", f"must be from 0 to {MAX_AMOUNT}", "int64.range")
-
-
-def _facts(draft: Draft) -> list[object]:
-    """Everything the author said, in an order that never changes."""
-    tokens = draft.tokens
-    return [
-        draft.type.value,
-        draft.text,
-        draft.message_id,
-        draft.user_id,
-        draft.assistant_id,
-        draft.team_id,
-        draft.status.value,
-        draft.rag,
-        [[getattr(each, name) for name in Reference.__slots__] for each in draft.references],
-        [tokens.input, tokens.cached_input, tokens.output, tokens.reasoning],
-        draft.usage_source.value,
-        draft.cost_micros,
-        draft.model,
-        draft.latency_ms,
-        draft.time_to_first_token_ms,
-        draft.finish_reason,
-        draft.error_reason,
-        draft.metadata,
-    ]
-
-
-def _digest(facts: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
-
-
-def _broken(path: str, description: str, rule: str) -> InvalidArgument:
-    return InvalidArgument(f"{path} {description}", violations=[FieldViolation(path, description, rule)])
+    def described(self, description: Description) -> "Conversation":
+        """With another description; what it was created with is not forgotten."""
+        return replace(self, description=description, created_as=self.created_as or self.description)

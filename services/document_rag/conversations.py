@@ -123,7 +123,10 @@ class Conversations:
         await self._append(turn, message, turn.key(f"failure-{turn.attempt}"))
 
     async def before_question(self, turn: Turn, messages: int) -> list[Earlier]:
-        """The last messages of people and assistants, oldest first, without this turn's own question."""
+        """The last messages of people and assistants, oldest first, without this turn's own question.
+
+        Of a very long one the beginning will do: the prompt has no room for more.
+        """
         request = pb.ListMessagesRequest(
             conversation_id=turn.conversation_id, order=pb.MESSAGE_ORDER_NEWEST_FIRST, page_size=messages
         )
@@ -149,7 +152,7 @@ class Conversations:
                 response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
             for message in response.messages:
                 if message.message_id == wanted:
-                    return _stored_answer(message)
+                    return await self._stored_answer(turn, message)
             if not response.next_page_token:
                 return None
             request.page_token = response.next_page_token
@@ -161,7 +164,17 @@ class Conversations:
             response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)
         if not response.messages:
             raise NotFound("message", answer_id(turn))
-        return _stored_answer(response.messages[0])
+        return await self._stored_answer(turn, response.messages[0])
+
+    async def _stored_answer(self, turn: Turn, message: pb.Message) -> StoredAnswer:
+        """The whole of it: of a very long text, lists show only the beginning."""
+        text = message.text
+        if message.HasField("body"):
+            request = pb.ReadMessageTextRequest(conversation_id=turn.conversation_id, message_id=message.message_id)
+            with answers_of("chat_store"):
+                chunks = self._stub.ReadMessageText(request, timeout=CALL_TIMEOUT_SECONDS)
+                text = "".join([chunk.text async for chunk in chunks])
+        return _answer_of(message, text)
 
     async def _create(self, turn: Turn, question: Question) -> None:
         request = pb.CreateConversationRequest(
@@ -193,9 +206,9 @@ def answer_id(turn: Turn) -> str:
     return derived_id(turn.tenant_id, turn.conversation_id, turn.request_id, "answer")
 
 
-def _stored_answer(message: pb.Message) -> StoredAnswer:
+def _answer_of(message: pb.Message, text: str) -> StoredAnswer:
     answer = Answer(
-        text=message.text,
+        text=text,
         finish_reason=FinishReason(message.finish_reason),
         tokens=tokens_from_proto(message.usage),
         usage_source=usage_source_from_proto(message.usage_source),

@@ -48,6 +48,9 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "assistants.write",
             "assistants.ask",
             "reports.read",
+            "retention.manage",
+            "privacy.manage",
+            "audit.read",
         }
     ),
     Role.MEMBER: frozenset(

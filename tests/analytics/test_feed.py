@@ -325,6 +325,23 @@ async def test_the_times_of_history_are_no_freshness(
         await until(lambda: _counted_until(positions, NOON))
 
 
+async def test_what_it_does_not_count_or_know_is_passed_and_is_no_mark(
+    pipeline: Pipeline, source: FeedSource, rollups: ReadRollups, positions: FeedPositions
+) -> None:
+    newer = feed_pb.Event(event_id="newer", tenant_id="acme", conversation_id="c")
+    newer.MergeFromString(b"\xfa\x3e\x03new")  # a payload of a contract to come
+    changed = feed_pb.Event(event_id="changed", tenant_id="acme", conversation_id="c")
+    changed.message_changed.message.CopyFrom(answer())
+    for event in (newer, changed):
+        event.event_time.FromDatetime(NOON + timedelta(hours=1))
+    counted = many_events(10)
+    await source.happen(newer, changed, *counted)
+    async with pipeline.feed(), pipeline.worker():
+        await kept_all(positions, 12)
+        await until(lambda: _counted_until(positions, NOON))
+    assert await rollups() == expected(counted)
+
+
 async def test_a_follower_that_starts_again_leaves_no_watcher_behind(
     pipeline: Pipeline, source: FeedSource, stream: Stream, redis: Redis, positions: FeedPositions
 ) -> None:

@@ -214,9 +214,12 @@ async def test_while_the_store_is_away_nothing_is_acknowledged_and_then_everythi
 
 
 async def test_the_stream_carries_nobodys_words(stream: Stream, redis: Redis) -> None:
-    await send(stream, [appended("e", question(text="meu CPF é 123"), answer())])
+    asked = question(text="meu CPF é 123")
+    asked.parts.add(text="e o meu RG é 456")
+    await send(stream, [appended("e", asked, answer())])
     ((_, fields),) = await redis.xrange("metrics:execution")
     assert b"CPF" not in fields[EVENT]
+    assert b"RG" not in fields[EVENT]
     assert "março".encode() not in fields[EVENT]
 
 

@@ -10,6 +10,8 @@ BENCHES = {
     "turn": "tests.bench.turn",
     "street": "tests.bench.street",
     "chat": "tests.bench.chat",
+    "chat_search": "tests.bench.chat_search",
+    "chat_soak": "tests.bench.chat_soak",
     "quota": "tests.bench.quota",
     "retrieval": "tests.bench.retrieval",
     "events": "tests.bench.events",

@@ -1,216 +1,191 @@
-"""Appending a pair of messages and reading the last 50, beside a conversation kept as one growing document.
+"""Appending a pair of messages and reading the last 50: chat_store beside what others do, at several lengths.
 
-Both sides run in this process on the same MongoDB, take turns, and wait for a majority.
+Our service is a process of its own behind gRPC with its cache; every peer works in a process of its own without any
+service. All take their turns in every round, so that a busy machine hurts all alike. `make bench BENCH=chat`.
 """
 
 import asyncio
 import statistics
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import uvloop
 from pydantic import SecretStr
 
 from deploy.local.engine import running_engine
-from deploy.local.engines import Mongo
+from deploy.local.engines import Mongo, Postgres, Redis
 from deploy.local.ports import free_port
-from services.chat_store.engines import mongo_documents as documents
-from services.chat_store.engines.mongo import MongoChatStore
-from services.chat_store.model import Batch, Draft, MessageType, NewConversation, Reach, Tokens, Totals, Window
+from services.chat_store.engines import SCHEMA_DIRECTORY
 from shared.identifiers import new_id
-from shared.mongo import MongoDatabase, MongoDriver, open_mongo
-from tests.bench.table import Row, at_most, publish
+from shared.migrations import migrate
+from tests.bench.chat_service import LAST, Engines, ServiceSide, opened_engine, opened_service
+from tests.bench.chat_sides import Own, Peer, Side, running_peers
+from tests.bench.empty_call import empty_call
+from tests.bench.pace import Act, alone
+from tests.bench.table import Row, at_least, at_most, publish
+from tests.house.signing import SigningKeys, new_signing_keys
 
-LENGTHS = (1_000, 20_000)
-CLIENTS = 8
-ROUNDS = 7
-TURN_SECONDS = 0.6
-APPEND, READ = "append a pair", "read last 50"
-# Calls per second beside the growing document at the greater length; our own cost there beside the shorter one's.
-BARS = {APPEND: 10.0, READ: 3.0}
+ENGINES = ("mongo", "postgres")
+SHORT, MEDIUM, LONG, LONGEST = 10, 1_000, 20_000, 100_000
+# As many as there are conversations of a length: filling long ones takes its time.
+CLIENTS = {10: 1, 1_000: 32, 20_000: 8, 100_000: 1}
+ROUNDS = 5
+TURN_SECONDS = 0.5
 GROWTH = 1.3
-LAST = 50
-TEXT = ("Qual é o prazo para pagar o IPTU deste ano, e onde encontro a segunda via do boleto? " * 5)[:400]
-REACH = Reach("bench", "ana")
+READ_BARS = {"LangChain MongoDB": 15.0, "LangChain PostgreSQL": 15.0}
+PLAN = "plan 004 (SQLAlchemy)"
+APPEND_BAR, LONG_APPEND_BAR = 4.0, 10.0
+# What the service may add to the engine: this many calls that do nothing.
+CALLS_ALLOWED = 1.5
 
 
-class Side(Protocol):
-    """One way to keep conversations."""
+@dataclass
+class Bench:
+    """All sides, ready, and the conversations each of them has at a length."""
 
-    name: str
+    engines: dict[str, Own]
+    services: dict[str, ServiceSide]
+    peers: list[Peer]
+    names: dict[tuple[str, int], list[str]] = field(default_factory=dict)
 
-    async def fill(self, conversation_id: str, messages: int) -> None:
-        """Makes a conversation of this length."""
-
-    async def append(self, conversation_id: str) -> None:
-        """Appends a pair, durably."""
-
-    async def read(self, conversation_id: str) -> int:
-        """Reads the last messages; how many there were."""
-
-
-class Ours:
-    """The engine as the service uses it."""
-
-    name = "prosa"
-
-    def __init__(self, database: MongoDatabase) -> None:
-        self._database = database
-        self._store = MongoChatStore(database)
-
-    async def fill(self, conversation_id: str, messages: int) -> None:
-        await self._store.create(REACH, NewConversation(conversation_id, "ana"))
-        key = documents.conversation_key(REACH.tenant_id, conversation_id)
-        header = await self._database[documents.CONVERSATIONS].find_one({"_id": key})
-        totals, appends = Totals(), []
-        for _ in range(messages // 2):
-            batch = _pair()
-            appends.append(documents.new_append(header, totals, batch, datetime.now(UTC)))
-            totals = totals.after(batch.drafts)
-        await self._database[documents.APPENDS].insert_many(appends, ordered=False)
-        await self._store.get(REACH, conversation_id)
-
-    async def append(self, conversation_id: str) -> None:
-        await self._store.append(REACH, conversation_id, _pair())
-
-    async def read(self, conversation_id: str) -> int:
-        window = Window(newest_first=True, limit=LAST)
-        return len((await self._store.read(REACH, conversation_id, window)).messages)
-
-
-class EmbeddedArray:
-    """The usual design: all messages of a conversation in one document, `$push`ed."""
-
-    name = "embedded array"
-
-    def __init__(self, database: MongoDatabase) -> None:
-        self._conversations = database["embedded"]
-
-    async def fill(self, conversation_id: str, messages: int) -> None:
-        kept = [_message(number) for number in range(messages)]
-        await self._conversations.insert_one({"_id": conversation_id, "messages": kept, "count": messages})
-
-    async def append(self, conversation_id: str) -> None:
-        push = {"$push": {"messages": {"$each": [_message(0), _message(1)]}}, "$inc": {"count": 2}}
-        await self._conversations.update_one({"_id": conversation_id}, push)
-
-    async def read(self, conversation_id: str) -> int:
-        found = await self._conversations.find_one({"_id": conversation_id}, {"messages": {"$slice": -LAST}})
-        return len(found["messages"])
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What one side did in one round: median of a lone client, and calls per second of all clients together."""
-
-    alone_ms: float
-    per_second: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """One side at one length, with a conversation for each client."""
-
-    side: Side
-    length: int
-    names: list[str]
-
-    def act(self, call: str) -> Callable[[str], Awaitable[object]]:
-        return self.side.append if call == APPEND else self.side.read
+    async def conversations(self, side: Side, length: int) -> list[str]:
+        """One for each client, filled when first asked for."""
+        known = self.names.get((side.name, length))
+        if known is None:
+            known = self.names[side.name, length] = [new_id() for _ in range(CLIENTS[length])]
+            for name in known:
+                await side.fill(name, length)
+        return known
 
 
 def main() -> list[Row]:
     """Measures, prints, writes .prosa/bench/chat.json."""
-    with tempfile.TemporaryDirectory(prefix="prosa-bench-") as directory:
-        Path(directory).chmod(0o755)
-        engine = Mongo(Path(directory) / "mongo", free_port())
-        with running_engine(engine):
-            rows = uvloop.run(_measure(engine.url()))
+    keys = new_signing_keys()
+    with running_engines(keys.public_pem) as engines, running_peers(engines) as peers:
+        rows = uvloop.run(_measured(engines, keys, peers))
     publish("chat", rows)
     return rows
 
 
-async def _measure(url: str) -> list[Row]:
-    async with _database(url, "motor") as database:
-        sides: list[Side] = [Ours(database), EmbeddedArray(database)]
-        cases = [await _filled(side, length) for length in LENGTHS for side in sides]
-        return [row for call in (APPEND, READ) for row in _rows(call, await _rounds(call, cases))]
+@contextmanager
+def running_engines(public_key: str) -> Iterator[Engines]:
+    """The three engines on directories of their own, PostgreSQL with chat_store's tables."""
+    with tempfile.TemporaryDirectory(prefix="prosa-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        mongo = Mongo(directory / "mongo", free_port())
+        postgres = Postgres(directory / "postgres", free_port())
+        redis = Redis(directory / "redis", free_port())
+        with running_engine(mongo), running_engine(postgres), running_engine(redis):
+            url = SecretStr(postgres.url())
+            asyncio.run(migrate(url, schema="chat_store", directory=SCHEMA_DIRECTORY))
+            yield Engines(mongo.url(), postgres.url(), redis.url(), public_key)
 
 
-async def _filled(side: Side, length: int) -> Case:
-    names = [new_id() for _ in range(CLIENTS)]
-    for name in names:
-        await side.fill(name, length)
-    return Case(side, length, names)
-
-
-async def _rounds(call: str, cases: list[Case]) -> list[list[Figure]]:
-    """By round, by case: in every round each case has its turn, so that a busy machine hurts all alike."""
-    return [[await _turn(case.act(call), case.names) for case in cases] for _ in range(ROUNDS)]
-
-
-async def _turn(act: Callable[[str], Awaitable[object]], names: list[str]) -> Figure:
-    alone = await _client(act, names[0])
-    begin = time.perf_counter()
-    together = await asyncio.gather(*(_client(act, name) for name in names))
-    calls_per_second = sum(map(len, together)) / (time.perf_counter() - begin)
-    return Figure(statistics.median(alone) * 1000, calls_per_second)
-
-
-async def _client(act: Callable[[str], Awaitable[object]], name: str) -> list[float]:
-    took: list[float] = []
-    end = time.perf_counter() + TURN_SECONDS
-    while (begin := time.perf_counter()) < end:
-        await act(name)
-        took.append(time.perf_counter() - begin)
-    return took
-
-
-def _rows(call: str, rounds: list[list[Figure]]) -> list[Row]:
-    short, peer_short, long, peer_long = zip(*rounds, strict=True)
-    return [
-        _beside(f"{call}, {LENGTHS[0]} messages, {CLIENTS} clients", short, peer_short, None),
-        _beside(f"{call}, {LENGTHS[1]} messages, {CLIENTS} clients", long, peer_long, BARS[call]),
-        _growth(f"{call}, p50 alone: {LENGTHS[1]} messages beside {LENGTHS[0]}", long, short),
-    ]
-
-
-def _beside(case: str, ours: Sequence[Figure], peer: Sequence[Figure], bar: float | None) -> Row:
-    ratio = statistics.median(a.per_second / b.per_second for a, b in zip(ours, peer, strict=True))
-    mine, theirs = (statistics.median(each.per_second for each in side) for side in (ours, peer))
-    return Row(case, mine, theirs, "calls/s", ratio, bar, bar is None or ratio >= bar)
-
-
-def _growth(case: str, long: Sequence[Figure], short: Sequence[Figure]) -> Row:
-    """Our own cost at two lengths; "peer" is the short conversation."""
-    ratio = statistics.median(a.alone_ms / b.alone_ms for a, b in zip(long, short, strict=True))
-    slow, fast = (statistics.median(each.alone_ms for each in side) for side in (long, short))
-    return at_most(case, slow, fast, "ms", GROWTH, ratio=ratio)
+async def _measured(engines: Engines, keys: SigningKeys, peers: list[Peer]) -> list[Row]:
+    async with _bench(engines, keys, peers) as bench:
+        rows = await _growth(bench)
+        rows += await _overhead(bench)
+        rows += await _beside_peers(bench)
+        return rows
 
 
 @asynccontextmanager
-async def _database(url: str, driver: MongoDriver) -> AsyncIterator[MongoDatabase]:
-    name = f"bench_{new_id()[-12:]}"
-    async with open_mongo(SecretStr(url), name, driver=driver, timeout_ms=60_000) as database:
-        await MongoChatStore(database).ready()
-        yield database
-        await database.client.drop_database(name)
+async def _bench(engines: Engines, keys: SigningKeys, peers: list[Peer]) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        bare = {name: await stack.enter_async_context(opened_engine(engines, name)) for name in ENGINES}
+        services = {
+            name: await stack.enter_async_context(opened_service(engines, keys, side, name))
+            for name, side in bare.items()
+        }
+        yield Bench({name: Own(side) for name, side in bare.items()}, services, peers)
 
 
-def _pair() -> Batch:
-    answer = Draft(MessageType.ASSISTANT, TEXT, tokens=Tokens(input=100, output=50), rag=True)
-    return Batch.of([Draft(MessageType.USER, TEXT), answer], new_id(), new_id)
+async def _growth(bench: Bench) -> list[Row]:
+    """Our cost at 100 000 messages beside fewer ("peer" is the shorter conversation); 50 cannot be read of 10."""
+    rows = []
+    for service in bench.services.values():
+        side = Own(service)
+        short, medium, long = [(await bench.conversations(side, length))[0] for length in (SHORT, MEDIUM, LONGEST)]
+        cases: list[tuple[str, Act, str, int]] = [
+            ("append a pair", service.append, short, SHORT),
+            (f"read last {SHORT}", partial(service.read, last=SHORT), short, SHORT),
+            (f"read last {LAST}", service.read, medium, MEDIUM),
+        ]
+        for what, act, peer, length in cases:
+            rounds = [
+                (await alone(act, long, TURN_SECONDS), await alone(act, peer, TURN_SECONDS)) for _ in range(ROUNDS)
+            ]
+            case = f"{side.name}: {what}, p50, {LONGEST} messages beside {length}"
+            rows.append(_at_most(case, rounds, GROWTH))
+    return rows
 
 
-def _message(number: int) -> dict[str, object]:
-    kind = "assistant" if number % 2 else "user"
-    return {"message_id": new_id(), "type": kind, "text": TEXT, "create_time": datetime.now(UTC)}
+async def _overhead(bench: Bench) -> list[Row]:
+    """The service beside its engine plus the calls that it may add."""
+    rows = []
+    async with empty_call() as empty:
+        for name, engine in bench.engines.items():
+            service = Own(bench.services[name])
+            conversation = (await bench.conversations(service, MEDIUM))[0]
+            for call in ("append", "read"):
+                rounds = []
+                for _ in range(ROUNDS):
+                    ours = await service.alone(call, conversation, TURN_SECONDS)
+                    bare = await engine.alone(call, conversation, TURN_SECONDS)
+                    rounds.append((ours, bare + CALLS_ALLOWED * await alone(empty, "", TURN_SECONDS)))
+                case = f"{service.name}: {call}, p50, beside the engine + {CALLS_ALLOWED} empty calls"
+                rows.append(_at_most(case, rounds, 1.0))
+    return rows
+
+
+async def _beside_peers(bench: Bench) -> list[Row]:
+    rows = []
+    plan = next(peer for peer in bench.peers if peer.name == PLAN)
+    for service in map(Own, bench.services.values()):
+        for peer in bench.peers:
+            rows.append(await _throughput(bench, "read", service, peer, MEDIUM, READ_BARS.get(peer.name)))
+            bar = APPEND_BAR if peer is plan else None
+            rows.append(await _throughput(bench, "append", service, peer, MEDIUM, bar))
+        rows.append(await _throughput(bench, "append", service, plan, LONG, LONG_APPEND_BAR))
+        rows += [await _alone_at(bench, "read", service, peer, LONGEST) for peer in bench.peers]
+    return rows
+
+
+async def _throughput(bench: Bench, call: str, ours: Side, peer: Side, length: int, bar: float | None) -> Row:
+    """Calls per second of all clients together."""
+    our_names, peer_names = await bench.conversations(ours, length), await bench.conversations(peer, length)
+    rounds = [
+        (await ours.together(call, our_names, TURN_SECONDS), await peer.together(call, peer_names, TURN_SECONDS))
+        for _ in range(ROUNDS)
+    ]
+    mine, theirs, ratio = _medians(rounds)
+    case = f"{ours.name}: {call}, {length} messages, {CLIENTS[length]} clients, beside {peer.name}"
+    if bar is None:
+        return Row(case, mine, theirs, "calls/s", ratio, None, holds=True)
+    return at_least(case, mine, theirs, "calls/s", bar, ratio=ratio)
+
+
+async def _alone_at(bench: Bench, call: str, ours: Side, peer: Side, length: int) -> Row:
+    """One caller's p50: what is read whole cannot be asked often at this length."""
+    mine = await ours.alone(call, (await bench.conversations(ours, length))[0], TURN_SECONDS)
+    theirs = await peer.alone(call, (await bench.conversations(peer, length))[0], TURN_SECONDS)
+    case = f"{ours.name}: {call}, p50, {length} messages, beside {peer.name}"
+    return Row(case, mine, theirs, "ms", mine / theirs, None, holds=True)
+
+
+def _at_most(case: str, rounds: list[tuple[float, float]], bar: float) -> Row:
+    ours, peer, ratio = _medians(rounds)
+    return at_most(case, ours, peer, "ms", bar, ratio=ratio)
+
+
+def _medians(rounds: list[tuple[float, float]]) -> tuple[float, float, float]:
+    ours, peer = (statistics.median(side) for side in zip(*rounds, strict=True))
+    return ours, peer, statistics.median(our / their for our, their in rounds)
 
 
 if __name__ == "__main__":

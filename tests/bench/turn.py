@@ -27,8 +27,10 @@ from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from prosa.tenant_quota.v1 import tenant_service_pb2
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
-from services.chat_store.engines.mongo import MongoChatStore
-from services.chat_store.model import Batch, Draft, MessageType, NewConversation, Reach
+from services.chat_store.batch import Batch
+from services.chat_store.engines.mongo.store import MongoChatStore
+from services.chat_store.model import Draft, MessageType, NewConversation
+from services.chat_store.selection import Reach
 from services.document_rag.assistant_model import OnDisconnect, Question
 from services.document_rag.assistants import AssistantStore
 from services.document_rag.chunk_index import ChunkIndex

@@ -11,48 +11,18 @@ from grpc_status import rpc_status
 
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.common.v1 import usage_pb2
+from services.chat_store.pages import query_of
+from services.chat_store.selection import Reach
 from shared.caller import Caller, acting_as
-from shared.errors import ServiceError, error_of
 from shared.paging import page_token
+from tests.chat_store.calls import ASSISTANT, append, create, got, listed, read, refusal, said
 from tests.chat_store.conftest import World
-from tests.house.in_process import Metadata
-
-USER, ASSISTANT = pb.MESSAGE_TYPE_USER, pb.MESSAGE_TYPE_ASSISTANT
 
 
-async def create(world: World, who: Metadata, **wanted: Any) -> pb.Conversation:
-    return await world.conversations.CreateConversation(pb.CreateConversationRequest(**wanted), metadata=who)
-
-
-async def append(
-    world: World, who: Metadata, conversation_id: str, *messages: pb.Message, request_id: str = ""
-) -> list[pb.Message]:
-    request = pb.AppendMessagesRequest(conversation_id=conversation_id, messages=messages, request_id=request_id)
-    return list((await world.conversations.AppendMessages(request, metadata=who)).messages)
-
-
-async def listed(world: World, who: Metadata, **wanted: Any) -> pb.ListConversationsResponse:
-    return await world.conversations.ListConversations(pb.ListConversationsRequest(**wanted), metadata=who)
-
-
-async def read(world: World, who: Metadata, conversation_id: str, **wanted: Any) -> pb.ListMessagesResponse:
-    request = pb.ListMessagesRequest(conversation_id=conversation_id, **wanted)
-    return await world.conversations.ListMessages(request, metadata=who)
-
-
-async def got(world: World, who: Metadata, conversation_id: str) -> pb.Conversation:
-    request = pb.GetConversationRequest(conversation_id=conversation_id)
-    return await world.conversations.GetConversation(request, metadata=who)
-
-
-async def refusal(call: Awaitable[object]) -> ServiceError:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await call
-    return error_of(refused.value)
-
-
-def said(text: str, **facts: Any) -> pb.Message:
-    return pb.Message(**{"type": USER, "text": text, **facts})
+@pytest.fixture(scope="module")
+def engine() -> str:
+    """What most installations use."""
+    return "mongo"
 
 
 async def test_a_conversation_is_created_continued_and_read(world: World) -> None:
@@ -164,7 +134,7 @@ async def test_a_service_acting_for_a_member_cannot_reach_further_than_the_membe
 
 
 async def test_second_tenant_sees_nothing_byte_for_byte(world: World) -> None:
-    other = World(world.conversations, world.feed, world.keys, f"{world.tenant_id}-2")
+    other = world.other()
     await create(world, world.member(), conversation_id="taken")
     await append(world, world.member(), "taken", said("secret"))
     calls: list[Callable[[str], Awaitable[object]]] = [
@@ -236,10 +206,12 @@ async def test_conversations_are_paged_and_tokens_belong_to_their_query(world: W
 async def test_an_edited_page_token_is_refused(world: World, edit: dict[str, Any]) -> None:
     ana = world.member()
     made = await create(world, ana)
+    name = made.conversation_id
     with acting_as(Caller(world.tenant_id, "ana", "k", frozenset(), "", 0.0)):
-        lists = page_token({"user": "ana", "assistant": ""}, edit)
-        reads = page_token({"conversation": made.conversation_id, "after": 0, "before": 0, "newest_first": False}, edit)
-    for call in (listed(world, ana, page_token=lists), read(world, ana, made.conversation_id, page_token=reads)):
+        reach = Reach(world.tenant_id, "ana")
+        lists = page_token(query_of(pb.ListConversationsRequest(), reach), edit)
+        reads = page_token(query_of(pb.ListMessagesRequest(conversation_id=name), reach), edit)
+    for call in (listed(world, ana, page_token=lists), read(world, ana, name, page_token=reads)):
         assert (await refusal(call)).reason == "PAGE_TOKEN_INVALID"
 
 
@@ -255,8 +227,8 @@ async def test_bad_input_is_refused_with_the_field(world: World) -> None:
         append(world, ana, name),
         append(world, ana, name, pb.Message(text="no type")),
         append(world, ana, name, said("x", metadata={"k": big})),
-        append(world, ana, name, said("x" * (2**20 + 1))),
-        append(world, ana, name, *(said("x" * 2**20) for _ in range(4))),
+        append(world, ana, name, said("x" * (20 * 2**20 + 1))),
+        append(world, ana, name, *(said("x" * 250_000) for _ in range(15))),
         append(world, ana, name, *(said("x") for _ in range(101))),
         append(world, ana, name, said("x", message_id="m"), said("y", message_id="m")),
         append(world, ana, name, said("x", cost_micros=2**62)),
@@ -273,8 +245,8 @@ async def test_bad_input_is_refused_with_the_field(world: World) -> None:
 async def test_a_batch_of_the_largest_size_comes_back(world: World) -> None:
     ana = world.member()
     made = await create(world, ana)
-    stored = await append(world, ana, made.conversation_id, *(said("x" * 1_000_000) for _ in range(3)))
-    assert [each.seq for each in stored] == [1, 2, 3]
+    stored = await append(world, ana, made.conversation_id, *(said("x" * 250_000) for _ in range(13)))
+    assert [each.seq for each in stored] == list(range(1, 14))
     page = await read(world, ana, made.conversation_id)
-    assert [each.seq for each in page.messages] == [1, 2]
+    assert [each.seq for each in page.messages] == list(range(1, 9))
     assert page.next_page_token

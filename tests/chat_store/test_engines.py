@@ -1,145 +1,35 @@
-"""Every engine is bound to the whole law of a chat store."""
+"""Every engine and every wrapper is bound to the whole law of a chat store."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
-from pydantic import SecretStr
-from pymongo.read_concern import ReadConcern
 
-from deploy.local.child import Command
 from deploy.local.engine import running_engine
-from deploy.local.engines import Mongo
 from deploy.local.ports import free_port
 from services.chat_store import store as law
-from services.chat_store.engines import mongo_documents as documents
-from services.chat_store.engines.mongo import MongoChatStore
-from services.chat_store.model import Batch, Reach, Totals
 from services.chat_store.store import ChatStore
-from shared.mongo import MongoCollection, MongoDatabase, MongoDriver, aggregate, open_mongo
+from tests.chat_store.cached_workshop import cached
+from tests.chat_store.memory_workshop import MemoryWorkshop
+from tests.chat_store.mongo_workshop import ForgetfulMongo, mongo_workshop
+from tests.chat_store.postgres_workshop import postgres_workshop
 from tests.chat_store.store_contract import StoreContract
-from tests.chat_store.workshop import Work, Workshop, pair
-
-IDLE_SECONDS = 1.0
-FORGETTING_SECONDS = 30.0
+from tests.chat_store.workshop import Workshop
 
 
-class CrashedError(Exception):
-    """The process is gone."""
+class TestMemory(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_memory: Workshop) -> Workshop:
+        return on_memory
 
+    @pytest.fixture
+    def forgetful(self, on_memory: Workshop) -> Workshop:
+        return on_memory
 
-class _DyingMongoChatStore(MongoChatStore):
-    async def _bring_up_to_date(self, headers: MongoCollection, key: str, append: documents.Document) -> None:
-        raise CrashedError
-
-
-class MongoWorkshop:
-    def __init__(self, database: MongoDatabase) -> None:
-        self._database = database
-        self.store: ChatStore = MongoChatStore(database, feed_idle_seconds=IDLE_SECONDS)
-
-    async def another_replica(self) -> ChatStore:
-        return MongoChatStore(self._database, feed_idle_seconds=IDLE_SECONDS)
-
-    async def crash_after_storing(self, reach: Reach, conversation_id: str, batch: Batch) -> None:
-        with pytest.raises(CrashedError):
-            await _DyingMongoChatStore(self._database).append(reach, conversation_id, batch)
-
-    async def start_measuring(self) -> None:
-        await self._database.command("profile", 0)
-        await self._database["system.profile"].drop()
-        await self._database.command("profile", 2)
-
-    async def work(self) -> Work:
-        await self._database.command("profile", 0)
-        done = dict.fromkeys((documents.CONVERSATIONS, documents.APPENDS), 0)
-        async for entry in self._database["system.profile"].find({"docsExamined": {"$gt": 0}}):
-            collection = entry["ns"].split(".", 1)[1]
-            if collection in done:
-                done[collection] += entry["docsExamined"]
-        return Work(done[documents.CONVERSATIONS], done[documents.APPENDS])
-
-    async def load(self, reach: Reach, conversation_id: str, pairs: int) -> None:
-        key = documents.conversation_key(reach.tenant_id, conversation_id)
-        header = await self._database[documents.CONVERSATIONS].find_one({"_id": key})
-        await self._database[documents.APPENDS].insert_many(_appends(header, pairs), ordered=False)
-        await self.store.get(reach, conversation_id)
-
-    async def forget_the_log(self) -> None:
-        log = self._database.client["local"]["oplog.rs"]
-        now = (await self._database.client.admin.command("hello"))["lastWrite"]["opTime"]["ts"]
-        async with asyncio.timeout(FORGETTING_SECONDS):
-            while (await log.find_one({}, {"ts": 1}, sort=[("$natural", 1)]))["ts"] <= now:
-                await self._database["noise"].insert_many([{"noise": "x" * 100_000} for _ in range(10)])
-
-    async def open_feeds(self) -> int:
-        admin = self._database.client.get_database("admin", read_concern=ReadConcern("local"))
-        current = {"$currentOp": {"idleCursors": True, "allUsers": True}}
-        own = {"$match": {"ns": {"$regex": f"^{self._database.name}\\."}, "cursor": {"$exists": True}}}
-        return len([each async for each in aggregate(_Administration(admin), [current, own])])
-
-
-class _Administration:
-    """$currentOp is asked of a database, which has the same method as a collection."""
-
-    def __init__(self, database: MongoDatabase) -> None:
-        self._database = database
-
-    def aggregate(self, pipeline: list[dict[str, Any]], **options: Any) -> Any:
-        return self._database.aggregate(pipeline, **options)
-
-
-def _appends(header: documents.Document, pairs: int) -> Iterable[documents.Document]:
-    totals, at = Totals(), header["create_time"]
-    for number in range(pairs):
-        batch = pair(f"{number}")
-        yield documents.new_append(header, totals, batch, at + timedelta(milliseconds=number))
-        totals = totals.after(batch.drafts)
-
-
-@pytest.fixture(scope="module")
-async def on_motor(mongo_url: str) -> AsyncIterator[Workshop]:
-    async with _mongo_workshop(mongo_url, "motor") as workshop:
-        yield workshop
-
-
-@pytest.fixture(scope="module")
-async def on_pymongo(mongo_url: str) -> AsyncIterator[Workshop]:
-    async with _mongo_workshop(mongo_url, "pymongo") as workshop:
-        yield workshop
-
-
-class ForgetfulMongo(Mongo):
-    """A server whose log holds one megabyte, so that a test can make it lose what happened."""
-
-    def command(self) -> Command:
-        command = super().command()
-        arguments = list(command.argv)
-        arguments[arguments.index("--oplogSize") + 1] = "1"
-        # The log is cut up to the last checkpoint only: make one every second.
-        return replace(command, argv=(*arguments, "--syncdelay", "1"))
-
-
-@pytest.fixture(scope="module")
-def forgetful_url(engine_directory: Path) -> Iterator[str]:
-    engine = ForgetfulMongo(engine_directory / "forgetful", free_port())
-    with running_engine(engine):
-        yield engine.url()
-
-
-@asynccontextmanager
-async def _mongo_workshop(url: str, driver: MongoDriver) -> AsyncIterator[Workshop]:
-    name = f"chat_{driver}_{uuid4().hex[:8]}"
-    async with open_mongo(SecretStr(url), name, driver=driver) as database:
-        yield MongoWorkshop(database)
-        await database.client.drop_database(name)
+    @pytest.fixture
+    def empty(self) -> ChatStore:
+        return MemoryWorkshop().store
 
 
 class TestMongoOnMotor(StoreContract):
@@ -149,8 +39,13 @@ class TestMongoOnMotor(StoreContract):
 
     @pytest.fixture
     async def forgetful(self, forgetful_url: str) -> AsyncIterator[Workshop]:
-        async with _mongo_workshop(forgetful_url, "motor") as workshop:
+        async with mongo_workshop(forgetful_url, "motor") as workshop:
             yield workshop
+
+    @pytest.fixture
+    async def empty(self, mongo_url: str) -> AsyncIterator[ChatStore]:
+        async with mongo_workshop(mongo_url, "motor") as workshop:
+            yield workshop.store
 
 
 class TestMongoOnPyMongo(StoreContract):
@@ -160,8 +55,101 @@ class TestMongoOnPyMongo(StoreContract):
 
     @pytest.fixture
     async def forgetful(self, forgetful_url: str) -> AsyncIterator[Workshop]:
-        async with _mongo_workshop(forgetful_url, "pymongo") as workshop:
+        async with mongo_workshop(forgetful_url, "pymongo") as workshop:
             yield workshop
+
+    @pytest.fixture
+    async def empty(self, mongo_url: str) -> AsyncIterator[ChatStore]:
+        async with mongo_workshop(mongo_url, "pymongo") as workshop:
+            yield workshop.store
+
+
+class TestPostgres(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_postgres: Workshop) -> Workshop:
+        return on_postgres
+
+    @pytest.fixture
+    def forgetful(self, on_postgres: Workshop) -> Workshop:
+        return on_postgres
+
+    @pytest.fixture
+    async def empty(self, fresh_database: Callable[[], str]) -> AsyncIterator[ChatStore]:
+        async with postgres_workshop(fresh_database()) as workshop:
+            yield workshop.store
+
+
+class TestCachedMongo(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_cached_mongo: Workshop) -> Workshop:
+        return on_cached_mongo
+
+    @pytest.fixture
+    async def forgetful(self, forgetful_url: str, redis_url: str) -> AsyncIterator[Workshop]:
+        async with mongo_workshop(forgetful_url, "motor") as inner, cached(inner, redis_url) as workshop:
+            yield workshop
+
+    @pytest.fixture
+    async def empty(self, mongo_url: str, redis_url: str) -> AsyncIterator[ChatStore]:
+        async with mongo_workshop(mongo_url, "motor") as inner, cached(inner, redis_url) as workshop:
+            yield workshop.store
+
+
+class TestCachedPostgres(StoreContract):
+    @pytest.fixture
+    def workshop(self, on_cached_postgres: Workshop) -> Workshop:
+        return on_cached_postgres
+
+    @pytest.fixture
+    def forgetful(self, on_cached_postgres: Workshop) -> Workshop:
+        return on_cached_postgres
+
+    @pytest.fixture
+    async def empty(self, fresh_database: Callable[[], str], redis_url: str) -> AsyncIterator[ChatStore]:
+        async with postgres_workshop(fresh_database()) as inner, cached(inner, redis_url) as workshop:
+            yield workshop.store
+
+
+@pytest.fixture(scope="module")
+def on_memory() -> Workshop:
+    return MemoryWorkshop()
+
+
+@pytest.fixture(scope="module")
+async def on_motor(mongo_url: str) -> AsyncIterator[Workshop]:
+    async with mongo_workshop(mongo_url, "motor") as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+async def on_pymongo(mongo_url: str) -> AsyncIterator[Workshop]:
+    async with mongo_workshop(mongo_url, "pymongo") as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+async def on_postgres(fresh_database: Callable[[], str]) -> AsyncIterator[Workshop]:
+    async with postgres_workshop(fresh_database()) as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+async def on_cached_mongo(on_motor: Workshop, redis_url: str) -> AsyncIterator[Workshop]:
+    async with cached(on_motor, redis_url) as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+async def on_cached_postgres(on_postgres: Workshop, redis_url: str) -> AsyncIterator[Workshop]:
+    async with cached(on_postgres, redis_url) as workshop:
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+def forgetful_url(engine_directory: Path) -> Iterator[str]:
+    engine = ForgetfulMongo(engine_directory / "forgetful", free_port())
+    with running_engine(engine):
+        yield engine.url()
 
 
 def test_every_rule_of_the_law_has_its_test() -> None:

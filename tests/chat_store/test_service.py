@@ -1,5 +1,7 @@
 """The service as operators meet it: its settings, and an engine that is away."""
 
+from collections.abc import Callable
+
 import grpc
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -11,7 +13,9 @@ from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from prosa.chat_store.v1 import feed_service_pb2_grpc as feed_rpc
 from services.chat_store.__main__ import open_endpoints
 from services.chat_store.config import Config
-from services.chat_store.engines import open_store
+from services.chat_store.engines import open_store, prepare
+from services.chat_store.model import NewConversation
+from services.chat_store.selection import Reach
 from shared.errors import Unavailable, error_of
 from tests.chat_store.conftest import MEMBER, SERVICE
 from tests.house.in_process import as_caller, serving, token
@@ -63,7 +67,7 @@ def test_the_plans_names_and_the_services_own_names_set_it(monkeypatch: pytest.M
         "CHAT_STORE_MONGODB_URL": "mongodb://b",
     }.items():
         monkeypatch.setenv(name, value)
-    config = Config()  # type: ignore[call-arg]  # the environment gives the rest
+    config = Config()
     assert config.mongodb_url.get_secret_value() == "mongodb://b"
     assert (config.mongodb_database, config.mongodb_driver) == ("chats", "pymongo")
     assert (config.mongodb_max_pool_size, config.mongodb_min_pool_size, config.mongodb_timeout_ms) == (7, 2, 1500)
@@ -74,4 +78,32 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONGODB_URL", "mongodb://a")
     monkeypatch.setenv("CHAT_STORE_ENGINE", "oracle")
     with pytest.raises(ValidationError, match="engine"):
-        Config()  # type: ignore[call-arg]  # the environment gives the rest
+        Config()
+
+
+@pytest.mark.parametrize(
+    ("engine", "variable", "other"),
+    [("mongo", "MONGODB_URL", "DATABASE_URL"), ("postgres", "DATABASE_URL", "MONGODB_URL")],
+)
+def test_an_engine_needs_its_own_address_and_no_others(
+    engine: str, variable: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAT_STORE_ENGINE", engine)
+    monkeypatch.setenv(other, "elsewhere://x")
+    with pytest.raises(ValidationError, match=f"the engine {engine} needs {variable} \\(or CHAT_STORE_{variable}\\)"):
+        Config()
+    monkeypatch.delenv(other)
+    monkeypatch.setenv(f"CHAT_STORE_{variable}", "there://y")
+    assert Config().engine == engine
+
+
+async def test_postgres_is_migrated_once_and_keeps_conversations(fresh_database: Callable[[], str]) -> None:
+    config = Config(engine="postgres", database_url=SecretStr(fresh_database()))
+    assert await prepare(config) == ["0001_conversations.sql", "0002_talking.sql", "0003_search.sql"]
+    assert await prepare(config) == []
+    reach = Reach("t1", "ana")
+    async with open_store(config) as store:
+        await store.ready()
+        made = await store.create(reach, NewConversation("c1", "ana"))
+    async with open_store(config) as store:
+        assert await store.get(reach, "c1") == made

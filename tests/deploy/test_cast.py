@@ -74,3 +74,21 @@ def test_the_ports_of_a_run_are_not_the_environments_to_change(
     made = cast(tmp_path, keyring, monkeypatch, CHAT_STORE_PORT="1")
     assert environment_of(made, "chat_store")["CHAT_STORE_PORT"] == str(made.ports["chat_store"])
     assert made.targets["chat_store"] in environment_of(made, GATEWAY).values()
+
+
+@pytest.mark.parametrize(
+    ("engine", "told", "migrated"),
+    [
+        ("mongo", {"MONGODB_URL", "REDIS_URL"}, False),
+        ("postgres", {"DATABASE_URL", "REDIS_URL"}, True),
+        ("memory", {"REDIS_URL"}, False),
+    ],
+)
+def test_chat_store_is_told_only_of_the_engine_that_keeps_its_conversations(
+    engine: str, told: set[str], migrated: bool, tmp_path: Path, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cast(tmp_path, keyring, monkeypatch, CHAT_STORE_ENGINE=engine)
+    settings = environment_of(made, "chat_store")
+    assert {name for name in settings if name in {"MONGODB_URL", "DATABASE_URL", "REDIS_URL"}} == told
+    assert settings["CHAT_STORE_ENGINE"] == engine
+    assert ("chat_store migrate" in dict(made.migrations())) == migrated

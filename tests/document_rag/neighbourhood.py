@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 TURN_LEASE_SECONDS = 1.0
 RESERVATION_LEASE_SECONDS = 10
-SCOPES = ("assistants.ask", "assistants.read", "assistants.write", "conversations.read")
+SCOPES = ("assistants.ask", "assistants.read", "assistants.write", "conversations.read", "conversations.write")
 DOCUMENT = b"# Guia do IPTU\n\nA cota unica do IPTU vence em 10 de marco e tem desconto de 12%.\n"
 
 
@@ -185,6 +185,17 @@ class Tenant:
         request = chat_pb.ListMessagesRequest(conversation_id=conversation_id, page_size=100)
         listed = await self.house.conversations.ListMessages(request, metadata=self.person(user_id))
         return list(listed.messages)
+
+    async def say(self, conversation_id: str, text: str) -> None:
+        """Something that a person adds to the conversation past the assistant."""
+        message = chat_pb.Message(type=chat_pb.MESSAGE_TYPE_USER, text=text)
+        request = chat_pb.AppendMessagesRequest(conversation_id=conversation_id, messages=[message])
+        await self.house.conversations.AppendMessages(request, metadata=self.person())
+
+    async def finalize(self, conversation_id: str) -> None:
+        """Closes the conversation for good."""
+        request = chat_pb.FinalizeConversationRequest(conversation_id=conversation_id, reason="resolvida")
+        await self.house.conversations.FinalizeConversation(request, metadata=self.person())
 
     async def kinds(self, conversation_id: str, user_id: str = "ana") -> list[str]:
         """What the conversation is made of: USER, ASSISTANT, ERROR."""

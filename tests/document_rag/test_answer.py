@@ -13,6 +13,7 @@ from services.tenant_quota.tenants import Tenants
 from shared.errors import ServiceError
 from tests.document_rag.neighbourhood import Tenant, Told, ask, request_id
 from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS
+from tests.house.waiting import until
 
 
 async def test_an_answer_is_stored_charged_and_told_in_order(tenant: Tenant) -> None:
@@ -108,6 +109,37 @@ async def test_a_foreign_conversation_is_a_missing_one_and_holds_nothing(tenant:
         assert await tenant.refused(intruding, "bruno") == "RESOURCE_NOT_FOUND"
     assert await tenant.counters() == before
     assert len(await tenant.messages(anas)) == 2
+
+
+async def test_a_finalized_conversation_takes_no_question_and_holds_nothing(tenant: Tenant) -> None:
+    request = ask(await tenant.assistant("fake-plain"), request_id=request_id())
+    told = await tenant.ask(request)
+    conversation_id = told.accepted.conversation_id
+    await tenant.finalize(conversation_id)
+    another = ask(request.assistant_id, "E depois?", conversation_id=conversation_id)
+    assert await tenant.refused(another) == "CONVERSATION_CLOSED"
+    assert await tenant.kinds(conversation_id) == ["USER", "ASSISTANT"]
+    assert await tenant.counters() == (told.tokens, 0)
+    assert (await tenant.ask(request)).completed == told.completed
+
+
+async def test_an_answer_to_what_was_finalized_meanwhile_costs_nothing(tenant: Tenant) -> None:
+    told = Told()
+    turn = asyncio.create_task(tenant.refused(ask(await tenant.assistant("fake-slow-5")), told=told))
+    await until(lambda: told.text)
+    await tenant.finalize(told.accepted.conversation_id)
+    assert await turn == "CONVERSATION_CLOSED"
+    assert await tenant.kinds(told.accepted.conversation_id) == ["USER"]
+    assert await tenant.counters() == (0, 0)
+
+
+async def test_a_conversation_with_a_very_long_message_goes_on(tenant: Tenant) -> None:
+    assistant_id = await tenant.assistant("fake-plain")
+    conversation_id = (await tenant.ask(ask(assistant_id))).accepted.conversation_id
+    await tenant.say(conversation_id, "palavra " * 100_000)
+    assert (await tenant.messages(conversation_id))[-1].HasField("body")
+    told = await tenant.ask(ask(assistant_id, "E depois?", conversation_id=conversation_id))
+    assert told.text == PLAIN_ANSWER
 
 
 async def test_of_concurrent_duplicates_one_is_carried_out(tenant: Tenant) -> None:

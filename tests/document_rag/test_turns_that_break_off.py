@@ -61,6 +61,17 @@ async def test_a_stored_answer_whose_reservation_lapsed_is_charged_exactly_once(
     assert await tenant.charges() == [told.tokens]
 
 
+async def test_a_very_long_answer_that_was_stored_is_told_whole(tenant: Tenant) -> None:
+    request = ask(await tenant.assistant("fake-plain"), request_id=request_id())
+    turn, hold, question = await _abandoned(tenant, request, "held")
+    long = replace(_answer(), text="ção " * 100_000)
+    with tenant.acting():
+        conversations = tenant.house.parts.conversations
+        await conversations.add_answer(turn, question.assistant_id, long, hold.reservation_id, [], rag=False)
+    await asyncio.sleep(TURN_LEASE_SECONDS)
+    assert (await tenant.ask(request)).text == long.text
+
+
 async def test_a_late_charge_survives_its_own_lapse(tenant: Tenant) -> None:
     """A process that stands still between holding anew and charging must not make the answer free, or dear."""
     request = ask(await tenant.assistant("fake-plain"), request_id=request_id())

@@ -13,11 +13,13 @@ from gateway.config import Config
 from gateway.routes import UPSTREAMS
 from gateway.site import Site
 from shared.caller import TokenSigner, TokenVerifier
-from shared.config import ServiceConfig
+from shared.config import MIB, ServiceConfig
 from shared.server import running_server
 from tests.gateway.upstream import Seen, endpoints
 from tests.house.signing import SigningKeys
 
+# What chat_store accepts, the most of all services.
+LARGEST_MESSAGE_BYTES = 24 * MIB
 KEY = {"authorization": "Bearer pk_test_ana"}
 
 
@@ -45,7 +47,12 @@ class Gateways:
         seen = Seen()
         signer = TokenSigner(SecretStr(self._keys.private_pem))
         if upstream_port is None:
-            service = ServiceConfig(port=0, token_public_key=self._keys.public_pem, drain_delay_seconds=0)
+            service = ServiceConfig(
+                port=0,
+                token_public_key=self._keys.public_pem,
+                drain_delay_seconds=0,
+                max_message_bytes=LARGEST_MESSAGE_BYTES,
+            )
             upstream_port = await self._services.enter_async_context(
                 running_server(
                     service, endpoints(seen, signer), verifier=TokenVerifier(self._keys.public_pem), ready={}

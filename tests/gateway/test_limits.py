@@ -2,13 +2,23 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
-from tests.gateway.conftest import KEY, Gateway
+from gateway.json_body import json_limit
+from gateway.routes import registered_routes
+from shared.config import MIB
+from tests.gateway.conftest import KEY, Gateway, Gateways
 
+MESSAGES = "/v1/conversations/c/messages"
+JSON_KEY = {**KEY, "content-type": "application/json"}
+LONGEST_TEXT = 20 * MIB
+# Each byte of the longest text may take three in JSON, beside it there may be what every body may have.
+LARGE_BODY = 3 * LONGEST_TEXT + MIB
 HEAD = b"POST /v1/conversations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer pk_test_ana\r\n"
+MESSAGES_HEAD = HEAD.replace(b"/v1/conversations", MESSAGES.encode()) + b"content-type: application/json\r\n"
 
 
 async def raw(port: int, *pieces: bytes, pause: float = 0.0, patience: float = 5.0) -> bytes:
@@ -43,6 +53,73 @@ async def test_a_json_body_at_the_limit_is_read(client: httpx.AsyncClient) -> No
     headers = {**KEY, "content-type": "application/json"}
     response = await client.post("/v1/conversations", headers=headers, content=body)
     assert response.status_code == 200
+
+
+def test_only_methods_that_take_a_long_text_take_a_large_body() -> None:
+    limits = {route.method.name: json_limit(route, MIB) for route in registered_routes()}
+    assert {name for name, limit in limits.items() if limit > MIB} == {"AppendMessages", "UpdateMessage"}
+    assert limits["AppendMessages"] == LARGE_BODY
+
+
+@pytest.mark.parametrize("text", ["x" * LONGEST_TEXT, "ã" * (LONGEST_TEXT // 2)])
+async def test_the_longest_text_of_a_message_is_taken_however_it_is_escaped(
+    client: httpx.AsyncClient, text: str
+) -> None:
+    body = json.dumps({"messages": [{"type": "MESSAGE_TYPE_USER", "text": text}]})
+    response = await client.post(MESSAGES, headers=JSON_KEY, content=body, timeout=60)
+    assert (response.status_code, response.json()["messages"][0]["text"] == text) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "status", "reason"),
+    [
+        (["x" * (LONGEST_TEXT + 1)], 400, "VALIDATION_FAILED"),
+        (["x" * (LONGEST_TEXT - 1)] * 2, 413, "MESSAGE_TOO_LARGE"),  # fits into a body, not into a message of gRPC
+    ],
+)
+async def test_more_text_than_a_service_takes_is_refused_by_it(
+    client: httpx.AsyncClient, texts: list[str], status: int, reason: str
+) -> None:
+    body = json.dumps({"messages": [{"type": "MESSAGE_TYPE_USER", "text": text} for text in texts]})
+    response = await client.post(MESSAGES, headers=JSON_KEY, content=body, timeout=60)
+    assert (response.status_code, response.json()["details"][0]["reason"]) == (status, reason)
+
+
+async def test_a_body_larger_than_any_text_is_refused_before_it_is_sent(gateway: Gateway) -> None:
+    head = MESSAGES_HEAD + b"content-length: %d\r\n\r\n" % (LARGE_BODY + 1)
+    answer = await raw(gateway.port, head)
+    assert (answer.split(b" ")[1], reason(answer)) == (b"413", "MESSAGE_TOO_LARGE")
+
+
+async def test_a_large_body_need_not_be_announced(client: httpx.AsyncClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"messages":[{"type":"MESSAGE_TYPE_USER","text":"'
+        for _ in range(3):
+            yield b"x" * MIB
+        yield b'"}]}'
+
+    response = await client.post(MESSAGES, headers=JSON_KEY, content=pieces())
+    assert (response.status_code, len(response.json()["messages"][0]["text"])) == (200, 3 * MIB)
+
+
+async def test_large_bodies_that_cannot_be_held_together_are_503_and_room_comes_back(gateways: Gateways) -> None:
+    client = (await gateways.start(large_bodies_bytes=2 * MIB)).client
+
+    async def answer(size: int) -> httpx.Response:
+        body = json.dumps({"messages": [{"type": "MESSAGE_TYPE_USER", "text": "x" * size}]})
+        return await client.post(MESSAGES, headers=JSON_KEY, content=body)
+
+    for _ in range(3):
+        assert (await answer(2 * MIB)).status_code == 200
+        refused = await answer(4 * MIB)
+        assert (refused.status_code, refused.json()["details"][0]["metadata"]) == (503, {"dependency": "gateway"})
+        assert "retry-after" in refused.headers
+
+
+async def test_an_announced_small_body_gets_no_more_time_than_elsewhere(gateway: Gateway) -> None:
+    start = MESSAGES_HEAD + b"content-length: 1000\r\n\r\n{"
+    answer = await raw(gateway.port, start, *[b" "] * 8, pause=0.2)
+    assert (answer.split(b" ")[1], reason(answer)) == (b"408", "BODY_TIMEOUT")
 
 
 async def test_a_body_that_dawdles_is_408(gateway: Gateway) -> None:

@@ -50,6 +50,11 @@ def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Message
             message.seconds = draw(st.integers(-62_135_596_800, 253_402_300_799))  # type: ignore[attr-defined]
             message.nanos = draw(st.sampled_from([0, 1, 1000, 10**6, 120_000_000, 999_999_999]))  # type: ignore[attr-defined]
             return message
+        case "google.protobuf.Duration":
+            sign = draw(st.sampled_from([1, -1]))
+            message.seconds = sign * draw(st.integers(0, 315_576_000_000))  # type: ignore[attr-defined]
+            message.nanos = sign * draw(st.sampled_from([0, 1, 1000, 10**6, 120_000_000, 999_999_999]))  # type: ignore[attr-defined]
+            return message
         case _:
             pass
     names = [field.name for field in descriptor.fields]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 POLL_SECONDS = 0.02
 
@@ -11,6 +11,13 @@ async def until(condition: Callable[[], object], within_seconds: float = 20.0) -
     """Returns when the condition holds; raises TimeoutError when it does not within the time."""
     async with asyncio.timeout(within_seconds):
         while not condition():  # noqa: ASYNC110 what it waits for can set no event
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_answered(question: Callable[[], Awaitable[object]], within_seconds: float = 20.0) -> None:
+    """As `until`, for what has to be awaited to be known."""
+    async with asyncio.timeout(within_seconds):
+        while not await question():  # noqa: ASYNC110 what it waits for can set no event
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -77,6 +77,20 @@ def test_a_broken_rule_names_its_field_over_grpc(system: System, token: str) -> 
         ("GET", "/v1/conversations?pageToken=nonsense", b"", 400, "PAGE_TOKEN_INVALID"),
         ("GET", "/v1/conversations?colour=blue", b"", 400, "MALFORMED_MESSAGE"),
         ("GET", "/v1/conversations/missing", b"", 404, "RESOURCE_NOT_FOUND"),
+        ("PATCH", "/v1/conversations/x", b'{"conversation": {}, "updateMask": "status"}', 400, "VALIDATION_FAILED"),
+        ("PATCH", "/v1/conversations/x", b'{"conversation": {"title": "x"}}', 400, "VALIDATION_FAILED"),
+        ("POST", "/v1/conversations/x:finalize", b"{}", 400, "VALIDATION_FAILED"),
+        ("POST", "/v1/conversations/x:explode", b"{}", 405, "METHOD_NOT_ALLOWED"),
+        ("DELETE", "/v1/conversations/missing", b"", 404, "RESOURCE_NOT_FOUND"),
+        ("GET", "/v1/conversations/missing:watch", b"", 404, "RESOURCE_NOT_FOUND"),
+        ("GET", "/v1/conversations/missing/messages/m1/text", b"", 404, "RESOURCE_NOT_FOUND"),
+        ("PUT", "/v1/conversations/x/messages/m1/feedback", b'{"feedback": {"rating": 6}}', 400, "VALIDATION_FAILED"),
+        ("GET", "/v1/messages:search", b"", 400, "VALIDATION_FAILED"),
+        ("GET", "/v1/messages:search?query=%3F%21", b"", 400, "VALIDATION_FAILED"),
+        ("GET", "/v1/messages:search?query=x&types=POET", b"", 400, "VALIDATION_FAILED"),
+        ("GET", "/v1/messages:search?query=x&createTimeFrom=ontem", b"", 400, "VALIDATION_FAILED"),
+        ("POST", "/v1/conversations/x/tasks", b'{"description": ""}', 400, "VALIDATION_FAILED"),
+        ("POST", "/v1/conversations/x/events", b'{"type": "a b"}', 400, "VALIDATION_FAILED"),
         ("GET", "/v1/nowhere", b"", 404, "ROUTE_NOT_FOUND"),
         ("DELETE", "/v1/conversations", b"", 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/v1/documents:upload?filename=x.txt", b"", 400, "VALIDATION_FAILED"),
@@ -112,7 +126,7 @@ def test_a_page_token_of_another_query_is_refused(tenant: Tenant) -> None:
 
 
 def test_an_oversized_body_is_refused_before_it_is_read_whole(tenant: Tenant) -> None:
-    text = "x" * (2 * 1024 * 1024)
+    text = "x" * (28 * 1024 * 1024)
     body = {"messages": [{"type": "MESSAGE_TYPE_USER", "text": text}]}
     conversation = tenant.admin.post("/v1/conversations")["conversationId"]
     response = tenant.admin.http.post(f"/v1/conversations/{conversation}/messages", json=body)
@@ -123,7 +137,7 @@ def test_an_oversized_body_is_refused_before_it_is_read_whole(tenant: Tenant) ->
 def test_an_oversized_message_is_refused_over_grpc(system: System, token: str) -> None:
     method = next(each for each in all_methods() if each.name == "CreateConversation")
     outcome = call(
-        system.demo["services"]["chat_store"], method, [b"\x22\x80\x80\x80\x05" + b"x" * 10 * 1024 * 1024], token
+        system.demo["services"]["chat_store"], method, [b"\x22\x80\x80\xc0\x0c" + b"x" * 25 * 1024 * 1024], token
     )
     assert outcome.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -38,6 +38,7 @@ class World:
     user_id: str
     key_id: str
     conversation_id: str
+    message_id: str
     document_id: str
     reservation_id: str
     tokens: dict[str, str]
@@ -62,6 +63,19 @@ class Case:
 
 def _foreign_tenant(**more: Any) -> Case:
     return Case(lambda world: {"tenant_id": world.first.tenant_id, **more}, DENIED, "tenant_id")
+
+
+def _foreign_conversation(**more: Any) -> Case:
+    """The conversation of the first tenant, with the ids of what is in it."""
+    return Case(lambda world: {"conversation_id": world.conversation_id, **more}, NOT_FOUND, "conversation_id")
+
+
+def _foreign_message(**more: Any) -> Case:
+    return Case(
+        lambda world: {"conversation_id": world.conversation_id, "message_id": world.message_id, **more},
+        NOT_FOUND,
+        "conversation_id",
+    )
 
 
 CASES: dict[str, Case] = {
@@ -104,18 +118,50 @@ CASES: dict[str, Case] = {
     "QuotaService.ListLedger": _foreign_tenant(),
     # A client's own id is its own in every tenant: the second one gets a conversation, not the first one's.
     "ConversationService.CreateConversation": Case(lambda world: {"conversation_id": SAME_ID}, OK),
-    "ConversationService.GetConversation": Case(
-        lambda world: {"conversation_id": world.conversation_id}, NOT_FOUND, "conversation_id"
-    ),
+    "ConversationService.GetConversation": _foreign_conversation(),
     "ConversationService.ListConversations": Case(lambda world: {"assistant_id": world.first.assistant_id}, OK),
-    "ConversationService.AppendMessages": Case(
-        lambda world: {"conversation_id": world.conversation_id, "messages": [{"type": 1, "text": "x"}]},
-        NOT_FOUND,
-        "conversation_id",
+    "ConversationService.UpdateConversation": _foreign_conversation(
+        conversation={"title": "x"}, update_mask={"paths": ["title"]}
     ),
-    "ConversationService.ListMessages": Case(
-        lambda world: {"conversation_id": world.conversation_id}, NOT_FOUND, "conversation_id"
+    "ConversationService.ArchiveConversation": _foreign_conversation(),
+    "ConversationService.UnarchiveConversation": _foreign_conversation(),
+    "ConversationService.FinalizeConversation": _foreign_conversation(reason="x"),
+    "ConversationService.DeleteConversation": _foreign_conversation(),
+    "ConversationService.UndeleteConversation": _foreign_conversation(),
+    "ConversationService.GetStats": _foreign_conversation(),
+    "ConversationService.LinkAnalysis": _foreign_message(analysis_id="a1"),
+    "ConversationService.WatchConversation": _foreign_conversation(),
+    "ConversationService.AppendMessages": _foreign_conversation(messages=[{"type": 1, "text": "x"}]),
+    "ConversationService.ListMessages": _foreign_conversation(),
+    "ConversationService.GetMessage": _foreign_message(),
+    "ConversationService.UpdateMessage": _foreign_message(message={"text": "x"}, update_mask={"paths": ["text"]}),
+    "ConversationService.ListMessageRevisions": _foreign_message(),
+    "ConversationService.ReadMessageText": _foreign_message(),
+    "ConversationService.SearchMessages": Case(
+        lambda world: {"query": CANARY, "conversation_id": world.conversation_id}, OK
     ),
+    "ConversationService.SetFeedback": _foreign_message(feedback={"rating": 1}),
+    "ConversationService.ClearFeedback": _foreign_message(),
+    "TaskService.CreateTask": _foreign_conversation(description="x"),
+    "TaskService.GetTask": _foreign_conversation(task_id=SAME_ID),
+    "TaskService.ListTasks": _foreign_conversation(),
+    "TaskService.UpdateTask": _foreign_conversation(
+        task_id=SAME_ID, task={"description": "x"}, update_mask={"paths": ["description"]}
+    ),
+    "TaskService.DeleteTask": _foreign_conversation(task_id=SAME_ID),
+    "EventService.CreateEvent": _foreign_conversation(type="x"),
+    "EventService.GetEvent": _foreign_conversation(event_id=SAME_ID),
+    "EventService.ListEvents": _foreign_conversation(),
+    "EventService.DeleteEvent": _foreign_conversation(event_id=SAME_ID),
+    "AdminService.GetPolicy": Case(lambda world: {}, OK),
+    "AdminService.UpdatePolicy": Case(
+        lambda world: {"policy": {"retention_days": 1}, "update_mask": {"paths": ["retention_days"]}}, OK
+    ),
+    "AdminService.ExportUser": Case(lambda world: {"user_id": world.user_id}, OK),
+    "AdminService.EraseUser": Case(lambda world: {"user_id": world.user_id}, OK),
+    "AdminService.ListAuditEntries": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
+    "AdminService.VerifyAudit": Case(lambda world: {}, OK),
+    "AdminService.GetStoreStatus": Case(lambda world: {}, OK),
     "FeedService.WatchEvents": Case(lambda world: {}, DENIED),
     "DocumentService.UploadDocument": Case(lambda world: {"filename": "x.txt", "chunk": SECRET_TEXT.encode()}, OK),
     "DocumentService.GetDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
@@ -161,6 +207,9 @@ def world(system: System) -> World:
     first.admin.post("/v1/conversations", {"conversationId": SAME_ID, "title": f"{CANARY} conversa"})
     told = first.admin.ask(first.assistant_id, f"{CANARY}: com que senha abre o cofre da prefeitura?")
     assert CANARY in told.text
+    conversation = f"/v1/conversations/{told.conversation_id}"
+    first.admin.post(f"{conversation}/tasks", {"taskId": SAME_ID, "description": f"{CANARY} tarefa"})
+    first.admin.post(f"{conversation}/events", {"eventId": SAME_ID, "type": "opened", "actor": CANARY})
     user = first.platform.post(
         f"/v1/tenants/{first.tenant_id}/users",
         {"displayName": CANARY, "email": f"{CANARY}-{uuid4()}@example.com", "role": "ROLE_MEMBER"},
@@ -174,6 +223,7 @@ def world(system: System) -> World:
         user_id=user["userId"],
         key_id=keys[0]["keyId"],
         conversation_id=told.conversation_id,
+        message_id=told.completed["messageId"],
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
         tokens={},

@@ -12,7 +12,13 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from prosa.analytics.v1 import report_service_pb2
-from prosa.chat_store.v1 import conversation_service_pb2, feed_service_pb2
+from prosa.chat_store.v1 import (
+    admin_service_pb2,
+    conversation_service_pb2,
+    event_service_pb2,
+    feed_service_pb2,
+    task_service_pb2,
+)
 from prosa.common.v1 import access_pb2
 from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, search_service_pb2
 from prosa.tenant_quota.v1 import quota_service_pb2, tenant_service_pb2
@@ -22,7 +28,10 @@ CONTRACTS = (
     tenant_service_pb2,
     quota_service_pb2,
     conversation_service_pb2,
+    task_service_pb2,
+    event_service_pb2,
     feed_service_pb2,
+    admin_service_pb2,
     document_service_pb2,
     search_service_pb2,
     assistant_service_pb2,

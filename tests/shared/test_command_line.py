@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from shared.command_line import command
+from shared.command_line import Errand, command
 from shared.config import CannotStartError, ServiceConfig, service_settings
 from shared.errors import Unavailable
 from shared.logs import get_logger
@@ -68,6 +68,39 @@ def test_the_command_chosen_is_run() -> None:
     command("services.chat_store", Config, serve=serve, migrate=migrate, arguments=[])
     command("services.chat_store", Config, serve=serve, migrate=migrate, arguments=["migrate"])
     assert ran == ["serve", "migrate"]
+
+
+def test_an_errand_is_told_in_the_help_and_given_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[str, str]] = []
+
+    async def backup(directory: str, name: str) -> None:
+        ran.append((directory, name))
+
+    errands = {"backup": Errand(backup, "writes all into a directory", ("directory", "name"))}
+    command("services.chat_store", Config, serve=nothing, errands=errands, arguments=["backup", "there", "monday"])
+    assert ran == [("there", "monday")]
+    with pytest.raises(SystemExit) as ended:
+        command("services.chat_store", Config, serve=nothing, errands=errands, arguments=["--help"])
+    assert ended.value.code == 0
+    assert "writes all into a directory" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        command("services.chat_store", Config, serve=nothing, errands=errands, arguments=["backup", "there"])
+    assert ended.value.code == 2
+
+
+def test_an_errand_is_told_what_it_may_do_by_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[str, bool]] = []
+
+    async def restore(file: str, *, into_existing: bool) -> None:
+        ran.append((file, into_existing))
+
+    errands = {"restore": Errand(restore, "takes a file in", ("file",), {"into_existing": "adds to what is there"})}
+    for given in (["monday"], ["monday", "--into-existing"]):
+        command("services.chat_store", Config, serve=nothing, errands=errands, arguments=["restore", *given])
+    assert ran == [("monday", False), ("monday", True)]
+    with pytest.raises(SystemExit):
+        command("services.chat_store", Config, serve=nothing, errands=errands, arguments=["restore", "--help"])
+    assert "adds to what is there" in capsys.readouterr().out
 
 
 def test_bad_settings_end_the_command_with_words(

@@ -5,11 +5,15 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from prosa.chat_store.v1 import event_service_pb2 as _event_service_pb2
+from prosa.chat_store.v1 import task_service_pb2 as _task_service_pb2
 from prosa.common.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
@@ -29,17 +33,29 @@ class _ConversationStatus:
 class _ConversationStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConversationStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONVERSATION_STATUS_UNSPECIFIED: _ConversationStatus.ValueType  # 0
-    """Not stated."""
+    """Not stated; refused in requests."""
     CONVERSATION_STATUS_ACTIVE: _ConversationStatus.ValueType  # 1
     """Takes messages."""
+    CONVERSATION_STATUS_ARCHIVED: _ConversationStatus.ValueType  # 2
+    """Is out of the list; takes messages unless it was finalized too."""
+    CONVERSATION_STATUS_FINALIZED: _ConversationStatus.ValueType  # 3
+    """Takes no messages and no edits any more."""
+    CONVERSATION_STATUS_DELETED: _ConversationStatus.ValueType  # 4
+    """Looks missing, and is purged at its `purge_time`."""
 
 class ConversationStatus(_ConversationStatus, metaclass=_ConversationStatusEnumTypeWrapper):
-    """Whether a conversation takes messages."""
+    """What may be done with a conversation; of several that hold, the last of ACTIVE, FINALIZED, ARCHIVED, DELETED."""
 
 CONVERSATION_STATUS_UNSPECIFIED: ConversationStatus.ValueType  # 0
-"""Not stated."""
+"""Not stated; refused in requests."""
 CONVERSATION_STATUS_ACTIVE: ConversationStatus.ValueType  # 1
 """Takes messages."""
+CONVERSATION_STATUS_ARCHIVED: ConversationStatus.ValueType  # 2
+"""Is out of the list; takes messages unless it was finalized too."""
+CONVERSATION_STATUS_FINALIZED: ConversationStatus.ValueType  # 3
+"""Takes no messages and no edits any more."""
+CONVERSATION_STATUS_DELETED: ConversationStatus.ValueType  # 4
+"""Looks missing, and is purged at its `purge_time`."""
 Global___ConversationStatus: _TypeAlias = ConversationStatus  # noqa: Y015
 
 class _MessageType:
@@ -130,6 +146,58 @@ MESSAGE_ORDER_NEWEST_FIRST: MessageOrder.ValueType  # 2
 """By falling `seq`."""
 Global___MessageOrder: _TypeAlias = MessageOrder  # noqa: Y015
 
+class _Sentiment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SentimentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sentiment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SENTIMENT_UNSPECIFIED: _Sentiment.ValueType  # 0
+    """Not stated."""
+    SENTIMENT_POSITIVE: _Sentiment.ValueType  # 1
+    """Content."""
+    SENTIMENT_NEUTRAL: _Sentiment.ValueType  # 2
+    """Neither."""
+    SENTIMENT_NEGATIVE: _Sentiment.ValueType  # 3
+    """Discontent."""
+
+class Sentiment(_Sentiment, metaclass=_SentimentEnumTypeWrapper):
+    """What a feedback says between the lines."""
+
+SENTIMENT_UNSPECIFIED: Sentiment.ValueType  # 0
+"""Not stated."""
+SENTIMENT_POSITIVE: Sentiment.ValueType  # 1
+"""Content."""
+SENTIMENT_NEUTRAL: Sentiment.ValueType  # 2
+"""Neither."""
+SENTIMENT_NEGATIVE: Sentiment.ValueType  # 3
+"""Discontent."""
+Global___Sentiment: _TypeAlias = Sentiment  # noqa: Y015
+
+class _SearchOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_ORDER_UNSPECIFIED: _SearchOrder.ValueType  # 0
+    """Not stated; RELEVANCE."""
+    SEARCH_ORDER_RELEVANCE: _SearchOrder.ValueType  # 1
+    """By how well they fit, the best first."""
+    SEARCH_ORDER_RECENCY: _SearchOrder.ValueType  # 2
+    """By when they were stored, the newest first."""
+
+class SearchOrder(_SearchOrder, metaclass=_SearchOrderEnumTypeWrapper):
+    """In which order found messages are listed."""
+
+SEARCH_ORDER_UNSPECIFIED: SearchOrder.ValueType  # 0
+"""Not stated; RELEVANCE."""
+SEARCH_ORDER_RELEVANCE: SearchOrder.ValueType  # 1
+"""By how well they fit, the best first."""
+SEARCH_ORDER_RECENCY: SearchOrder.ValueType  # 2
+"""By when they were stored, the newest first."""
+Global___SearchOrder: _TypeAlias = SearchOrder  # noqa: Y015
+
 @_typing.final
 class Conversation(_message.Message):
     """A conversation, without its messages."""
@@ -150,6 +218,17 @@ class Conversation(_message.Message):
     LAST_MESSAGE_PREVIEW_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LAST_ACTIVITY_TIME_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    FINALIZE_TIME_FIELD_NUMBER: _builtins.int
+    FINALIZE_REASON_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
+    ANALYSIS_IDS_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Identifier, chosen by the client or a UUIDv7."""
     user_id: _builtins.str
@@ -163,16 +242,22 @@ class Conversation(_message.Message):
     channel: _builtins.str
     """Where the conversation takes place, for example "web" or "whatsapp"."""
     status: Global___ConversationStatus.ValueType
-    """Whether it takes messages."""
+    """What may be done with it."""
     message_count: _builtins.int
-    """Messages so far; also the `seq` of the last one."""
+    """Messages so far, those that are not kept any more included; also the `seq` of the last one."""
     cost_micros: _builtins.int
     """Sum over the messages, in millionths of the tenant's currency."""
     last_message_preview: _builtins.str
     """Beginning of the last message, at most 200 characters."""
+    revision: _builtins.int
+    """Counts the changes to the conversation, its messages, tasks and events; appending a message is none. 0 at first."""
+    finalize_reason: _builtins.str
+    """Why it was finalized."""
+    first_seq: _builtins.int
+    """`seq` of the oldest message that is kept; 1 unless the tenant's policy let older ones go."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The client's own data."""
+        """The client's own data, at most 64 KiB as JSON."""
 
     @_builtins.property
     def usage(self) -> _usage_pb2.TokenUsage:
@@ -185,6 +270,40 @@ class Conversation(_message.Message):
     @_builtins.property
     def last_activity_time(self) -> _timestamp_pb2.Timestamp:
         """When the last message was appended, or the conversation was created."""
+
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What an assistant should know of the matter, for the client to keep; at most 64 KiB as JSON."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long after its last activity it expires, in whole seconds (a part of one counts as one), at most 100 years;
+        never when unset or 0.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires unless something is said before; unset when never."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; unset when it is not."""
+
+    @_builtins.property
+    def finalize_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was finalized; unset when it was not."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; unset when it is not."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on nothing of it is kept; unset when it is not deleted."""
+
+    @_builtins.property
+    def analysis_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Analyses linked to it, in the order in which they were linked, at most 100."""
 
     def __init__(
         self,
@@ -203,10 +322,21 @@ class Conversation(_message.Message):
         last_message_preview: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         last_activity_time: _timestamp_pb2.Timestamp | None = ...,
+        context: _struct_pb2.Struct | None = ...,
+        revision: _builtins.int = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        finalize_time: _timestamp_pb2.Timestamp | None = ...,
+        finalize_reason: _builtins.str = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
+        analysis_ids: _abc.Iterable[_builtins.str] | None = ...,
+        first_seq: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "context", b"context", "create_time", b"create_time", "delete_time", b"delete_time", "expire_time", b"expire_time", "finalize_time", b"finalize_time", "last_activity_time", b"last_activity_time", "metadata", b"metadata", "purge_time", b"purge_time", "ttl", b"ttl", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "last_activity_time", b"last_activity_time", "last_message_preview", b"last_message_preview", "message_count", b"message_count", "metadata", b"metadata", "status", b"status", "team_id", b"team_id", "title", b"title", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis_ids", b"analysis_ids", "archive_time", b"archive_time", "assistant_id", b"assistant_id", "channel", b"channel", "context", b"context", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "delete_time", b"delete_time", "expire_time", b"expire_time", "finalize_reason", b"finalize_reason", "finalize_time", b"finalize_time", "first_seq", b"first_seq", "last_activity_time", b"last_activity_time", "last_message_preview", b"last_message_preview", "message_count", b"message_count", "metadata", b"metadata", "purge_time", b"purge_time", "revision", b"revision", "status", b"status", "team_id", b"team_id", "title", b"title", "ttl", b"ttl", "usage", b"usage", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,6 +368,14 @@ class Message(_message.Message):
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    REPLY_TO_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    EDIT_COUNT_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    ANALYSIS_IDS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Identifier, chosen by the client or a UUIDv7; unique in the conversation."""
     seq: _builtins.int
@@ -245,7 +383,7 @@ class Message(_message.Message):
     type: Global___MessageType.ValueType
     """Who or what the message is from."""
     text: _builtins.str
-    """What was said, at most 1 MiB of UTF-8."""
+    """What was said, at most 20 MiB of UTF-8, and 21 MiB in one request. When `body` is set, only its beginning."""
     user_id: _builtins.str
     """The user who speaks, for USER messages; the caller's own user when empty."""
     assistant_id: _builtins.str
@@ -270,6 +408,12 @@ class Message(_message.Message):
     """Why the model stopped: "stop", "length", "quota", "interrupted", "content_filter"."""
     error_reason: _builtins.str
     """For ERROR messages: the reason of the error, as in ErrorInfo."""
+    reply_to: _builtins.str
+    """`message_id` of the message that this one answers, if it says so."""
+    revision: _builtins.int
+    """Counts the changes of any kind since the message was appended, edits, feedback and links. 0 at first."""
+    edit_count: _builtins.int
+    """Changes of what it says."""
     @_builtins.property
     def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reference]:
         """The passages the answer cites, in the order of their numbers."""
@@ -280,11 +424,31 @@ class Message(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The client's own data."""
+        """The client's own data, at most 64 KiB as JSON."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the message was stored."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """What was said beside the text: at most 64 pieces, in their order."""
+
+    @_builtins.property
+    def body(self) -> Global___Body:
+        """Set when `text` is only the beginning, because the whole is above 256 KiB: ReadMessageText gives all of it."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed; unset when it is as it was appended."""
+
+    @_builtins.property
+    def feedback(self) -> Global___Feedback:
+        """What somebody thinks of it; set by SetFeedback."""
+
+    @_builtins.property
+    def analysis_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Analyses linked to it, in the order in which they were linked, at most 100."""
 
     def __init__(
         self,
@@ -309,14 +473,399 @@ class Message(_message.Message):
         error_reason: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        parts: _abc.Iterable[Global___Part] | None = ...,
+        reply_to: _builtins.str = ...,
+        body: Global___Body | None = ...,
+        revision: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        edit_count: _builtins.int = ...,
+        feedback: Global___Feedback | None = ...,
+        analysis_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "create_time", b"create_time", "feedback", b"feedback", "metadata", b"metadata", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "message_id", b"message_id", "metadata", b"metadata", "model", b"model", "rag", b"rag", "references", b"references", "seq", b"seq", "status", b"status", "team_id", b"team_id", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "type", b"type", "usage", b"usage", "usage_source", b"usage_source", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis_ids", b"analysis_ids", "assistant_id", b"assistant_id", "body", b"body", "cost_micros", b"cost_micros", "create_time", b"create_time", "edit_count", b"edit_count", "error_reason", b"error_reason", "feedback", b"feedback", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "message_id", b"message_id", "metadata", b"metadata", "model", b"model", "parts", b"parts", "rag", b"rag", "references", b"references", "reply_to", b"reply_to", "revision", b"revision", "seq", b"seq", "status", b"status", "team_id", b"team_id", "text", b"text", "time_to_first_token_ms", b"time_to_first_token_ms", "type", b"type", "update_time", b"update_time", "usage", b"usage", "usage_source", b"usage_source", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
+
+@_typing.final
+class Part(_message.Message):
+    """A piece of a message beside its text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """More text, at most 1 MiB of UTF-8; it is searched like the message's text."""
+    @_builtins.property
+    def data(self) -> _struct_pb2.Struct:
+        """Data, for example a form that was filled in; at most 64 KiB as JSON."""
+
+    @_builtins.property
+    def file(self) -> Global___FileReference:
+        """A file that is kept elsewhere."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        data: _struct_pb2.Struct | None = ...,
+        file: Global___FileReference | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "file", b"file", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "data", b"data", "file", b"file", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "data", "file"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
+class FileReference(_message.Message):
+    """The mention of a file that is kept elsewhere; nothing here looks at it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Where it is."""
+    name: _builtins.str
+    """Name for people."""
+    mime_type: _builtins.str
+    """Media type, for example "image/png"."""
+    size_bytes: _builtins.int
+    """Size in bytes; 0 when it is not known."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes in lower-case hexadecimal; empty when it is not known."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        name: _builtins.str = ...,
+        mime_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mime_type", b"mime_type", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileReference: _TypeAlias = FileReference  # noqa: Y015
+
+@_typing.final
+class Body(_message.Message):
+    """The whole of a text of which a message shows the beginning."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Size in bytes of UTF-8."""
+    sha256: _builtins.str
+    """SHA-256 of the UTF-8 in lower-case hexadecimal."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Body: _TypeAlias = Body  # noqa: Y015
+
+@_typing.final
+class Feedback(_message.Message):
+    """What somebody thinks of a message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATING_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    SENTIMENT_FIELD_NUMBER: _builtins.int
+    AUTO_GENERATED_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    rating: _builtins.int
+    """From 1 (bad) to 5 (good)."""
+    category: _builtins.str
+    """What it is about, in the client's own terms, for example "accuracy"."""
+    comment: _builtins.str
+    """In their words."""
+    sentiment: Global___Sentiment.ValueType
+    """What it says between the lines."""
+    auto_generated: _builtins.bool
+    """True when a program gave it, and no person."""
+    user_id: _builtins.str
+    """The user who gave it; empty when it was nobody's."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given."""
+
+    def __init__(
+        self,
+        *,
+        rating: _builtins.int = ...,
+        category: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        sentiment: Global___Sentiment.ValueType = ...,
+        auto_generated: _builtins.bool = ...,
+        user_id: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_generated", b"auto_generated", "category", b"category", "comment", b"comment", "rating", b"rating", "sentiment", b"sentiment", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
+
+@_typing.final
+class ConversationStats(_message.Message):
+    """The sums over a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    RESPONSE_COUNT_FIELD_NUMBER: _builtins.int
+    AVERAGE_RESPONSE_MS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ACTIVITY_TIME_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    message_count: _builtins.int
+    """Messages so far, those that are not kept any more included."""
+    cost_micros: _builtins.int
+    """Cost of all messages, in millionths of the tenant's currency."""
+    response_count: _builtins.int
+    """Messages whose `latency_ms` is known."""
+    average_response_ms: _builtins.int
+    """Average of these latencies, in milliseconds; 0 when there are none."""
+    @_builtins.property
+    def usage(self) -> _usage_pb2.TokenUsage:
+        """Tokens of all messages."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the conversation was created."""
+
+    @_builtins.property
+    def last_activity_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last message was appended, or the conversation was created."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_count: _builtins.int = ...,
+        usage: _usage_pb2.TokenUsage | None = ...,
+        cost_micros: _builtins.int = ...,
+        response_count: _builtins.int = ...,
+        average_response_ms: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        last_activity_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_activity_time", b"last_activity_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_response_ms", b"average_response_ms", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "last_activity_time", b"last_activity_time", "message_count", b"message_count", "response_count", b"response_count", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationStats: _TypeAlias = ConversationStats  # noqa: Y015
+
+@_typing.final
+class ConversationUpdate(_message.Message):
+    """One thing of a watched conversation, as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_CHANGED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_CHANGED_FIELD_NUMBER: _builtins.int
+    TASK_CHANGED_FIELD_NUMBER: _builtins.int
+    TASK_DELETED_FIELD_NUMBER: _builtins.int
+    EVENT_RECORDED_FIELD_NUMBER: _builtins.int
+    EVENT_DELETED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message_changed(self) -> Global___Message:
+        """A message that is new or was changed."""
+
+    @_builtins.property
+    def conversation_changed(self) -> Global___Conversation:
+        """The conversation was changed; appending is no change."""
+
+    @_builtins.property
+    def task_changed(self) -> _task_service_pb2.Task:
+        """A task that is new or was changed."""
+
+    @_builtins.property
+    def task_deleted(self) -> _task_service_pb2.TaskDeleted:
+        """A task was deleted."""
+
+    @_builtins.property
+    def event_recorded(self) -> _event_service_pb2.ConversationEvent:
+        """An event was recorded."""
+
+    @_builtins.property
+    def event_deleted(self) -> _event_service_pb2.EventDeleted:
+        """An event was deleted."""
+
+    @_builtins.property
+    def deleted(self) -> Global___ConversationDeleted:
+        """There is no conversation any more. Always the last update."""
+
+    def __init__(
+        self,
+        *,
+        message_changed: Global___Message | None = ...,
+        conversation_changed: Global___Conversation | None = ...,
+        task_changed: _task_service_pb2.Task | None = ...,
+        task_deleted: _task_service_pb2.TaskDeleted | None = ...,
+        event_recorded: _event_service_pb2.ConversationEvent | None = ...,
+        event_deleted: _event_service_pb2.EventDeleted | None = ...,
+        deleted: Global___ConversationDeleted | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "deleted", b"deleted", "event_deleted", b"event_deleted", "event_recorded", b"event_recorded", "message_changed", b"message_changed", "task_changed", b"task_changed", "task_deleted", b"task_deleted", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "deleted", b"deleted", "event_deleted", b"event_deleted", "event_recorded", b"event_recorded", "message_changed", b"message_changed", "task_changed", b"task_changed", "task_deleted", b"task_deleted", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["message_changed", "conversation_changed", "task_changed", "task_deleted", "event_recorded", "event_deleted", "deleted"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___ConversationUpdate: _TypeAlias = ConversationUpdate  # noqa: Y015
+
+@_typing.final
+class ConversationDeleted(_message.Message):
+    """A conversation was deleted, has expired or was purged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationDeleted: _TypeAlias = ConversationDeleted  # noqa: Y015
+
+@_typing.final
+class TextChunk(_message.Message):
+    """A piece of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """At most 256 KiB of UTF-8; no character is split."""
+    offset_bytes: _builtins.int
+    """Where it begins in the whole text, in bytes of UTF-8 from 0."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        offset_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset_bytes", b"offset_bytes", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextChunk: _TypeAlias = TextChunk  # noqa: Y015
+
+@_typing.final
+class SearchResult(_message.Message):
+    """A message that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SNIPPET_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it belongs to."""
+    score: _builtins.float
+    """How well it fits; comparable within one search only, and 0 in RECENCY order."""
+    snippet: _builtins.str
+    """The part of its text in which the words stand closest together."""
+    @_builtins.property
+    def message(self) -> Global___Message:
+        """The message, as it is now."""
+
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Highlight]:
+        """Where the words stand in the snippet."""
+
+    def __init__(
+        self,
+        *,
+        message: Global___Message | None = ...,
+        conversation_id: _builtins.str = ...,
+        score: _builtins.float = ...,
+        snippet: _builtins.str = ...,
+        highlights: _abc.Iterable[Global___Highlight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "highlights", b"highlights", "message", b"message", "score", b"score", "snippet", b"snippet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchResult: _TypeAlias = SearchResult  # noqa: Y015
+
+@_typing.final
+class Highlight(_message.Message):
+    """A word that was searched for, in a snippet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    """Its first character, from 0."""
+    end: _builtins.int
+    """The character after its last one."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Highlight: _TypeAlias = Highlight  # noqa: Y015
 
 @_typing.final
 class Reference(_message.Message):
@@ -389,6 +938,8 @@ class CreateConversationRequest(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Identifier wanted; a UUIDv7 when empty."""
     assistant_id: _builtins.str
@@ -405,6 +956,16 @@ class CreateConversationRequest(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """The client's own data, at most 64 KiB as JSON."""
 
+    @_builtins.property
+    def context(self) -> _struct_pb2.Struct:
+        """What an assistant should know of the matter, for the client to keep; at most 64 KiB as JSON."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long after its last activity it expires, in whole seconds (a part of one counts as one), at most 100 years;
+        never when 0, as the tenant's policy says when unset.
+        """
+
     def __init__(
         self,
         *,
@@ -415,10 +976,12 @@ class CreateConversationRequest(_message.Message):
         channel: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         request_id: _builtins.str = ...,
+        context: _struct_pb2.Struct | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "metadata", b"metadata", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "conversation_id", b"conversation_id", "metadata", b"metadata", "request_id", b"request_id", "team_id", b"team_id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "context", b"context", "conversation_id", b"conversation_id", "metadata", b"metadata", "request_id", b"request_id", "team_id", b"team_id", "title", b"title", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,14 +1019,42 @@ class ListConversationsRequest(_message.Message):
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_UNTIL_FIELD_NUMBER: _builtins.int
+    ACTIVITY_TIME_FROM_FIELD_NUMBER: _builtins.int
+    ACTIVITY_TIME_UNTIL_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Only conversations of this user. Without "conversations.read_all" only the caller's own user may be named."""
     assistant_id: _builtins.str
     """Only conversations with this assistant."""
     page_size: _builtins.int
-    """Most conversations to return; 50 when 0, 1000 at the most."""
+    """Most conversations to return; 50 when 0, 1000 at the most. A page also ends before it would pass about 2 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before; the other fields must be as they were then."""
+    team_id: _builtins.str
+    """Only conversations with this team."""
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___ConversationStatus.ValueType]:
+        """Only conversations with one of these; ACTIVE and FINALIZED when empty."""
+
+    @_builtins.property
+    def create_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Only conversations created at this time or later."""
+
+    @_builtins.property
+    def create_time_until(self) -> _timestamp_pb2.Timestamp:
+        """Only conversations created before this time."""
+
+    @_builtins.property
+    def activity_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Only conversations whose last activity was at this time or later."""
+
+    @_builtins.property
+    def activity_time_until(self) -> _timestamp_pb2.Timestamp:
+        """Only conversations whose last activity was before this time."""
+
     def __init__(
         self,
         *,
@@ -471,10 +1062,16 @@ class ListConversationsRequest(_message.Message):
         assistant_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        statuses: _abc.Iterable[Global___ConversationStatus.ValueType] | None = ...,
+        create_time_from: _timestamp_pb2.Timestamp | None = ...,
+        create_time_until: _timestamp_pb2.Timestamp | None = ...,
+        activity_time_from: _timestamp_pb2.Timestamp | None = ...,
+        activity_time_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity_time_from", b"activity_time_from", "activity_time_until", b"activity_time_until", "create_time_from", b"create_time_from", "create_time_until", b"create_time_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_time_from", b"activity_time_from", "activity_time_until", b"activity_time_until", "assistant_id", b"assistant_id", "create_time_from", b"create_time_from", "create_time_until", b"create_time_until", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "team_id", b"team_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -633,3 +1230,597 @@ class ListMessagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMessagesResponse: _TypeAlias = ListMessagesResponse  # noqa: Y015
+
+@_typing.final
+class UpdateConversationRequest(_message.Message):
+    """Request of UpdateConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to change."""
+    revision: _builtins.int
+    """The revision that the caller saw: the update is refused when it is at another. Any when unset."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    @_builtins.property
+    def conversation(self) -> Global___Conversation:
+        """The new values; only the fields named by the mask are read, and only they are checked."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to change, in JSON for example "title,ttl"."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        conversation: Global___Conversation | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        revision: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "conversation", b"conversation", "revision", b"revision", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "conversation", b"conversation", "conversation_id", b"conversation_id", "request_id", b"request_id", "revision", b"revision", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___UpdateConversationRequest: _TypeAlias = UpdateConversationRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveConversationRequest(_message.Message):
+    """Request of ArchiveConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to archive."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveConversationRequest: _TypeAlias = ArchiveConversationRequest  # noqa: Y015
+
+@_typing.final
+class UnarchiveConversationRequest(_message.Message):
+    """Request of UnarchiveConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to put back into the list."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnarchiveConversationRequest: _TypeAlias = UnarchiveConversationRequest  # noqa: Y015
+
+@_typing.final
+class FinalizeConversationRequest(_message.Message):
+    """Request of FinalizeConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to finalize."""
+    reason: _builtins.str
+    """Why, in the client's own terms, for example "resolved"."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeConversationRequest: _TypeAlias = FinalizeConversationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteConversationRequest(_message.Message):
+    """Request of DeleteConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to delete."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteConversationRequest: _TypeAlias = DeleteConversationRequest  # noqa: Y015
+
+@_typing.final
+class UndeleteConversationRequest(_message.Message):
+    """Request of UndeleteConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to bring back."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndeleteConversationRequest: _TypeAlias = UndeleteConversationRequest  # noqa: Y015
+
+@_typing.final
+class GetStatsRequest(_message.Message):
+    """Request of GetStats."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation whose sums are wanted."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
+
+@_typing.final
+class LinkAnalysisRequest(_message.Message):
+    """Request of LinkAnalysis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    ANALYSIS_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation that was analysed."""
+    analysis_id: _builtins.str
+    """The analysis, by its identifier where it is kept."""
+    message_id: _builtins.str
+    """The message that was analysed; the conversation as a whole when empty."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        analysis_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis_id", b"analysis_id", "conversation_id", b"conversation_id", "message_id", b"message_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkAnalysisRequest: _TypeAlias = LinkAnalysisRequest  # noqa: Y015
+
+@_typing.final
+class WatchConversationRequest(_message.Message):
+    """Request of WatchConversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation to watch."""
+    after_seq: _builtins.int
+    """Only messages with a `seq` above this; all when 0."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        after_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchConversationRequest: _TypeAlias = WatchConversationRequest  # noqa: Y015
+
+@_typing.final
+class GetMessageRequest(_message.Message):
+    """Request of GetMessage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message wanted."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetMessageRequest: _TypeAlias = GetMessageRequest  # noqa: Y015
+
+@_typing.final
+class UpdateMessageRequest(_message.Message):
+    """Request of UpdateMessage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message to edit."""
+    revision: _builtins.int
+    """The revision that the caller saw: the update is refused when it is at another. Any when unset."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    @_builtins.property
+    def message(self) -> Global___Message:
+        """The new values; only the fields named by the mask are read, and only they are checked."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to change, in JSON for example "text"."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        message: Global___Message | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        revision: _builtins.int | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "message", b"message", "revision", b"revision", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "conversation_id", b"conversation_id", "message", b"message", "message_id", b"message_id", "request_id", b"request_id", "revision", b"revision", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
+
+Global___UpdateMessageRequest: _TypeAlias = UpdateMessageRequest  # noqa: Y015
+
+@_typing.final
+class ListMessageRevisionsRequest(_message.Message):
+    """Request of ListMessageRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message whose states are wanted."""
+    page_size: _builtins.int
+    """Most states to return; 50 when 0, 1000 at the most. A page also ends before it would pass about 2 MiB."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be as they were then."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_id", b"message_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMessageRevisionsRequest: _TypeAlias = ListMessageRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListMessageRevisionsResponse(_message.Message):
+    """Response of ListMessageRevisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
+        """The states, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Message] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMessageRevisionsResponse: _TypeAlias = ListMessageRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class ReadMessageTextRequest(_message.Message):
+    """Request of ReadMessageText."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message whose text is wanted."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMessageTextRequest: _TypeAlias = ReadMessageTextRequest  # noqa: Y015
+
+@_typing.final
+class SearchMessagesRequest(_message.Message):
+    """Request of SearchMessages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    STATUSES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_UNTIL_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """The words, all of which a message must have; other signs count for nothing."""
+    user_id: _builtins.str
+    """Only in conversations of this user. Without "conversations.read_all" only the caller's own user may be named."""
+    assistant_id: _builtins.str
+    """Only in conversations with this assistant."""
+    team_id: _builtins.str
+    """Only in conversations with this team."""
+    conversation_id: _builtins.str
+    """Only in this conversation."""
+    order: Global___SearchOrder.ValueType
+    """In which order; RELEVANCE when unspecified."""
+    page_size: _builtins.int
+    """Most results to return; 20 when 0, 100 at the most. A page also ends before it would pass about 2 MiB."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be as they were then."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[Global___MessageType.ValueType]:
+        """Only messages of one of these types; any when empty."""
+
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___ConversationStatus.ValueType]:
+        """Only in conversations with one of these; ACTIVE and FINALIZED when empty. Deleted ones are never searched."""
+
+    @_builtins.property
+    def create_time_from(self) -> _timestamp_pb2.Timestamp:
+        """Only messages stored at this time or later."""
+
+    @_builtins.property
+    def create_time_until(self) -> _timestamp_pb2.Timestamp:
+        """Only messages stored before this time."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        assistant_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        types: _abc.Iterable[Global___MessageType.ValueType] | None = ...,
+        statuses: _abc.Iterable[Global___ConversationStatus.ValueType] | None = ...,
+        create_time_from: _timestamp_pb2.Timestamp | None = ...,
+        create_time_until: _timestamp_pb2.Timestamp | None = ...,
+        order: Global___SearchOrder.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_from", b"create_time_from", "create_time_until", b"create_time_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "conversation_id", b"conversation_id", "create_time_from", b"create_time_from", "create_time_until", b"create_time_until", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "statuses", b"statuses", "team_id", b"team_id", "types", b"types", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchMessagesRequest: _TypeAlias = SearchMessagesRequest  # noqa: Y015
+
+@_typing.final
+class SearchMessagesResponse(_message.Message):
+    """Response of SearchMessages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PARTIAL_RANKING_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    partial_ranking: _builtins.bool
+    """True when so many messages have the words that only the newest of them were ranked."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
+        """The messages found, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SearchResult] | None = ...,
+        next_page_token: _builtins.str = ...,
+        partial_ranking: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "partial_ranking", b"partial_ranking", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchMessagesResponse: _TypeAlias = SearchMessagesResponse  # noqa: Y015
+
+@_typing.final
+class SetFeedbackRequest(_message.Message):
+    """Request of SetFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message it is about."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    @_builtins.property
+    def feedback(self) -> Global___Feedback:
+        """The feedback."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        feedback: Global___Feedback | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "feedback", b"feedback", "message_id", b"message_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFeedbackRequest: _TypeAlias = SetFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class ClearFeedbackRequest(_message.Message):
+    """Request of ClearFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation it was said in."""
+    message_id: _builtins.str
+    """The message it is about."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload act once. Unique in the conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "message_id", b"message_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearFeedbackRequest: _TypeAlias = ClearFeedbackRequest  # noqa: Y015

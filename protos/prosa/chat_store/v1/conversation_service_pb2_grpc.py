@@ -33,6 +33,10 @@ class ConversationServiceStub:
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
     it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -59,6 +63,51 @@ class ConversationServiceStub:
                 request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListConversationsRequest.SerializeToString,
                 response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListConversationsResponse.FromString,
                 _registered_method=True)
+        self.UpdateConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/UpdateConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.ArchiveConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/ArchiveConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ArchiveConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.UnarchiveConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/UnarchiveConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UnarchiveConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.FinalizeConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/FinalizeConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.FinalizeConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.DeleteConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/DeleteConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.UndeleteConversation = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/UndeleteConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UndeleteConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/GetStats',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetStatsRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationStats.FromString,
+                _registered_method=True)
+        self.LinkAnalysis = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/LinkAnalysis',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.LinkAnalysisRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+                _registered_method=True)
+        self.WatchConversation = channel.unary_stream(
+                '/prosa.chat_store.v1.ConversationService/WatchConversation',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationUpdate.FromString,
+                _registered_method=True)
         self.AppendMessages = channel.unary_unary(
                 '/prosa.chat_store.v1.ConversationService/AppendMessages',
                 request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.AppendMessagesRequest.SerializeToString,
@@ -68,6 +117,41 @@ class ConversationServiceStub:
                 '/prosa.chat_store.v1.ConversationService/ListMessages',
                 request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.FromString,
+                _registered_method=True)
+        self.GetMessage = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/GetMessage',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetMessageRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+                _registered_method=True)
+        self.UpdateMessage = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/UpdateMessage',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateMessageRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+                _registered_method=True)
+        self.ListMessageRevisions = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/ListMessageRevisions',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ReadMessageText = channel.unary_stream(
+                '/prosa.chat_store.v1.ConversationService/ReadMessageText',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ReadMessageTextRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.TextChunk.FromString,
+                _registered_method=True)
+        self.SearchMessages = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/SearchMessages',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesResponse.FromString,
+                _registered_method=True)
+        self.SetFeedback = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/SetFeedback',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SetFeedbackRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+                _registered_method=True)
+        self.ClearFeedback = channel.unary_unary(
+                '/prosa.chat_store.v1.ConversationService/ClearFeedback',
+                request_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ClearFeedbackRequest.SerializeToString,
+                response_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
                 _registered_method=True)
 
 
@@ -79,6 +163,10 @@ class ConversationServiceServicer:
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
     it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -86,7 +174,8 @@ class ConversationServiceServicer:
 
     def CreateConversation(self, request, context):
         """Creates a conversation, or gets it when the caller's `conversation_id` exists already and is the caller's:
-        two creations at once make one conversation. Returns NOT_FOUND if that id is somebody else's.
+        two creations at once make one conversation. Idempotent by `request_id`; another payload under the same one is
+        FAILED_PRECONDITION with reason REQUEST_ID_REUSED. Returns NOT_FOUND if that id is somebody else's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +189,88 @@ class ConversationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """Lists conversations without their messages, newest activity first.
+        """Lists conversations without their messages, newest activity first. The filters must all hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateConversation(self, request, context):
+        """Updates the fields named by the mask: title, context, metadata, ttl. Idempotent by `request_id`.
+        Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason REVISION_MISMATCH if a
+        `revision` is given and the conversation is at another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveConversation(self, request, context):
+        """Archives a conversation: it leaves the list, and can still be read and continued. Archiving it again changes
+        nothing. Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnarchiveConversation(self, request, context):
+        """Puts an archived conversation back into the list. Doing it again changes nothing.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeConversation(self, request, context):
+        """Finalizes a conversation for good: from then on it takes no messages and no edits of messages, and such calls are
+        FAILED_PRECONDITION with reason CONVERSATION_CLOSED. Title, context, metadata, ttl, feedback, tasks and events can
+        still change. Finalizing it again for the same reason changes nothing, for another one is CONVERSATION_CLOSED.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConversation(self, request, context):
+        """Deletes a conversation: it is NOT_FOUND for everything but UndeleteConversation and ListConversations with status
+        DELETED, and after its `purge_time` nothing of it is kept. Idempotent by `request_id`; without one, a second
+        deletion is NOT_FOUND. Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteConversation(self, request, context):
+        """Brings back a deleted conversation that was not purged yet, as it was. Doing it again changes nothing.
+        Returns NOT_FOUND if the conversation does not exist or was purged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStats(self, request, context):
+        """Gets the sums over a conversation; they are kept up to date, so the cost does not depend on its length.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkAnalysis(self, request, context):
+        """Links an analysis that is kept elsewhere to a conversation, or to one of its messages. Linking it again changes
+        nothing. Returns NOT_FOUND if the conversation or the message does not exist, FAILED_PRECONDITION with reason
+        TOO_MANY above 100 analyses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchConversation(self, request, context):
+        """Streams a conversation live: first the messages after `after_seq`, then what happens to it, within a second.
+
+        Each update shows the present state of one thing, and takes the place of what was shown of it before; a message is
+        known by its `seq`. `deleted` ends the stream, also when the conversation expires. After a break, read again what
+        is shown, because older messages may have changed meanwhile, and watch on after the last `seq` seen.
+        Returns NOT_FOUND if the conversation does not exist, UNAVAILABLE when the stream cannot go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +280,8 @@ class ConversationServiceServicer:
         """Appends messages to the end of a conversation: all of them, next to each other, or none.
         Returned messages are durable. Idempotent by `request_id`: the same id and payload return the messages that
         were stored the first time, another payload FAILED_PRECONDITION with reason REQUEST_ID_REUSED.
-        Returns NOT_FOUND if the conversation does not exist.
+        Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason CONVERSATION_CLOSED if it was
+        finalized, ALREADY_EXISTS if a `message_id` is taken by a message that says something else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +290,66 @@ class ConversationServiceServicer:
     def ListMessages(self, request, context):
         """Lists messages in either direction from any position. The cost does not depend on the conversation's length.
         Returns NOT_FOUND if the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMessage(self, request, context):
+        """Gets a message as it is now. Returns NOT_FOUND if it or the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMessage(self, request, context):
+        """Edits a message: the fields named by the mask, of text, parts, metadata. What it said before stays readable as a
+        revision. Idempotent by `request_id`. Returns NOT_FOUND if the message or the conversation does not exist,
+        FAILED_PRECONDITION with reason CONVERSATION_CLOSED if the conversation was finalized, REVISION_MISMATCH if a
+        `revision` is given and the message is at another, TOO_MANY above 1000 revisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMessageRevisions(self, request, context):
+        """Lists every state that a message was in, oldest first; the first is the message as it was appended.
+        Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadMessageText(self, request, context):
+        """Streams the whole text of a message as it is now, also when the message shows only its beginning: the chunks, put
+        together in their order, are the text. An empty text is an empty stream.
+        Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchMessages(self, request, context):
+        """Finds messages that have all the words of a query, in Portuguese and English, accents and inflections apart.
+        What was acknowledged is found at once, edited messages by their new words only. Of a long text the beginning is
+        searched.
+        Returns INVALID_ARGUMENT for a query without a word.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetFeedback(self, request, context):
+        """Sets the feedback on a message, or takes its place; also on a finalized conversation. The same feedback again
+        changes nothing. Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearFeedback(self, request, context):
+        """Clears the feedback on a message; if it has none, nothing changes.
+        Returns NOT_FOUND if the message or the conversation does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +373,51 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListConversationsRequest.FromString,
                     response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListConversationsResponse.SerializeToString,
             ),
+            'UpdateConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'ArchiveConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ArchiveConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'UnarchiveConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnarchiveConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UnarchiveConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'FinalizeConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.FinalizeConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'DeleteConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'UndeleteConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UndeleteConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetStatsRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationStats.SerializeToString,
+            ),
+            'LinkAnalysis': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkAnalysis,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.LinkAnalysisRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.SerializeToString,
+            ),
+            'WatchConversation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchConversation,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationUpdate.SerializeToString,
+            ),
             'AppendMessages': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendMessages,
                     request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.AppendMessagesRequest.FromString,
@@ -151,6 +427,41 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.FromString,
                     response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'GetMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMessage,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetMessageRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.SerializeToString,
+            ),
+            'UpdateMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMessage,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateMessageRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.SerializeToString,
+            ),
+            'ListMessageRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMessageRevisions,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsResponse.SerializeToString,
+            ),
+            'ReadMessageText': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadMessageText,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ReadMessageTextRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.TextChunk.SerializeToString,
+            ),
+            'SearchMessages': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMessages,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesResponse.SerializeToString,
+            ),
+            'SetFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFeedback,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SetFeedbackRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.SerializeToString,
+            ),
+            'ClearFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearFeedback,
+                    request_deserializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ClearFeedbackRequest.FromString,
+                    response_serializer=prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -168,6 +479,10 @@ class ConversationService:
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
     it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -255,6 +570,249 @@ class ConversationService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/UpdateConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/ArchiveConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ArchiveConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnarchiveConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/UnarchiveConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UnarchiveConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/FinalizeConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.FinalizeConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/DeleteConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/UndeleteConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UndeleteConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/GetStats',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetStatsRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationStats.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkAnalysis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/LinkAnalysis',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.LinkAnalysisRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Conversation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/WatchConversation',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.WatchConversationRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ConversationUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AppendMessages(request,
             target,
             options=(),
@@ -298,6 +856,195 @@ class ConversationService:
             '/prosa.chat_store.v1.ConversationService/ListMessages',
             prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesRequest.SerializeToString,
             prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/GetMessage',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.GetMessageRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/UpdateMessage',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.UpdateMessageRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMessageRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/ListMessageRevisions',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ListMessageRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadMessageText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/ReadMessageText',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ReadMessageTextRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.TextChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMessages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/SearchMessages',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SearchMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/SetFeedback',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.SetFeedbackRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.chat_store.v1.ConversationService/ClearFeedback',
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.ClearFeedbackRequest.SerializeToString,
+            prosa_dot_chat__store_dot_v1_dot_conversation__service__pb2.Message.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,10 @@ class ConversationServiceStub:
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
       it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -45,21 +49,99 @@ class ConversationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ConversationServiceAsyncStub: ...
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.Conversation]
     """Creates a conversation, or gets it when the caller's `conversation_id` exists already and is the caller's:
-    two creations at once make one conversation. Returns NOT_FOUND if that id is somebody else's.
+    two creations at once make one conversation. Idempotent by `request_id`; another payload under the same one is
+    FAILED_PRECONDITION with reason REQUEST_ID_REUSED. Returns NOT_FOUND if that id is somebody else's.
     """
     GetConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.Conversation]
     """Gets a conversation. Returns NOT_FOUND if it does not exist."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]
-    """Lists conversations without their messages, newest activity first."""
+    """Lists conversations without their messages, newest activity first. The filters must all hold."""
+    UpdateConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.Conversation]
+    """Updates the fields named by the mask: title, context, metadata, ttl. Idempotent by `request_id`.
+    Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason REVISION_MISMATCH if a
+    `revision` is given and the conversation is at another.
+    """
+    ArchiveConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ArchiveConversationRequest, _conversation_service_pb2.Conversation]
+    """Archives a conversation: it leaves the list, and can still be read and continued. Archiving it again changes
+    nothing. Returns NOT_FOUND if the conversation does not exist.
+    """
+    UnarchiveConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.UnarchiveConversationRequest, _conversation_service_pb2.Conversation]
+    """Puts an archived conversation back into the list. Doing it again changes nothing.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    FinalizeConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.FinalizeConversationRequest, _conversation_service_pb2.Conversation]
+    """Finalizes a conversation for good: from then on it takes no messages and no edits of messages, and such calls are
+    FAILED_PRECONDITION with reason CONVERSATION_CLOSED. Title, context, metadata, ttl, feedback, tasks and events can
+    still change. Finalizing it again for the same reason changes nothing, for another one is CONVERSATION_CLOSED.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    DeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.Conversation]
+    """Deletes a conversation: it is NOT_FOUND for everything but UndeleteConversation and ListConversations with status
+    DELETED, and after its `purge_time` nothing of it is kept. Idempotent by `request_id`; without one, a second
+    deletion is NOT_FOUND. Returns NOT_FOUND if the conversation does not exist.
+    """
+    UndeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.UndeleteConversationRequest, _conversation_service_pb2.Conversation]
+    """Brings back a deleted conversation that was not purged yet, as it was. Doing it again changes nothing.
+    Returns NOT_FOUND if the conversation does not exist or was purged.
+    """
+    GetStats: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetStatsRequest, _conversation_service_pb2.ConversationStats]
+    """Gets the sums over a conversation; they are kept up to date, so the cost does not depend on its length.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    LinkAnalysis: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.LinkAnalysisRequest, _conversation_service_pb2.Conversation]
+    """Links an analysis that is kept elsewhere to a conversation, or to one of its messages. Linking it again changes
+    nothing. Returns NOT_FOUND if the conversation or the message does not exist, FAILED_PRECONDITION with reason
+    TOO_MANY above 100 analyses.
+    """
+    WatchConversation: _grpc.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.ConversationUpdate]
+    """Streams a conversation live: first the messages after `after_seq`, then what happens to it, within a second.
+
+    Each update shows the present state of one thing, and takes the place of what was shown of it before; a message is
+    known by its `seq`. `deleted` ends the stream, also when the conversation expires. After a break, read again what
+    is shown, because older messages may have changed meanwhile, and watch on after the last `seq` seen.
+    Returns NOT_FOUND if the conversation does not exist, UNAVAILABLE when the stream cannot go on.
+    """
     AppendMessages: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.AppendMessagesRequest, _conversation_service_pb2.AppendMessagesResponse]
     """Appends messages to the end of a conversation: all of them, next to each other, or none.
     Returned messages are durable. Idempotent by `request_id`: the same id and payload return the messages that
     were stored the first time, another payload FAILED_PRECONDITION with reason REQUEST_ID_REUSED.
-    Returns NOT_FOUND if the conversation does not exist.
+    Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason CONVERSATION_CLOSED if it was
+    finalized, ALREADY_EXISTS if a `message_id` is taken by a message that says something else.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessagesRequest, _conversation_service_pb2.ListMessagesResponse]
     """Lists messages in either direction from any position. The cost does not depend on the conversation's length.
     Returns NOT_FOUND if the conversation does not exist.
+    """
+    GetMessage: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.GetMessageRequest, _conversation_service_pb2.Message]
+    """Gets a message as it is now. Returns NOT_FOUND if it or the conversation does not exist."""
+    UpdateMessage: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateMessageRequest, _conversation_service_pb2.Message]
+    """Edits a message: the fields named by the mask, of text, parts, metadata. What it said before stays readable as a
+    revision. Idempotent by `request_id`. Returns NOT_FOUND if the message or the conversation does not exist,
+    FAILED_PRECONDITION with reason CONVERSATION_CLOSED if the conversation was finalized, REVISION_MISMATCH if a
+    `revision` is given and the message is at another, TOO_MANY above 1000 revisions.
+    """
+    ListMessageRevisions: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessageRevisionsRequest, _conversation_service_pb2.ListMessageRevisionsResponse]
+    """Lists every state that a message was in, oldest first; the first is the message as it was appended.
+    Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    ReadMessageText: _grpc.UnaryStreamMultiCallable[_conversation_service_pb2.ReadMessageTextRequest, _conversation_service_pb2.TextChunk]
+    """Streams the whole text of a message as it is now, also when the message shows only its beginning: the chunks, put
+    together in their order, are the text. An empty text is an empty stream.
+    Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    SearchMessages: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.SearchMessagesRequest, _conversation_service_pb2.SearchMessagesResponse]
+    """Finds messages that have all the words of a query, in Portuguese and English, accents and inflections apart.
+    What was acknowledged is found at once, edited messages by their new words only. Of a long text the beginning is
+    searched.
+    Returns INVALID_ARGUMENT for a query without a word.
+    """
+    SetFeedback: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.SetFeedbackRequest, _conversation_service_pb2.Message]
+    """Sets the feedback on a message, or takes its place; also on a finalized conversation. The same feedback again
+    changes nothing. Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    ClearFeedback: _grpc.UnaryUnaryMultiCallable[_conversation_service_pb2.ClearFeedbackRequest, _conversation_service_pb2.Message]
+    """Clears the feedback on a message; if it has none, nothing changes.
+    Returns NOT_FOUND if the message or the conversation does not exist.
     """
 
 @_typing.type_check_only
@@ -71,6 +153,10 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
       it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -79,21 +165,99 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.CreateConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
     """Creates a conversation, or gets it when the caller's `conversation_id` exists already and is the caller's:
-    two creations at once make one conversation. Returns NOT_FOUND if that id is somebody else's.
+    two creations at once make one conversation. Idempotent by `request_id`; another payload under the same one is
+    FAILED_PRECONDITION with reason REQUEST_ID_REUSED. Returns NOT_FOUND if that id is somebody else's.
     """
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
     """Gets a conversation. Returns NOT_FOUND if it does not exist."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListConversationsRequest, _conversation_service_pb2.ListConversationsResponse]  # type: ignore[assignment]
-    """Lists conversations without their messages, newest activity first."""
+    """Lists conversations without their messages, newest activity first. The filters must all hold."""
+    UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Updates the fields named by the mask: title, context, metadata, ttl. Idempotent by `request_id`.
+    Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason REVISION_MISMATCH if a
+    `revision` is given and the conversation is at another.
+    """
+    ArchiveConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ArchiveConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Archives a conversation: it leaves the list, and can still be read and continued. Archiving it again changes
+    nothing. Returns NOT_FOUND if the conversation does not exist.
+    """
+    UnarchiveConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UnarchiveConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Puts an archived conversation back into the list. Doing it again changes nothing.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    FinalizeConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.FinalizeConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Finalizes a conversation for good: from then on it takes no messages and no edits of messages, and such calls are
+    FAILED_PRECONDITION with reason CONVERSATION_CLOSED. Title, context, metadata, ttl, feedback, tasks and events can
+    still change. Finalizing it again for the same reason changes nothing, for another one is CONVERSATION_CLOSED.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.DeleteConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Deletes a conversation: it is NOT_FOUND for everything but UndeleteConversation and ListConversations with status
+    DELETED, and after its `purge_time` nothing of it is kept. Idempotent by `request_id`; without one, a second
+    deletion is NOT_FOUND. Returns NOT_FOUND if the conversation does not exist.
+    """
+    UndeleteConversation: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UndeleteConversationRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Brings back a deleted conversation that was not purged yet, as it was. Doing it again changes nothing.
+    Returns NOT_FOUND if the conversation does not exist or was purged.
+    """
+    GetStats: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetStatsRequest, _conversation_service_pb2.ConversationStats]  # type: ignore[assignment]
+    """Gets the sums over a conversation; they are kept up to date, so the cost does not depend on its length.
+    Returns NOT_FOUND if the conversation does not exist.
+    """
+    LinkAnalysis: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.LinkAnalysisRequest, _conversation_service_pb2.Conversation]  # type: ignore[assignment]
+    """Links an analysis that is kept elsewhere to a conversation, or to one of its messages. Linking it again changes
+    nothing. Returns NOT_FOUND if the conversation or the message does not exist, FAILED_PRECONDITION with reason
+    TOO_MANY above 100 analyses.
+    """
+    WatchConversation: _aio.UnaryStreamMultiCallable[_conversation_service_pb2.WatchConversationRequest, _conversation_service_pb2.ConversationUpdate]  # type: ignore[assignment]
+    """Streams a conversation live: first the messages after `after_seq`, then what happens to it, within a second.
+
+    Each update shows the present state of one thing, and takes the place of what was shown of it before; a message is
+    known by its `seq`. `deleted` ends the stream, also when the conversation expires. After a break, read again what
+    is shown, because older messages may have changed meanwhile, and watch on after the last `seq` seen.
+    Returns NOT_FOUND if the conversation does not exist, UNAVAILABLE when the stream cannot go on.
+    """
     AppendMessages: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.AppendMessagesRequest, _conversation_service_pb2.AppendMessagesResponse]  # type: ignore[assignment]
     """Appends messages to the end of a conversation: all of them, next to each other, or none.
     Returned messages are durable. Idempotent by `request_id`: the same id and payload return the messages that
     were stored the first time, another payload FAILED_PRECONDITION with reason REQUEST_ID_REUSED.
-    Returns NOT_FOUND if the conversation does not exist.
+    Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason CONVERSATION_CLOSED if it was
+    finalized, ALREADY_EXISTS if a `message_id` is taken by a message that says something else.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessagesRequest, _conversation_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists messages in either direction from any position. The cost does not depend on the conversation's length.
     Returns NOT_FOUND if the conversation does not exist.
+    """
+    GetMessage: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetMessageRequest, _conversation_service_pb2.Message]  # type: ignore[assignment]
+    """Gets a message as it is now. Returns NOT_FOUND if it or the conversation does not exist."""
+    UpdateMessage: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.UpdateMessageRequest, _conversation_service_pb2.Message]  # type: ignore[assignment]
+    """Edits a message: the fields named by the mask, of text, parts, metadata. What it said before stays readable as a
+    revision. Idempotent by `request_id`. Returns NOT_FOUND if the message or the conversation does not exist,
+    FAILED_PRECONDITION with reason CONVERSATION_CLOSED if the conversation was finalized, REVISION_MISMATCH if a
+    `revision` is given and the message is at another, TOO_MANY above 1000 revisions.
+    """
+    ListMessageRevisions: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ListMessageRevisionsRequest, _conversation_service_pb2.ListMessageRevisionsResponse]  # type: ignore[assignment]
+    """Lists every state that a message was in, oldest first; the first is the message as it was appended.
+    Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    ReadMessageText: _aio.UnaryStreamMultiCallable[_conversation_service_pb2.ReadMessageTextRequest, _conversation_service_pb2.TextChunk]  # type: ignore[assignment]
+    """Streams the whole text of a message as it is now, also when the message shows only its beginning: the chunks, put
+    together in their order, are the text. An empty text is an empty stream.
+    Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    SearchMessages: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.SearchMessagesRequest, _conversation_service_pb2.SearchMessagesResponse]  # type: ignore[assignment]
+    """Finds messages that have all the words of a query, in Portuguese and English, accents and inflections apart.
+    What was acknowledged is found at once, edited messages by their new words only. Of a long text the beginning is
+    searched.
+    Returns INVALID_ARGUMENT for a query without a word.
+    """
+    SetFeedback: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.SetFeedbackRequest, _conversation_service_pb2.Message]  # type: ignore[assignment]
+    """Sets the feedback on a message, or takes its place; also on a finalized conversation. The same feedback again
+    changes nothing. Returns NOT_FOUND if the message or the conversation does not exist.
+    """
+    ClearFeedback: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.ClearFeedbackRequest, _conversation_service_pb2.Message]  # type: ignore[assignment]
+    """Clears the feedback on a message; if it has none, nothing changes.
+    Returns NOT_FOUND if the message or the conversation does not exist.
     """
 
 class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,6 +268,10 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     - A Conversation belongs to a tenant and, unless it is anonymous, to one of its users.
     - A Message belongs to a conversation. Its `seq` is 1 for the first message and grows by one with each:
       it is the only cursor, and it never has a gap.
+    - Tasks (TaskService) and events (EventService) stand in a conversation beside its messages.
+
+    A conversation that was deleted, or has expired, is NOT_FOUND like one that never was; its id is free again once it
+    is purged or has expired.
 
     A caller that speaks for a user sees that user's conversations, unless it holds "conversations.read_all".
     An anonymous caller reaches anonymous conversations by their id only. Everything else is NOT_FOUND.
@@ -116,7 +284,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
         """Creates a conversation, or gets it when the caller's `conversation_id` exists already and is the caller's:
-        two creations at once make one conversation. Returns NOT_FOUND if that id is somebody else's.
+        two creations at once make one conversation. Idempotent by `request_id`; another payload under the same one is
+        FAILED_PRECONDITION with reason REQUEST_ID_REUSED. Returns NOT_FOUND if that id is somebody else's.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +302,106 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_service_pb2.ListConversationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversation_service_pb2.ListConversationsResponse, _abc.Awaitable[_conversation_service_pb2.ListConversationsResponse]]:
-        """Lists conversations without their messages, newest activity first."""
+        """Lists conversations without their messages, newest activity first. The filters must all hold."""
+
+    @_abc_1.abstractmethod
+    def UpdateConversation(
+        self,
+        request: _conversation_service_pb2.UpdateConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Updates the fields named by the mask: title, context, metadata, ttl. Idempotent by `request_id`.
+        Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason REVISION_MISMATCH if a
+        `revision` is given and the conversation is at another.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveConversation(
+        self,
+        request: _conversation_service_pb2.ArchiveConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Archives a conversation: it leaves the list, and can still be read and continued. Archiving it again changes
+        nothing. Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def UnarchiveConversation(
+        self,
+        request: _conversation_service_pb2.UnarchiveConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Puts an archived conversation back into the list. Doing it again changes nothing.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def FinalizeConversation(
+        self,
+        request: _conversation_service_pb2.FinalizeConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Finalizes a conversation for good: from then on it takes no messages and no edits of messages, and such calls are
+        FAILED_PRECONDITION with reason CONVERSATION_CLOSED. Title, context, metadata, ttl, feedback, tasks and events can
+        still change. Finalizing it again for the same reason changes nothing, for another one is CONVERSATION_CLOSED.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteConversation(
+        self,
+        request: _conversation_service_pb2.DeleteConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Deletes a conversation: it is NOT_FOUND for everything but UndeleteConversation and ListConversations with status
+        DELETED, and after its `purge_time` nothing of it is kept. Idempotent by `request_id`; without one, a second
+        deletion is NOT_FOUND. Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteConversation(
+        self,
+        request: _conversation_service_pb2.UndeleteConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Brings back a deleted conversation that was not purged yet, as it was. Doing it again changes nothing.
+        Returns NOT_FOUND if the conversation does not exist or was purged.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _conversation_service_pb2.GetStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.ConversationStats, _abc.Awaitable[_conversation_service_pb2.ConversationStats]]:
+        """Gets the sums over a conversation; they are kept up to date, so the cost does not depend on its length.
+        Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkAnalysis(
+        self,
+        request: _conversation_service_pb2.LinkAnalysisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Conversation, _abc.Awaitable[_conversation_service_pb2.Conversation]]:
+        """Links an analysis that is kept elsewhere to a conversation, or to one of its messages. Linking it again changes
+        nothing. Returns NOT_FOUND if the conversation or the message does not exist, FAILED_PRECONDITION with reason
+        TOO_MANY above 100 analyses.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchConversation(
+        self,
+        request: _conversation_service_pb2.WatchConversationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_conversation_service_pb2.ConversationUpdate], _abc.AsyncIterator[_conversation_service_pb2.ConversationUpdate]]:
+        """Streams a conversation live: first the messages after `after_seq`, then what happens to it, within a second.
+
+        Each update shows the present state of one thing, and takes the place of what was shown of it before; a message is
+        known by its `seq`. `deleted` ends the stream, also when the conversation expires. After a break, read again what
+        is shown, because older messages may have changed meanwhile, and watch on after the last `seq` seen.
+        Returns NOT_FOUND if the conversation does not exist, UNAVAILABLE when the stream cannot go on.
+        """
 
     @_abc_1.abstractmethod
     def AppendMessages(
@@ -144,7 +412,8 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Appends messages to the end of a conversation: all of them, next to each other, or none.
         Returned messages are durable. Idempotent by `request_id`: the same id and payload return the messages that
         were stored the first time, another payload FAILED_PRECONDITION with reason REQUEST_ID_REUSED.
-        Returns NOT_FOUND if the conversation does not exist.
+        Returns NOT_FOUND if the conversation does not exist, FAILED_PRECONDITION with reason CONVERSATION_CLOSED if it was
+        finalized, ALREADY_EXISTS if a `message_id` is taken by a message that says something else.
         """
 
     @_abc_1.abstractmethod
@@ -155,6 +424,79 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_conversation_service_pb2.ListMessagesResponse, _abc.Awaitable[_conversation_service_pb2.ListMessagesResponse]]:
         """Lists messages in either direction from any position. The cost does not depend on the conversation's length.
         Returns NOT_FOUND if the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def GetMessage(
+        self,
+        request: _conversation_service_pb2.GetMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Message, _abc.Awaitable[_conversation_service_pb2.Message]]:
+        """Gets a message as it is now. Returns NOT_FOUND if it or the conversation does not exist."""
+
+    @_abc_1.abstractmethod
+    def UpdateMessage(
+        self,
+        request: _conversation_service_pb2.UpdateMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Message, _abc.Awaitable[_conversation_service_pb2.Message]]:
+        """Edits a message: the fields named by the mask, of text, parts, metadata. What it said before stays readable as a
+        revision. Idempotent by `request_id`. Returns NOT_FOUND if the message or the conversation does not exist,
+        FAILED_PRECONDITION with reason CONVERSATION_CLOSED if the conversation was finalized, REVISION_MISMATCH if a
+        `revision` is given and the message is at another, TOO_MANY above 1000 revisions.
+        """
+
+    @_abc_1.abstractmethod
+    def ListMessageRevisions(
+        self,
+        request: _conversation_service_pb2.ListMessageRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.ListMessageRevisionsResponse, _abc.Awaitable[_conversation_service_pb2.ListMessageRevisionsResponse]]:
+        """Lists every state that a message was in, oldest first; the first is the message as it was appended.
+        Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadMessageText(
+        self,
+        request: _conversation_service_pb2.ReadMessageTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_conversation_service_pb2.TextChunk], _abc.AsyncIterator[_conversation_service_pb2.TextChunk]]:
+        """Streams the whole text of a message as it is now, also when the message shows only its beginning: the chunks, put
+        together in their order, are the text. An empty text is an empty stream.
+        Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchMessages(
+        self,
+        request: _conversation_service_pb2.SearchMessagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.SearchMessagesResponse, _abc.Awaitable[_conversation_service_pb2.SearchMessagesResponse]]:
+        """Finds messages that have all the words of a query, in Portuguese and English, accents and inflections apart.
+        What was acknowledged is found at once, edited messages by their new words only. Of a long text the beginning is
+        searched.
+        Returns INVALID_ARGUMENT for a query without a word.
+        """
+
+    @_abc_1.abstractmethod
+    def SetFeedback(
+        self,
+        request: _conversation_service_pb2.SetFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Message, _abc.Awaitable[_conversation_service_pb2.Message]]:
+        """Sets the feedback on a message, or takes its place; also on a finalized conversation. The same feedback again
+        changes nothing. Returns NOT_FOUND if the message or the conversation does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ClearFeedback(
+        self,
+        request: _conversation_service_pb2.ClearFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_conversation_service_pb2.Message, _abc.Awaitable[_conversation_service_pb2.Message]]:
+        """Clears the feedback on a message; if it has none, nothing changes.
+        Returns NOT_FOUND if the message or the conversation does not exist.
         """
 
 def add_ConversationServiceServicer_to_server(servicer: ConversationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from prosa.chat_store.v1 import conversation_service_pb2 as _conversation_service_pb2
+from prosa.chat_store.v1 import event_service_pb2 as _event_service_pb2
+from prosa.chat_store.v1 import task_service_pb2 as _task_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,8 +35,17 @@ class Event(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     CONVERSATION_CREATED_FIELD_NUMBER: _builtins.int
     MESSAGES_APPENDED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_CHANGED_FIELD_NUMBER: _builtins.int
+    MESSAGE_CHANGED_FIELD_NUMBER: _builtins.int
+    TASK_CHANGED_FIELD_NUMBER: _builtins.int
+    TASK_DELETED_FIELD_NUMBER: _builtins.int
+    EVENT_RECORDED_FIELD_NUMBER: _builtins.int
+    EVENT_DELETED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_PURGED_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """Identifier of what happened: the same each time the event is delivered."""
+    """Identifier of what happened: the same each time the event is delivered. Empty when nothing did: then everything
+    until `event_time` has been sent, and `resume_token` goes on from there.
+    """
     resume_token: _builtins.str
     """Token to go on after this event."""
     tenant_id: _builtins.str
@@ -43,7 +54,7 @@ class Event(_message.Message):
     """The conversation it happened to."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened; without a payload, the time until which everything has been sent."""
+        """When it happened; without an `event_id`, the time until which everything has been sent."""
 
     @_builtins.property
     def conversation_created(self) -> Global___ConversationCreated:
@@ -52,6 +63,34 @@ class Event(_message.Message):
     @_builtins.property
     def messages_appended(self) -> Global___MessagesAppended:
         """Messages were appended in one atomic step."""
+
+    @_builtins.property
+    def conversation_changed(self) -> Global___ConversationChanged:
+        """A conversation was changed: described, archived, finalized, deleted, brought back, linked."""
+
+    @_builtins.property
+    def message_changed(self) -> Global___MessageChanged:
+        """A message was changed: edited, given feedback, linked."""
+
+    @_builtins.property
+    def task_changed(self) -> Global___TaskChanged:
+        """A task was created or changed."""
+
+    @_builtins.property
+    def task_deleted(self) -> _task_service_pb2.TaskDeleted:
+        """A task was deleted."""
+
+    @_builtins.property
+    def event_recorded(self) -> Global___EventRecorded:
+        """An event was recorded in the conversation."""
+
+    @_builtins.property
+    def event_deleted(self) -> _event_service_pb2.EventDeleted:
+        """An event of the conversation was deleted."""
+
+    @_builtins.property
+    def conversation_purged(self) -> Global___ConversationPurged:
+        """Nothing is kept of the conversation any more: consumers forget it, as far as it was before `event_time`."""
 
     def __init__(
         self,
@@ -63,12 +102,19 @@ class Event(_message.Message):
         event_time: _timestamp_pb2.Timestamp | None = ...,
         conversation_created: Global___ConversationCreated | None = ...,
         messages_appended: Global___MessagesAppended | None = ...,
+        conversation_changed: Global___ConversationChanged | None = ...,
+        message_changed: Global___MessageChanged | None = ...,
+        task_changed: Global___TaskChanged | None = ...,
+        task_deleted: _task_service_pb2.TaskDeleted | None = ...,
+        event_recorded: Global___EventRecorded | None = ...,
+        event_deleted: _event_service_pb2.EventDeleted | None = ...,
+        conversation_purged: Global___ConversationPurged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation_created", b"conversation_created", "event_time", b"event_time", "messages_appended", b"messages_appended", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "conversation_created", b"conversation_created", "conversation_purged", b"conversation_purged", "event_deleted", b"event_deleted", "event_recorded", b"event_recorded", "event_time", b"event_time", "message_changed", b"message_changed", "messages_appended", b"messages_appended", "payload", b"payload", "task_changed", b"task_changed", "task_deleted", b"task_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_created", b"conversation_created", "conversation_id", b"conversation_id", "event_id", b"event_id", "event_time", b"event_time", "messages_appended", b"messages_appended", "payload", b"payload", "resume_token", b"resume_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "conversation_created", b"conversation_created", "conversation_id", b"conversation_id", "conversation_purged", b"conversation_purged", "event_deleted", b"event_deleted", "event_id", b"event_id", "event_recorded", b"event_recorded", "event_time", b"event_time", "message_changed", b"message_changed", "messages_appended", b"messages_appended", "payload", b"payload", "resume_token", b"resume_token", "task_changed", b"task_changed", "task_deleted", b"task_deleted", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["conversation_created", "messages_appended"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["conversation_created", "messages_appended", "conversation_changed", "message_changed", "task_changed", "task_deleted", "event_recorded", "event_deleted", "conversation_purged"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -139,22 +185,177 @@ class MessagesAppended(_message.Message):
 Global___MessagesAppended: _TypeAlias = MessagesAppended  # noqa: Y015
 
 @_typing.final
+class ConversationChanged(_message.Message):
+    """A conversation was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """The user or service that changed it; empty when it is not known."""
+    @_builtins.property
+    def conversation(self) -> _conversation_service_pb2.Conversation:
+        """The conversation as the change left it."""
+
+    def __init__(
+        self,
+        *,
+        conversation: _conversation_service_pb2.Conversation | None = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "conversation", b"conversation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationChanged: _TypeAlias = ConversationChanged  # noqa: Y015
+
+@_typing.final
+class MessageChanged(_message.Message):
+    """A message was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """The user or service that changed it; empty when it is not known."""
+    user_id: _builtins.str
+    """The user the conversation belongs to; empty for an anonymous one."""
+    assistant_id: _builtins.str
+    """The assistant the conversation is with, if any."""
+    team_id: _builtins.str
+    """The team the conversation is with, if any."""
+    channel: _builtins.str
+    """Where the conversation takes place."""
+    @_builtins.property
+    def message(self) -> _conversation_service_pb2.Message:
+        """The message as the change left it."""
+
+    def __init__(
+        self,
+        *,
+        message: _conversation_service_pb2.Message | None = ...,
+        actor: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        assistant_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "assistant_id", b"assistant_id", "channel", b"channel", "message", b"message", "team_id", b"team_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageChanged: _TypeAlias = MessageChanged  # noqa: Y015
+
+@_typing.final
+class TaskChanged(_message.Message):
+    """A task was created or changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """The user or service that changed it; empty when it is not known."""
+    @_builtins.property
+    def task(self) -> _task_service_pb2.Task:
+        """The task as the change left it."""
+
+    def __init__(
+        self,
+        *,
+        task: _task_service_pb2.Task | None = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskChanged: _TypeAlias = TaskChanged  # noqa: Y015
+
+@_typing.final
+class EventRecorded(_message.Message):
+    """An event was recorded in a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    """The user or service that recorded it; empty when it is not known."""
+    @_builtins.property
+    def event(self) -> _event_service_pb2.ConversationEvent:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_service_pb2.ConversationEvent | None = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventRecorded: _TypeAlias = EventRecorded  # noqa: Y015
+
+@_typing.final
+class ConversationPurged(_message.Message):
+    """Nothing is kept of a conversation any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationPurged: _TypeAlias = ConversationPurged  # noqa: Y015
+
+@_typing.final
 class WatchEventsRequest(_message.Message):
     """Request of WatchEvents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    SHARD_COUNT_FIELD_NUMBER: _builtins.int
+    SHARD_INDEX_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """`resume_token` of the last event whose effect the caller keeps; empty to start from the beginning."""
+    shard_count: _builtins.int
+    """Into how many shares the feed is parted, at most 64; one when 0. What happens to a conversation is always in the
+    same one.
+    """
+    shard_index: _builtins.int
+    """Which of them to stream, from 0."""
     def __init__(
         self,
         *,
         resume_token: _builtins.str = ...,
+        shard_count: _builtins.int = ...,
+        shard_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "shard_count", b"shard_count", "shard_index", b"shard_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

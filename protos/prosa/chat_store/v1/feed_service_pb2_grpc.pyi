@@ -40,7 +40,11 @@ class FeedServiceStub:
     an event it goes on after that event; a token too old for the engine's log falls back to stored history, so
     nothing is missed and some events may come again. A consumer therefore keeps the token with its effect and
     drops events whose `event_id` it knows. A caller that belongs to a tenant sees that tenant's events only.
-    Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make.
+
+    Each event tells what was so when it happened, save for what was forgotten since. A consumer skips payloads that it
+    does not know: new ones may come. Several consumers share the feed out by `shard_count` and `shard_index`.
+    Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make, or made for
+    another share.
     """
 
 @_typing.type_check_only
@@ -55,7 +59,11 @@ class FeedServiceAsyncStub(FeedServiceStub):
     an event it goes on after that event; a token too old for the engine's log falls back to stored history, so
     nothing is missed and some events may come again. A consumer therefore keeps the token with its effect and
     drops events whose `event_id` it knows. A caller that belongs to a tenant sees that tenant's events only.
-    Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make.
+
+    Each event tells what was so when it happened, save for what was forgotten since. A consumer skips payloads that it
+    does not know: new ones may come. Several consumers share the feed out by `shard_count` and `shard_index`.
+    Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make, or made for
+    another share.
     """
 
 class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -73,7 +81,11 @@ class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
         an event it goes on after that event; a token too old for the engine's log falls back to stored history, so
         nothing is missed and some events may come again. A consumer therefore keeps the token with its effect and
         drops events whose `event_id` it knows. A caller that belongs to a tenant sees that tenant's events only.
-        Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make.
+
+        Each event tells what was so when it happened, save for what was forgotten since. A consumer skips payloads that it
+        does not know: new ones may come. Several consumers share the feed out by `shard_count` and `shard_index`.
+        Returns INVALID_ARGUMENT with reason RESUME_TOKEN_INVALID for a token that this service did not make, or made for
+        another share.
         """
 
 def add_FeedServiceServicer_to_server(servicer: FeedServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -307,6 +307,38 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
         ]}
     """
+    ERROR_REASON_CONVERSATION_CLOSED: _ErrorReason.ValueType  # 39
+    """The conversation was finalized: it takes no messages and no edits.
+
+        {"code": 9, "message": "the conversation was finalized: its messages stay as they are", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONVERSATION_CLOSED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "CONVERSATION_CLOSED", "description": "the conversation was finalized: its messages stay as they are"}]}
+        ]}
+    """
+    ERROR_REASON_REVISION_MISMATCH: _ErrorReason.ValueType  # 40
+    """It was changed since the revision that the caller saw: read again, decide again.
+
+        {"code": 9, "message": "it is at revision 7 by now", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REVISION_MISMATCH", "domain": "prosa", "metadata": {"revision": "7"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REVISION_MISMATCH", "description": "it is at revision 7 by now"}]}
+        ]}
+    """
+    ERROR_REASON_TASK_TRANSITION_INVALID: _ErrorReason.ValueType  # 41
+    """A task does not go from its status to the one wanted.
+
+        {"code": 9, "message": "a task does not go from completed to pending", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TASK_TRANSITION_INVALID", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TASK_TRANSITION_INVALID", "description": "a task does not go from completed to pending"}]}
+        ]}
+    """
+    ERROR_REASON_TOO_MANY: _ErrorReason.ValueType  # 42
+    """The conversation or the message holds no more of this.
+
+        {"code": 9, "message": "at most 100 analyses can be linked", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TOO_MANY", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -597,6 +629,38 @@ ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 38
 
     {"code": 3, "message": "the document is larger than 26214400 bytes", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_CONVERSATION_CLOSED: ErrorReason.ValueType  # 39
+"""The conversation was finalized: it takes no messages and no edits.
+
+    {"code": 9, "message": "the conversation was finalized: its messages stay as they are", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CONVERSATION_CLOSED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "CONVERSATION_CLOSED", "description": "the conversation was finalized: its messages stay as they are"}]}
+    ]}
+"""
+ERROR_REASON_REVISION_MISMATCH: ErrorReason.ValueType  # 40
+"""It was changed since the revision that the caller saw: read again, decide again.
+
+    {"code": 9, "message": "it is at revision 7 by now", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REVISION_MISMATCH", "domain": "prosa", "metadata": {"revision": "7"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REVISION_MISMATCH", "description": "it is at revision 7 by now"}]}
+    ]}
+"""
+ERROR_REASON_TASK_TRANSITION_INVALID: ErrorReason.ValueType  # 41
+"""A task does not go from its status to the one wanted.
+
+    {"code": 9, "message": "a task does not go from completed to pending", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TASK_TRANSITION_INVALID", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TASK_TRANSITION_INVALID", "description": "a task does not go from completed to pending"}]}
+    ]}
+"""
+ERROR_REASON_TOO_MANY: ErrorReason.ValueType  # 42
+"""The conversation or the message holds no more of this.
+
+    {"code": 9, "message": "at most 100 analyses can be linked", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TOO_MANY", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

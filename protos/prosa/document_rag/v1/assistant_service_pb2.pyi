@@ -479,7 +479,7 @@ class UpdateAssistantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change."""
+        """Which fields to change, in JSON for example "displayName"."""
 
     def __init__(
         self,

@@ -414,7 +414,7 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `display_name`, `time_zone`, `active` to change."""
+        """Which of `display_name`, `time_zone`, `active` to change, in JSON for example "displayName"."""
 
     def __init__(
         self,
@@ -599,7 +599,7 @@ class UpdateUserRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `display_name`, `email`, `role`, `active` to change."""
+        """Which of `display_name`, `email`, `role`, `active` to change, in JSON for example "displayName"."""
 
     def __init__(
         self,

@@ -1,0 +1,97 @@
+"""What a store keeps, in pieces that any engine can give out and take in: backups, and moves between engines."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from services.chat_store.audit_chain import AuditLink
+from services.chat_store.entries import Entry
+from services.chat_store.model import Conversation, Message
+from services.chat_store.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class KeptConversation:
+    """A conversation with what recognises a retry of its creation: both "" when it was made without a request_id."""
+
+    conversation: Conversation
+    request_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAppend:
+    """Messages as they were appended, and those of them that have changed as they are now."""
+
+    tenant_id: str
+    conversation_id: str
+    since: datetime
+    """When the conversation was created."""
+
+    request_id: str
+    fingerprint: str
+    said: tuple[Message, ...]
+    changed: tuple[Message, ...]
+
+    @property
+    def present(self) -> list[Message]:
+        """The messages as they are now."""
+        changed = {message.seq: message for message in self.changed}
+        return [changed.get(message.seq, message) for message in self.said]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChange:
+    """What an act left: the change with that revision of the conversation."""
+
+    tenant_id: str
+    conversation_id: str
+    since: datetime
+    revision: int
+    time: datetime
+    actor: str
+    request_id: str
+    fingerprint: str
+    state: Conversation | Message | Entry
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEntry:
+    """A task or an event that was not removed."""
+
+    tenant_id: str
+    conversation_id: str
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBody:
+    """A text that is kept apart from its message, UTF-8."""
+
+    tenant_id: str
+    conversation_id: str
+    sha256: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPurge:
+    """That nothing is kept of a conversation which was created at `since`."""
+
+    tenant_id: str
+    conversation_id: str
+    since: datetime
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPolicy:
+    """A tenant's policy."""
+
+    tenant_id: str
+    policy: Policy
+
+
+Piece: TypeAlias = (
+    KeptConversation | KeptAppend | KeptChange | KeptEntry | KeptBody | KeptPurge | KeptPolicy | AuditLink
+)
