@@ -35,6 +35,9 @@ STREAM_DEADLINE_SECONDS = 300.0
 # come so much later. Callers are told so in gRPC's own way (proposal A6).
 WORTH_A_RETRY_SECONDS = 0.5
 NO_RETRY = ("grpc-retry-pushback-ms", "-1")
+# How long after the end of a stream of requests its cancellation may arrive: one more turn of gRPC's poller thread,
+# which a busy interpreter lets wait for some milliseconds.
+BROKEN_OFF_SECONDS = 0.02
 
 Context = Any
 Handler = Any
@@ -140,6 +143,9 @@ class _Method:
     async def _requests(self, data: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for each in data:
             yield self._request(each)
+        # gRPC ends the iterator in the same way when the client breaks off as when it has said everything; the
+        # cancellation comes right behind. Half a file must not be taken for a whole one in between.
+        await asyncio.sleep(BROKEN_OFF_SECONDS)
 
     def attributes(self, code: str) -> dict[str, str]:
         """The metric attributes of a call that ended so; kept, because recording is on the hot path."""

@@ -1,6 +1,7 @@
 """What every call meets before and after its handler, in all four shapes."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from tests.house.in_process import Metadata, as_caller, as_service, serving, tok
 from tests.house.signing import SigningKeys
 from tests.house.waiting import until
 from tests.shared.conftest import Serving, quick_config
-from tests.shared.street_contract import PERMISSION, SHAPES, Ping, ask, dialled, endpoint
+from tests.shared.street_contract import PERMISSION, SHAPES, Ping, Pong, ask, dialled, endpoint
 
 SECRET = "postgresql://app:hunter2@db/prosa"
 
@@ -274,6 +275,36 @@ async def test_a_cancelled_call_stops_its_handler_at_once(street: Serving, walke
         await asyncio.wait_for(left.wait(), 1)
 
 
+async def test_requests_that_are_broken_off_are_never_taken_for_all_of_them(
+    signing_keys: SigningKeys, walker: Metadata
+) -> None:
+    begun, broken_off, completed = asyncio.Event(), 0, 0
+
+    async def client_stream(requests: AsyncIterator[Any], _context: Any) -> Any:
+        nonlocal broken_off, completed
+        try:
+            async for _ in requests:
+                begun.set()
+        except asyncio.CancelledError:
+            broken_off += 1
+            raise
+        completed += 1
+        return Pong()
+
+    served, calls = endpoint(echo), 30
+    walker_servicer: Any = served.servicer
+    walker_servicer.client_stream = client_stream
+    async with serving([served], signing_keys, config=quick_config()) as channel:
+        for _ in range(calls):
+            begun.clear()
+            call = dialled(channel, "ClientStream")(metadata=walker)
+            await call.write(b"")
+            await asyncio.wait_for(begun.wait(), 5)
+            call.cancel()
+        await until(lambda: broken_off + completed == calls)
+    assert completed == 0
+
+
 async def test_a_reader_that_leaves_a_stream_stops_it(
     signing_keys: SigningKeys, walker: Metadata, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,8 +317,6 @@ async def test_a_reader_that_leaves_a_stream_stops_it(
     walker_servicer: Any = served.servicer
 
     async def server_stream(request: Any, context: Any) -> Any:
-        from tests.shared.street_contract import Pong
-
         try:
             while True:
                 yield Pong(text="x" * 1000)
