@@ -291,6 +291,20 @@ class NewConversation:
         wanted = (self.assistant_id, self.team_id, self.channel, described.title, described.context, described.metadata)
         return digest_of([self.conversation_id, *wanted, None if self.has_default_ttl else described.ttl_seconds])
 
+    def made(self, tenant_id: str, at: datetime) -> "Conversation":
+        """The conversation as it begins."""
+        return Conversation(
+            conversation_id=self.conversation_id,
+            tenant_id=tenant_id,
+            user_id=self.user_id,
+            assistant_id=self.assistant_id,
+            team_id=self.team_id,
+            channel=self.channel,
+            description=self.description,
+            create_time=at,
+            last_activity_time=at,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

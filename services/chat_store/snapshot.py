@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
+from services.chat_store.acts import Act
 from services.chat_store.audit_chain import AuditLink
 from services.chat_store.entries import Entry
 from services.chat_store.model import Conversation, Message
@@ -53,6 +54,23 @@ class KeptChange:
     request_id: str
     fingerprint: str
     state: Conversation | Message | Entry
+
+    @classmethod
+    def of(
+        cls, conversation: Conversation, revision: int, act: Act, at: datetime, state: Conversation | Message | Entry
+    ) -> "KeptChange":
+        """The change that brought the conversation to that revision."""
+        return cls(
+            tenant_id=conversation.tenant_id,
+            conversation_id=conversation.conversation_id,
+            since=conversation.create_time,
+            revision=revision,
+            time=at,
+            actor=act.actor,
+            request_id=act.request_id,
+            fingerprint=act.fingerprint,
+            state=state,
+        )
 
 
 @dataclass(frozen=True, slots=True)

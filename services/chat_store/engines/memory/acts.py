@@ -86,19 +86,7 @@ class MemoryActs:
         self._keep_change(talk, act, at, state)
 
     def _keep_change(self, talk: Talk, act: Act, at: datetime, state: State) -> None:
-        conversation = talk.conversation
-        change = KeptChange(
-            tenant_id=conversation.tenant_id,
-            conversation_id=conversation.conversation_id,
-            since=conversation.create_time,
-            revision=conversation.revision,
-            time=at,
-            actor=act.actor,
-            request_id=act.request_id,
-            fingerprint=act.fingerprint,
-            state=state,
-        )
-        self._memory.change(talk, change)
+        self._memory.change(talk, KeptChange.of(talk.conversation, talk.conversation.revision, act, at, state))
 
 
 def _check_present(talk: Talk, at: datetime) -> None:

@@ -5,7 +5,6 @@ It keeps all of the law but durability. Several stores over one Memory are repli
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from datetime import datetime
 
 from services.chat_store.acts import ConversationAct, EntryAct, MessageAct
 from services.chat_store.audit_chain import AuditLink
@@ -64,7 +63,7 @@ class MemoryChatStore:
             talk = None
         if talk is None:
             at = self._memory.first_moment(reach.tenant_id, new.conversation_id, now)
-            talk = Talk(_made(reach, new, at), new.request_id, new.fingerprint)
+            talk = Talk(new.made(reach.tenant_id, at), new.request_id, new.fingerprint)
             self._memory.create(talk)
             return talk.conversation
         self._found(reach, new.conversation_id)
@@ -206,20 +205,6 @@ class MemoryAudit:
         """See AuditStore.read_back."""
         kept = self._links.get(tenant_id, {})
         return [kept[number] for number in sorted(kept, reverse=True) if number < (before_number or number + 1)][:limit]
-
-
-def _made(reach: Reach, new: NewConversation, at: datetime) -> Conversation:
-    return Conversation(
-        conversation_id=new.conversation_id,
-        tenant_id=reach.tenant_id,
-        user_id=new.user_id,
-        assistant_id=new.assistant_id,
-        team_id=new.team_id,
-        channel=new.channel,
-        description=new.description,
-        create_time=at,
-        last_activity_time=at,
-    )
 
 
 def _said_before(talk: Talk, batch: Batch) -> Append | None:

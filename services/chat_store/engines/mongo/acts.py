@@ -275,15 +275,5 @@ def _update(stored: Document, state: Conversation) -> Document:
 
 
 def _change(scene: Scene, act: Act, state: Conversation | Message | Entry) -> Document:
-    kept = KeptChange(
-        tenant_id=scene.conversation.tenant_id,
-        conversation_id=scene.conversation.conversation_id,
-        since=scene.conversation.create_time,
-        revision=scene.conversation.revision + 1,
-        time=scene.at,
-        actor=act.actor,
-        request_id=act.request_id,
-        fingerprint=act.fingerprint,
-        state=state,
-    )
+    kept = KeptChange.of(scene.conversation, scene.conversation.revision + 1, act, scene.at, state)
     return change_document(scene.stored, kept)

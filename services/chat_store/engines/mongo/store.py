@@ -77,7 +77,9 @@ class MongoChatStore:
                 # Also when another creator took the expired one out: what it held must be gone before a new one is.
                 await self.upkeep.sweep_left(key)
             at = _first_moment(self._headers.now(), traces.purged if known is None else known["create_time"])
-            header = documents.new_header(_made(new, reach, at))
+            header = documents.new_header(
+                KeptConversation(new.made(reach.tenant_id, at), new.request_id, new.fingerprint)
+            )
             try:
                 await self._headers.conversations.insert_one(header)
             except DuplicateKeyError:
@@ -254,23 +256,3 @@ class MongoChatStore:
 def _first_moment(now: datetime, earlier: datetime | None) -> datetime:
     """When a conversation is created: never at the moment at which the one of its id before it was."""
     return now if earlier is None else max(now, earlier + SMALLEST_STEP)
-
-
-def _later(now: datetime, before: datetime | None) -> datetime:
-    """A moment that no earlier conversation of the id was created at: events are named by it."""
-    return now if before is None else max(now, before + timedelta(milliseconds=1))
-
-
-def _made(new: NewConversation, reach: Reach, at: datetime) -> KeptConversation:
-    conversation = Conversation(
-        conversation_id=new.conversation_id,
-        tenant_id=reach.tenant_id,
-        user_id=new.user_id,
-        assistant_id=new.assistant_id,
-        team_id=new.team_id,
-        channel=new.channel,
-        description=new.description,
-        create_time=at,
-        last_activity_time=at,
-    )
-    return KeptConversation(conversation, new.request_id, new.fingerprint)

@@ -180,17 +180,7 @@ async def _known(scene: Scene, act: Act) -> Any:
 
 
 async def _keep(scene: Scene, act: Act, state: rows.State) -> None:
-    kept = KeptChange(
-        tenant_id=scene.conversation.tenant_id,
-        conversation_id=scene.conversation.conversation_id,
-        since=scene.conversation.create_time,
-        revision=scene.conversation.revision + 1,
-        time=scene.at,
-        actor=act.actor,
-        request_id=act.request_id,
-        fingerprint=act.fingerprint,
-        state=state,
-    )
+    kept = KeptChange.of(scene.conversation, scene.conversation.revision + 1, act, scene.at, state)
     named = (act.actor, state.actor) if isinstance(state, Entry) else (act.actor,)
     await keep_guests(scene.connection, scene.conversation.user_id, scene.key, 0, *named)
     await scene.connection.execute(KEEP_CHANGE, *change_values(kept))

@@ -137,17 +137,7 @@ class PostgresChatStore:
 
     async def _create(self, reach: Reach, new: NewConversation) -> Conversation | None:
         now = self._database.now()
-        made = Conversation(
-            conversation_id=new.conversation_id,
-            tenant_id=reach.tenant_id,
-            user_id=new.user_id,
-            assistant_id=new.assistant_id,
-            team_id=new.team_id,
-            channel=new.channel,
-            description=new.description,
-            create_time=now,
-            last_activity_time=now,
-        )
+        made = new.made(reach.tenant_id, now)
         rows = await self._database.call(
             "select create_conversation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) at",
             reach.tenant_id,
