@@ -1,4 +1,4 @@
-"""MongoDB as every service uses it: one function opens the database, with Motor or with PyMongo's own async client.
+"""MongoDB as every service uses it: one function opens the database, with PyMongo's own async client or with Motor.
 
 Only what both share is used; the few calls that differ (aggregate, watch, transactions) are bridged here. Writes are
 acknowledged by a majority and journalled. Driver errors become errors of the house here, by class and code.
@@ -34,7 +34,7 @@ async def open_mongo(
     url: SecretStr,
     database: str,
     *,
-    driver: MongoDriver = "motor",
+    driver: MongoDriver = "pymongo",
     max_pool_size: int = 50,
     min_pool_size: int = 0,
     timeout_ms: int = 10_000,

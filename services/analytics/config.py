@@ -25,7 +25,7 @@ class Config(ServiceConfig):
     """Database of facts and rollups; no other service reads it."""
 
     mongodb_driver: Literal["motor", "pymongo"] = Field(
-        default="motor", validation_alias=AliasChoices("ANALYTICS_MONGODB_DRIVER", "MONGODB_DRIVER")
+        default="pymongo", validation_alias=AliasChoices("ANALYTICS_MONGODB_DRIVER", "MONGODB_DRIVER")
     )
     """Which client library speaks to MongoDB."""
 

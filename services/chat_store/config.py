@@ -45,10 +45,10 @@ class Config(ServiceConfig):
     """Database that this service alone uses."""
 
     mongodb_driver: Literal["motor", "pymongo"] = Field(
-        default="motor",
+        default="pymongo",
         validation_alias=AliasChoices("CHAT_STORE_MONGODB_DRIVER", "MONGODB_DRIVER"),
     )
-    """Client library: PyMongo's own, or Motor, which hands every call to a thread."""
+    """Client library: PyMongo's own, or Motor, which hands every call to a thread and is kept up no more."""
 
     mongodb_max_pool_size: int = Field(
         default=50,

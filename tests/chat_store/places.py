@@ -11,7 +11,7 @@ from services.chat_store.config import Config
 from services.chat_store.engines import prepare
 from shared.mongo import MongoDriver, open_mongo
 
-MONGO_DRIVERS: dict[str, MongoDriver] = {"mongo": "motor", "mongo on pymongo": "pymongo"}
+MONGO_DRIVERS: dict[str, MongoDriver] = {"mongo": "pymongo", "mongo on motor": "motor"}
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from services.chat_store.store import ChatStore
 from shared.errors import NotFound
 from tests.chat_store.places import fresh_place
 
-ENGINES = ("memory", "mongo", "mongo on pymongo", "postgres")
+ENGINES = ("memory", "mongo", "mongo on motor", "postgres")
 
 
 @dataclass(frozen=True)

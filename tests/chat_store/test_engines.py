@@ -86,12 +86,12 @@ class TestCachedMongo(StoreContract):
 
     @pytest.fixture
     async def forgetful(self, forgetful_url: str, redis_url: str) -> AsyncIterator[Workshop]:
-        async with mongo_workshop(forgetful_url, "motor") as inner, cached(inner, redis_url) as workshop:
+        async with mongo_workshop(forgetful_url, "pymongo") as inner, cached(inner, redis_url) as workshop:
             yield workshop
 
     @pytest.fixture
     async def empty(self, mongo_url: str, redis_url: str) -> AsyncIterator[ChatStore]:
-        async with mongo_workshop(mongo_url, "motor") as inner, cached(inner, redis_url) as workshop:
+        async with mongo_workshop(mongo_url, "pymongo") as inner, cached(inner, redis_url) as workshop:
             yield workshop.store
 
 
@@ -134,8 +134,8 @@ async def on_postgres(fresh_database: Callable[[], str]) -> AsyncIterator[Worksh
 
 
 @pytest.fixture(scope="module")
-async def on_cached_mongo(on_motor: Workshop, redis_url: str) -> AsyncIterator[Workshop]:
-    async with cached(on_motor, redis_url) as workshop:
+async def on_cached_mongo(on_pymongo: Workshop, redis_url: str) -> AsyncIterator[Workshop]:
+    async with cached(on_pymongo, redis_url) as workshop:
         yield workshop
 
 

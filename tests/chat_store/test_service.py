@@ -62,14 +62,14 @@ def test_the_plans_names_and_the_services_own_names_set_it(monkeypatch: pytest.M
         "MONGODB_MAX_POOL_SIZE": "7",
         "MONGODB_MIN_POOL_SIZE": "2",
         "MONGODB_TIMEOUT": "1500",
-        "MONGODB_DRIVER": "pymongo",
+        "MONGODB_DRIVER": "motor",
         "CHAT_STORE_ENGINE": "mongo",
         "CHAT_STORE_MONGODB_URL": "mongodb://b",
     }.items():
         monkeypatch.setenv(name, value)
     config = Config()
     assert config.mongodb_url.get_secret_value() == "mongodb://b"
-    assert (config.mongodb_database, config.mongodb_driver) == ("chats", "pymongo")
+    assert (config.mongodb_database, config.mongodb_driver) == ("chats", "motor")
     assert (config.mongodb_max_pool_size, config.mongodb_min_pool_size, config.mongodb_timeout_ms) == (7, 2, 1500)
     assert config.port == 50052
 

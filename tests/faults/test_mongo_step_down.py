@@ -27,7 +27,7 @@ WRITERS = 4
 LONGEST_GAP_SECONDS = 8.0
 DEADLINE_MS = 2000
 REACH = Reach("t", "ana")
-DRIVERS = ["motor", pytest.param("pymongo", marks=pytest.mark.long)]
+DRIVERS = ["pymongo", pytest.param("motor", marks=pytest.mark.long)]
 
 
 @pytest.fixture
