@@ -7,7 +7,6 @@ from typing import TypeAlias, TypeVar, cast
 
 import asyncpg
 
-from services.tenant_quota.coalescer import Coalescer
 from services.tenant_quota.quota_model import (
     Level,
     Reservation,
@@ -18,6 +17,7 @@ from services.tenant_quota.quota_model import (
     Wish,
     denial,
 )
+from shared.coalescer import Coalescer
 from shared.errors import Conflict, NotFound, PermissionDenied, ServiceError
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 

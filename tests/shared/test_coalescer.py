@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.tenant_quota.coalescer import Coalescer
+from shared.coalescer import Coalescer
 from shared.errors import Unavailable
 
 
