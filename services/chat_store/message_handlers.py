@@ -24,6 +24,7 @@ from services.chat_store.wire.messages import (
     batch_of,
     edit_of,
     feedback_of,
+    framed,
     message_to_proto,
     messages_to_proto,
     window_of,
@@ -47,7 +48,7 @@ class MessageHandlers(rpc.ConversationServiceServicer):
         reach, name = reach_of(current_caller()), request.conversation_id
         stored = await self._store.append(reach, name, batch_of(request, current_caller().user_id))
         self._retention.appended(reach.tenant_id, name, stored[0].seq, stored[-1].seq)
-        return pb.AppendMessagesResponse(messages=messages_to_proto(stored))
+        return pb.AppendMessagesResponse.FromString(framed(stored))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, _: Any) -> pb.ListMessagesResponse:
         reach = reach_of(current_caller())
@@ -55,10 +56,10 @@ class MessageHandlers(rpc.ConversationServiceServicer):
         asked = window_of(request, page_size(request.page_size))
         window = window_at(asked, page_position(request.page_token, query))
         page = await self._store.read(reach, request.conversation_id, window)
-        return pb.ListMessagesResponse(
-            messages=messages_to_proto(page.messages),
-            next_page_token=page_token(query, {"s": page.messages[-1].seq}) if page.more else "",
-        )
+        response = pb.ListMessagesResponse.FromString(framed(page.messages))
+        if page.more:
+            response.next_page_token = page_token(query, {"s": page.messages[-1].seq})
+        return response
 
     async def GetMessage(self, request: pb.GetMessageRequest, _: Any) -> pb.Message:
         reach = reach_of(current_caller())

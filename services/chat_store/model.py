@@ -210,7 +210,7 @@ class Draft:
         return "\n".join([self.text, *(part.text for part in self.parts if part.text)])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Message:
     """A stored message: its draft, with an id, at its place, and what became of it since.
 

@@ -1,6 +1,8 @@
 """Messages: proto ↔ model."""
 
 from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -22,6 +24,7 @@ from services.chat_store.model import (
     UsageSource,
 )
 from services.chat_store.selection import Window
+from services.chat_store.wire.identity_memo import IdentityMemo
 from services.chat_store.wire.values import changed_fields, json_of, set_time, struct_of, timestamp_to_proto
 from shared.identifiers import new_id
 
@@ -72,6 +75,7 @@ _SAID = (
     "error_reason",
     "reply_to",
 )
+_said = attrgetter(*_SAID)
 _FILE_FIELDS = ("uri", "name", "mime_type", "size_bytes", "sha256")
 
 
@@ -127,6 +131,14 @@ def feedback_of(sent: pb.Feedback, user_id: str) -> Feedback:
     )
 
 
+def framed(kept: Iterable[Message]) -> bytes:
+    """Messages as the field `messages` of a response that lists them, to be read into one.
+
+    The bytes of a message are kept with it, because a page mostly repeats the last one.
+    """
+    return b"".join([_frames.of(each) for each in kept])
+
+
 def messages_to_proto(kept: Iterable[Message]) -> list[pb.Message]:
     """Messages as clients see them."""
     return [message_to_proto(each) for each in kept]
@@ -134,36 +146,48 @@ def messages_to_proto(kept: Iterable[Message]) -> list[pb.Message]:
 
 def message_to_proto(kept: Message) -> pb.Message:
     """A message as clients see it."""
+    return pb.Message(**_fields(kept))
+
+
+def _frame(kept: Message) -> bytes:
+    page = pb.ListMessagesResponse()
+    page.messages.add(**_fields(kept))
+    return page.SerializeToString()
+
+
+_frames = IdentityMemo(_frame)
+
+
+def _fields(kept: Message) -> dict[str, Any]:
+    """A page is many messages, most of which leave most fields empty: setting those too takes longer than the rest."""
     draft = kept.draft
-    # A page is many messages, most of which leave most fields empty: setting those too takes longer than all the rest.
-    said = {name: value for name in _SAID if (value := getattr(draft, name))}
-    sent = pb.Message(
-        seq=kept.seq,
-        type=_TYPES_OUT[draft.type],
-        status=_STATUSES_OUT[draft.status],
-        create_time=timestamp_to_proto(kept.create_time),
-        **said,
-    )
+    fields: dict[str, Any] = {name: value for name, value in zip(_SAID, _said(draft), strict=True) if value}
+    fields["seq"] = kept.seq
+    fields["type"] = _TYPES_OUT[draft.type]
+    fields["status"] = _STATUSES_OUT[draft.status]
+    fields["create_time"] = timestamp_to_proto(kept.create_time)
     if draft.usage_source is not UsageSource.UNSTATED or draft.tokens != _NO_TOKENS:
-        sent.usage_source = _SOURCES_OUT[draft.usage_source]
-        sent.usage.CopyFrom(usage_to_proto(draft.tokens))
-    if (metadata := struct_of(draft.metadata)) is not None:
-        sent.metadata.CopyFrom(metadata)
+        fields["usage_source"] = _SOURCES_OUT[draft.usage_source]
+        fields["usage"] = usage_to_proto(draft.tokens)
+    if draft.metadata:
+        fields["metadata"] = struct_of(draft.metadata)
     if draft.body is not None:
-        sent.body.CopyFrom(pb.Body(size_bytes=draft.body.size_bytes, sha256=draft.body.sha256))
-    sent.references.extend(_reference_to_proto(each) for each in draft.references)
-    sent.parts.extend(_part_to_proto(each) for each in draft.parts)
-    if kept.revision:
-        _set_changes(sent, kept)
-    return sent
+        fields["body"] = pb.Body(size_bytes=draft.body.size_bytes, sha256=draft.body.sha256)
+    if draft.references:
+        fields["references"] = [_reference_to_proto(each) for each in draft.references]
+    if draft.parts:
+        fields["parts"] = [_part_to_proto(each) for each in draft.parts]
+    return fields | _changes(kept) if kept.revision else fields
 
 
-def _set_changes(sent: pb.Message, kept: Message) -> None:
-    sent.revision, sent.edit_count = kept.revision, kept.edits
-    sent.analysis_ids.extend(kept.analysis_ids)
-    if kept.feedback is not None:
-        sent.feedback.CopyFrom(_feedback_to_proto(kept.feedback))
-    set_time(sent, "update_time", kept.update_time)
+def _changes(kept: Message) -> dict[str, Any]:
+    return {
+        "revision": kept.revision,
+        "edit_count": kept.edits,
+        "analysis_ids": kept.analysis_ids,
+        "feedback": _feedback_to_proto(kept.feedback) if kept.feedback else None,
+        "update_time": timestamp_to_proto(kept.update_time) if kept.update_time else None,
+    }
 
 
 def usage_to_proto(tokens: Tokens) -> usage_pb2.TokenUsage:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,16 +18,15 @@ from shared.errors import FieldViolation, InvalidArgument
 from shared.validation import violations_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_A_DAY = 86_400
 _FIRST_SECOND = -62_135_596_800
 _LAST_SECOND = 253_402_300_799
 
 
-@lru_cache(maxsize=4096)
 def timestamp_to_proto(moment: datetime) -> Timestamp:
-    """A moment as it goes over the wire; to be copied into a message, not changed."""
-    sent = Timestamp()
-    sent.FromDatetime(moment.astimezone(UTC))
-    return sent
+    """A moment as it goes over the wire."""
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * _SECONDS_A_DAY + since.seconds, nanos=since.microseconds * 1000)
 
 
 def set_time(sent: Message, name: str, moment: datetime | None) -> None:
