@@ -19,13 +19,15 @@ JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | Non
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 _VERSION = 1
+# Made once: the shorthands of json make an encoder for each call.
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, default=str)
 
 
 def page_token(query: Mapping[str, object], position: Mapping[str, JSON]) -> str:
     """The token that continues `query` after `position`; `query` holds every field that shapes the result."""
     content = {"v": _VERSION, "q": _binding(query), "p": dict(position)}
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(_compact.encode(content).encode()).decode().rstrip("=")
 
 
 def page_position(token: str, query: Mapping[str, object]) -> dict[str, Any] | None:
@@ -53,8 +55,7 @@ def page_size(requested: int, *, default: int = DEFAULT_PAGE_SIZE, maximum: int 
 
 def _binding(query: Mapping[str, object]) -> str:
     bound = {"query": dict(query), "tenant": current_caller().tenant_id}
-    canonical = json.dumps(bound, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+    return hashlib.sha256(_canonical.encode(bound).encode()).hexdigest()[:24]
 
 
 def _decoded(token: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 
+_canonical = json.JSONEncoder(separators=(",", ":"))
+
 
 def digest_of(facts: Sequence[object]) -> str:
     """SHA-256 of the facts in their order, each something that JSON can say."""
-    return hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical.encode(facts).encode()).hexdigest()

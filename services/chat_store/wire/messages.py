@@ -211,13 +211,8 @@ def _draft(sent: pb.Message, path: str, user_id: str) -> Draft:
         team_id=sent.team_id,
         status=_STATUSES[sent.status],
         rag=sent.rag,
-        references=tuple(_reference_of(each) for each in sent.references),
-        tokens=Tokens(
-            input=sent.usage.input_tokens,
-            cached_input=sent.usage.cached_input_tokens,
-            output=sent.usage.output_tokens,
-            reasoning=sent.usage.reasoning_tokens,
-        ),
+        references=tuple(map(_reference_of, sent.references)),
+        tokens=_tokens_of(sent.usage) if sent.HasField("usage") else _NO_TOKENS,
         usage_source=_SOURCES[sent.usage_source],
         cost_micros=sent.cost_micros,
         model=sent.model,
@@ -225,9 +220,18 @@ def _draft(sent: pb.Message, path: str, user_id: str) -> Draft:
         time_to_first_token_ms=sent.time_to_first_token_ms,
         finish_reason=sent.finish_reason,
         error_reason=sent.error_reason,
-        metadata=json_of(sent.metadata, f"{path}.metadata"),
+        metadata=json_of(sent.metadata, f"{path}.metadata") if sent.HasField("metadata") else "",
         parts=_parts(sent.parts, path),
         reply_to=sent.reply_to,
+    )
+
+
+def _tokens_of(sent: usage_pb2.TokenUsage) -> Tokens:
+    return Tokens(
+        input=sent.input_tokens,
+        cached_input=sent.cached_input_tokens,
+        output=sent.output_tokens,
+        reasoning=sent.reasoning_tokens,
     )
 
 
