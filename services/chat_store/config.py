@@ -74,13 +74,17 @@ class Config(ServiceConfig):
     redis_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("CHAT_STORE_REDIS_URL", "REDIS_URL")
     )
-    """Redis for the ends of active conversations; without one, or while it is away, the engine answers alone."""
+    """Redis for the ends of active conversations that another replica wrote, or this one before it was started."""
 
     cache: Literal["auto", "on", "off"] = "auto"
-    """Whether Redis caches the ends of conversations; auto: before mongo only, for postgres answers as fast without."""
+    """Where the ends of conversations are cached; on: in the process and in Redis; auto: not in Redis before postgres,
+    which answers as fast; off: nowhere. The engine memory needs no cache."""
+
+    cache_process_bytes: int = Field(default=64 * MIB, ge=0)
+    """Most bytes, by estimate, of what is cached in the process."""
 
     cache_ttl_seconds: float = Field(default=3600.0, gt=0)
-    """How long the end of a conversation stays in the cache after it was written there."""
+    """How long the end of a conversation stays in Redis after it was written there; in the process 300 s at most."""
 
     cache_timeout_ms: int = Field(default=50, gt=0)
     """Milliseconds that Redis has for an answer; after that the engine is asked, and Redis no more until it is back."""
@@ -94,8 +98,12 @@ class Config(ServiceConfig):
     @property
     def cached(self) -> bool:
         """Whether the engine has a cache before it."""
-        wanted = self.engine == "mongo" if self.cache == "auto" else self.cache == "on"
-        return wanted and self.redis_url is not None
+        return self.cache != "off" and self.engine != "memory"
+
+    @property
+    def cache_url(self) -> SecretStr | None:
+        """The Redis that is the second level of the cache."""
+        return self.redis_url if self.cache == "on" or self.engine == "mongo" else None
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:

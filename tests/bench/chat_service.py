@@ -53,7 +53,7 @@ class Engines:
             "MONGODB_URL": self.mongo_url,
             "DATABASE_URL": self.postgres_url,
             "PROSA_TOKEN_PUBLIC_KEY": self.public_key,
-            **({"REDIS_URL": self.redis_url} if cached else {}),
+            **({"REDIS_URL": self.redis_url} if cached else {"CHAT_STORE_CACHE": "off"}),
         }
 
     def config(self, engine: str) -> Config:
@@ -62,6 +62,7 @@ class Engines:
             {
                 "port": 0,
                 "engine": engine,
+                "cache": "off",
                 "mongodb_url": SecretStr(self.mongo_url),
                 "database_url": SecretStr(self.postgres_url),
                 "token_public_key": self.public_key,

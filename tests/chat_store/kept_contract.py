@@ -60,11 +60,12 @@ class KeptContract:
         theirs = await picture(store, twin, elsewhere)
         # What they own is not forgotten but purged.
         own = await _owned(store, replace(owner, user_id="ana"))
-        sums = (await store.get(owner, ours)).totals
+        sums, version = (await store.get(owner, ours)).totals, await store.version(owner, ours)
 
         forgotten = await store.upkeep.forget_author(owner.tenant_id, "ana")
 
         assert (forgotten["messages"], forgotten["feedback"]) == (2, 1)
+        assert await store.version(owner, ours) != version
         assert (await everything(store, replace(owner, user_id="ana"), own))[0].draft.text == "segredo próprio"
         await store.upkeep.purge(owner.tenant_id, own)
         residue = await store.upkeep.residue(owner.tenant_id, "ana")

@@ -16,6 +16,7 @@ from deploy.local.engines import Redis
 from deploy.local.ports import free_port
 from services.chat_store.engines import open_store
 from services.chat_store.engines.cached import CachedChatStore, open_cached
+from shared.config import MIB
 from shared.redis_streams import open_redis
 from tests.chat_store.cache_load import Load, under_load
 from tests.chat_store.places import fresh_place
@@ -23,6 +24,7 @@ from tests.chat_store.workshop import somebody
 
 TTL_SECONDS = 60
 STOP_SECONDS = 10
+OWN_BYTES = 64 * MIB
 
 
 class FragileRedis:
@@ -70,16 +72,18 @@ def redis(engine_directory: Path) -> Iterator[FragileRedis]:
     fragile.end()
 
 
-@pytest.fixture(params=["mongo", "postgres"])
+@pytest.fixture(params=[("mongo", 0), ("postgres", OWN_BYTES)], ids=["mongo, redis only", "postgres, both levels"])
 async def replicas(
     request: pytest.FixtureRequest, mongo_url: str, fresh_database: Callable[[], str], redis: FragileRedis
 ) -> AsyncIterator[list[CachedChatStore]]:
     """Two processes' stores over the same data and the same Redis."""
-    async with fresh_place(request.param, mongo_url, fresh_database) as place, AsyncExitStack() as stack:
+    engine, process_bytes = request.param
+    async with fresh_place(engine, mongo_url, fresh_database, cache="off") as place, AsyncExitStack() as stack:
         cached = []
         for _ in range(2):
             store = await stack.enter_async_context(open_store(place))
-            cached.append(await stack.enter_async_context(open_cached(store, redis.url, ttl_seconds=TTL_SECONDS)))
+            opened = open_cached(store, redis.url, process_bytes=process_bytes, ttl_seconds=TTL_SECONDS)
+            cached.append(await stack.enter_async_context(opened))
         yield cached
 
 

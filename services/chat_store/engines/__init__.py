@@ -25,12 +25,15 @@ async def open_store(config: Config) -> AsyncIterator[ChatStore]:
     absent Redis only costs the cache.
     """
     async with _open_engine(config) as store:
-        if config.redis_url is None or not config.cached:
+        if not config.cached:
             yield store
             return
-        patience_seconds = config.cache_timeout_ms / 1000
         async with open_cached(
-            store, config.redis_url, ttl_seconds=config.cache_ttl_seconds, patience_seconds=patience_seconds
+            store,
+            config.cache_url,
+            process_bytes=config.cache_process_bytes,
+            ttl_seconds=config.cache_ttl_seconds,
+            patience_seconds=config.cache_timeout_ms / 1000,
         ) as cached:
             yield cached
 

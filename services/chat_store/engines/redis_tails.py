@@ -20,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.chat_store.engines.tails import TAIL_BYTES, TAIL_MESSAGES, concerns
 from services.chat_store.fingerprints import digest_of
 from services.chat_store.model import Message
 from services.chat_store.selection import Page, Version, Window
@@ -27,8 +28,6 @@ from shared.errors import Unavailable
 from shared.redis_streams import redis_errors
 from shared.telemetry import get_logger
 
-TAIL_MESSAGES = 100
-TAIL_BYTES = 512 * 1024
 # What takes longer is had from the engine.
 PATIENCE_SECONDS = 0.05
 # A Redis that is away is asked again, by nobody's request, at pauses that grow up to the longest.
@@ -94,22 +93,22 @@ _log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A page as the conversation had it at the version."""
+class RedisHeld:
+    """A page out of Redis, not decoded yet."""
 
     version: Version
     more: bool
     content: bytes
 
     def page(self) -> Page:
-        """The page; ValueError when the content is none."""
+        """See Held.page."""
         return Page(_MESSAGES.validate_json(b"[%b]" % self.content), self.more)
 
 
 @asynccontextmanager
 async def open_tails(
     url: SecretStr, *, ttl_seconds: float, patience_seconds: float = PATIENCE_SECONDS
-) -> AsyncIterator["Tails"]:
+) -> AsyncIterator["RedisTails"]:
     """Tails over a client of their own that never tries again."""
     client: Redis = Redis.from_url(
         url.get_secret_value(),
@@ -117,7 +116,7 @@ async def open_tails(
         socket_connect_timeout=patience_seconds,
         retry=Retry(NoBackoff(), 0),
     )
-    tails = Tails(client, ttl_seconds=ttl_seconds, patience_seconds=patience_seconds)
+    tails = RedisTails(client, ttl_seconds=ttl_seconds, patience_seconds=patience_seconds)
     try:
         yield tails
     finally:
@@ -125,8 +124,10 @@ async def open_tails(
         await client.aclose()
 
 
-class Tails:
+class RedisTails:
     """The tails that a Redis holds. Every method may raise Unavailable, at once while Redis is known to be away."""
+
+    level = "redis"
 
     def __init__(self, client: Redis, *, ttl_seconds: float, patience_seconds: float) -> None:
         self._redis: Any = client
@@ -143,15 +144,15 @@ class Tails:
         """Whether Redis answered when it was last asked."""
         return self._return is None
 
-    async def page(self, tenant_id: str, conversation_id: str, window: Window) -> Held | None:
-        """The window as far as the tail holds it whole; None when it does not."""
+    async def page(self, tenant_id: str, conversation_id: str, window: Window) -> RedisHeld | None:
+        """See Tails.page."""
         key = _key(tenant_id, conversation_id)
         asked = [window.after_seq, window.before_seq, int(window.newest_first), window.limit]
         reply = await self._ask(partial(self._page, keys=[key], args=asked))
         return _held(_subject(tenant_id, conversation_id), reply) if reply else None
 
     async def keep(self, tenant_id: str, conversation_id: str, version: Version, newest: Sequence[Message]) -> None:
-        """Keeps the messages, newest first, as the end of the conversation at that version."""
+        """See Tails.keep."""
         tail = _tail(newest)
         of = f"{_subject(tenant_id, conversation_id)}@{round(version.since.timestamp() * 1000)}"
         facts = [of, version.first_seq, version.last_seq, version.revision, version.last_seq - len(tail) + 1]
@@ -159,27 +160,27 @@ class Tails:
         await self._ask(partial(self._keep, keys=[key], args=[self._ttl_ms, *facts, *tail]))
 
     async def extend(self, tenant_id: str, conversation_id: str, appended: Sequence[Message]) -> None:
-        """Adds what was just appended, if the tail ends right before it."""
+        """See Tails.extend."""
         facts = [self._ttl_ms, appended[0].seq, TAIL_MESSAGES, TAIL_BYTES]
         messages = [_MESSAGE.dump_json(each, exclude_defaults=True) for each in appended]
         key = _key(tenant_id, conversation_id)
         await self._ask(partial(self._extend, keys=[key], args=[*facts, *messages]))
 
     async def forget(self, tenant_id: str, conversation_id: str) -> int:
-        """Removes the tail; how many there were."""
+        """See Tails.forget."""
         return await self._delete(_key(tenant_id, conversation_id))
 
     async def forget_all(self, tenant_id: str) -> int:
-        """Removes all tails of the tenant, looking through all keys; how many there were."""
+        """See Tails.forget_all."""
         return sum([await self._delete(key) async for key in self._keys(tenant_id)])
 
     async def count_by(self, tenant_id: str, user_id: str) -> int:
-        """How many messages in the tenant's tails are by the user or carry their feedback, looking through all keys."""
+        """See Tails.count_by."""
         found = 0
         async for key in self._keys(tenant_id):
             fields = await self._ask(partial(self._redis.hgetall, key))
             messages = [_MESSAGE.validate_json(value) for name, value in fields.items() if name.isdigit()]
-            found += sum(user_id in _authors(each) for each in messages)
+            found += sum(concerns(each, user_id) for each in messages)
         return found
 
     async def close(self) -> None:
@@ -251,14 +252,14 @@ def _key(tenant_id: str, conversation_id: str) -> str:
     return f"{_PREFIX}{_subject(tenant_id, conversation_id)}:"
 
 
-def _held(subject: str, reply: Sequence[Any]) -> Held | None:
+def _held(subject: str, reply: Sequence[Any]) -> RedisHeld | None:
     """The reply read; None when it is not about this conversation: a client's connection can be out of step."""
     of, first, last, revision, more, content = reply
     known, _, since = bytes(of).decode().rpartition("@")
     if known != subject:
         return None
     created = datetime.fromtimestamp(int(since) / 1000, UTC)
-    return Held(Version(created, int(first), int(last), int(revision)), bool(more), content)
+    return RedisHeld(Version(created, int(first), int(last), int(revision)), bool(more), content)
 
 
 def _tail(newest: Sequence[Message]) -> list[bytes]:
@@ -271,8 +272,3 @@ def _tail(newest: Sequence[Message]) -> list[bytes]:
             break
         tail.append(content)
     return tail[::-1]
-
-
-def _authors(message: Message) -> set[str]:
-    feedback = {message.feedback.user_id} if message.feedback else set()
-    return {message.draft.user_id} | feedback

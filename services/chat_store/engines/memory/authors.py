@@ -57,8 +57,9 @@ class _Forgetting:
                 self._talk.entries[place] = replace(entry, actor="")
                 counts["entries"] += 1
         self._memory.drop_unsaid_texts(self._talk)
-        conversation = self._talk.conversation
-        self._memory.update(self._talk, replace(conversation, preview=self._preview(conversation)))
+        before = self._talk.conversation
+        revision = before.revision + bool(+counts)
+        self._memory.update(self._talk, replace(before, preview=self._preview(before), revision=revision))
         return +counts
 
     def _forget_append(self, append: Append) -> None:

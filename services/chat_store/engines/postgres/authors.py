@@ -77,7 +77,7 @@ class _Forgetting:
             await self._message(seq)
         await self._changes()
         await self._entries()
-        await self._preview()
+        await self._header()
         return self._counts
 
     async def _message(self, seq: int) -> None:
@@ -119,8 +119,10 @@ class _Forgetting:
                 await self._connection.execute(keep, *self._key, row["kind"], row["entry_id"], facts)
                 self._counts["entries"] += 1
 
-    async def _preview(self) -> None:
-        keep = f"update conversations set preview = '' {_OWN} and preview = any ($3)"  # noqa: S608
+    async def _header(self) -> None:
+        """What a cache holds is of another version from here on."""
+        preview = "preview = case when preview = any ($3) then '' else preview end"
+        keep = f"update conversations set revision = revision + 1, {preview} {_OWN}"  # noqa: S608
         await self._connection.execute(keep, *self._key, [rows.plain(preview) for preview in self._previews])
 
     def _forgotten_state(self, state: rows.State) -> rows.State:
