@@ -25,13 +25,13 @@ class _Waiting(Generic[Item, Answer]):
 class Coalescer(Generic[Item, Answer]):
     """Runs `carry_out` on batches; each caller gets the answer to its own item.
 
-    Two items with the same `identity` never share a batch: the second follows when the first is done.
+    Two items with the same `identity` never share a batch: the second follows when the first is done. None is nobody's.
     """
 
     def __init__(
         self,
         carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
-        identity: Callable[[Item], Hashable | None],
+        identity: Callable[[Item], Hashable | None] = lambda _: None,
         *,
         largest_batch: int = 256,
         most_in_flight: int = 2,

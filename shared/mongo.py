@@ -26,6 +26,8 @@ MongoDriver: TypeAlias = Literal["motor", "pymongo"]
 READY_TIMEOUT_SECONDS = 2.0
 _OUT_OF_DISK_SPACE = 14031
 _WRITE_CONFLICT = 112
+# A primary that stops, steps down or was none: in the answer for one of many documents they come without a label.
+_PASSING_CODES = frozenset({91, 189, 10107, 11600, 11602, 13435, 13436})
 _PASSING_LABELS = ("RetryableWriteError", "TransientTransactionError", "UnknownTransactionCommitResult")
 
 
@@ -86,12 +88,16 @@ def mongo_errors() -> Iterator[None]:
     try:
         with cancellation_kept():
             yield
+    except pymongo.errors.BulkWriteError as error:
+        if error.details["writeConcernErrors"]:
+            raise _unavailable() from error
+        raise
     except pymongo.errors.OperationFailure as error:
         if error.code == _OUT_OF_DISK_SPACE:
             raise _unavailable("STORAGE_FULL") from error
         if error.code == _WRITE_CONFLICT:
             raise Conflict("another write was first") from error
-        if error.timeout or any(map(error.has_error_label, _PASSING_LABELS)):
+        if error.code in _PASSING_CODES or error.timeout or any(map(error.has_error_label, _PASSING_LABELS)):
             raise _unavailable() from error
         raise
     except (pymongo.errors.ConnectionFailure, pymongo.errors.WaitQueueTimeoutError) as error:

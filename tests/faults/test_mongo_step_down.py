@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,19 +104,19 @@ async def test_without_a_majority_nothing_is_acknowledged_and_all_heals(
     replica_set: ReplicaSet, driver: MongoDriver
 ) -> None:
     async with _store(replica_set, driver, DEADLINE_MS) as store:
-        appender = await _appender(store)
-        await appender.append("before")
+        appenders = [await _appender(store) for _ in range(WRITERS)]
+        await _all(appender.append("before") for appender in appenders)
         with replica_set.minority(await replica_set.primary()):
             for number in range(2):
                 asked = time.monotonic()
-                with pytest.raises(Unavailable):
-                    await store.append(REACH, appender.conversation_id, _pair(f"lost-{number}"))
+                await _all(_refused(appender, f"lost-{number}") for appender in appenders)
                 assert time.monotonic() - asked < DEADLINE_MS / 1000 + 1
-        for number in range(2):
-            await appender.append(f"lost-{number}")
-        await appender.append("after")
-        await appender.check()
-        assert len(appender.acknowledged) * 2 == (await store.get(REACH, appender.conversation_id)).totals.messages
+        for request_id in ("lost-0", "lost-1", "after"):
+            await _all(appender.append(request_id) for appender in appenders)
+        for appender in appenders:
+            await appender.check()
+            kept = (await store.get(REACH, appender.conversation_id)).totals.messages
+            assert len(appender.acknowledged) * 2 == kept
 
 
 @asynccontextmanager
@@ -135,6 +135,16 @@ async def _writing(store: ChatStore) -> AsyncIterator[list[Appender]]:
             writing.create_task(appender.write(stop))
         yield appenders
         stop.set()
+
+
+async def _all(calls: Iterable[Coroutine[object, object, None]]) -> None:
+    """All at once, so that they share their commands."""
+    await asyncio.gather(*calls)
+
+
+async def _refused(appender: Appender, request_id: str) -> None:
+    with pytest.raises(Unavailable):
+        await appender.store.append(REACH, appender.conversation_id, _pair(request_id))
 
 
 async def _appender(store: ChatStore) -> Appender:

@@ -76,6 +76,12 @@ async def test_two_items_of_one_identity_never_share_a_statement(statement: Stat
     assert statement.batches == [["a#1", "b#1"], ["a#2"], ["a#3"]]
 
 
+async def test_items_without_an_identity_share_a_statement(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run)
+    assert await asyncio.gather(*(gatherer.submit("a") for _ in range(3))) == ["A"] * 3
+    assert statement.batches == [["a", "a", "a"]]
+
+
 async def test_one_poisonous_item_fails_alone(statement: Statement) -> None:
     gatherer = coalescer(statement)
     answers = await asyncio.gather(*(gatherer.submit(item) for item in ("a", "poison", "b")), return_exceptions=True)

@@ -133,3 +133,18 @@ def test_a_full_disk_has_its_own_reason() -> None:
 def test_what_the_server_calls_passing_is_unavailable(label: str) -> None:
     with pytest.raises(Unavailable), mongo_errors():
         raise failure(91, errorLabels=[label])
+
+
+@pytest.mark.parametrize("code", [91, 189, 10107, 11600, 11602])
+def test_a_primary_that_goes_in_the_middle_of_many_documents_is_unavailable(code: int) -> None:
+    with pytest.raises(Unavailable), mongo_errors():
+        raise failure(code)
+    unsure = {"writeErrors": [], "writeConcernErrors": [{"code": code, "errmsg": "stepped down"}]}
+    with pytest.raises(Unavailable), mongo_errors():
+        raise pymongo.errors.BulkWriteError(unsure)
+
+
+def test_a_duplicate_among_many_documents_is_left_to_the_engine() -> None:
+    known = {"writeErrors": [{"index": 1, "code": 11000, "errmsg": "E11000"}], "writeConcernErrors": []}
+    with pytest.raises(pymongo.errors.BulkWriteError), mongo_errors():
+        raise pymongo.errors.BulkWriteError(known)

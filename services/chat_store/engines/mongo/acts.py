@@ -86,7 +86,7 @@ class MongoActs:
         target = target_of(Message, message_id)
         if act.bodies:
             with mongo_errors():
-                header = await self._headers.find_kept(reach, conversation_id, documents.FACTS)
+                header = await self._headers.find_kept(reach, conversation_id)
                 await keep_bodies(self._headers.bodies, header, act.bodies)
 
         async def change(scene: Scene) -> Outcome[Message]:
@@ -137,7 +137,7 @@ class MongoActs:
         """One transaction, tried again while others are in the way."""
         await self._headers.ensure_indexes()
         with mongo_errors():
-            header = await self._headers.find_kept(reach, conversation_id, documents.FACTS)
+            header = await self._headers.find_kept(reach, conversation_id)
             async with self._headers.turn(header["_id"]):
                 return await insist(lambda: self._once(header, act, target, kind, change))
 

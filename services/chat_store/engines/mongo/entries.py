@@ -1,7 +1,6 @@
 """Tasks and events, one document each; what was removed is only in the change log."""
 
 from services.chat_store.acts import EntryAct
-from services.chat_store.engines.mongo import documents
 from services.chat_store.engines.mongo.acts import MongoActs, entry_key
 from services.chat_store.engines.mongo.codec import Document, read
 from services.chat_store.engines.mongo.headers import MongoHeaders
@@ -25,7 +24,7 @@ class MongoEntries:
     async def get(self, reach: Reach, conversation_id: str, kind: EntryKind, entry_id: str) -> Entry:
         """See EntryStore.get."""
         with mongo_errors():
-            header = await self._headers.find(reach, conversation_id, documents.FACTS)
+            header = await self._headers.find(reach, conversation_id)
             found = await self._headers.entries.find_one({"_id": entry_key(header["_id"], kind, entry_id)})
         if found is None:
             raise NotFound(kind.value, entry_id)
@@ -34,7 +33,7 @@ class MongoEntries:
     async def select(self, reach: Reach, conversation_id: str, selection: EntrySelection) -> Entries:
         """In the order of an index."""
         with mongo_errors():
-            header = await self._headers.find(reach, conversation_id, documents.FACTS)
+            header = await self._headers.find(reach, conversation_id)
             found = self._headers.entries.find(_selected(header, selection))
             page = found.sort([("create_time", -1), ("entry_id", -1)]).limit(selection.limit + 1)
             entries = [read(Entry, each) for each in await page.to_list(None)]

@@ -62,7 +62,7 @@ class MongoMessages:
                     yield chunk
 
     async def _header(self, reach: Reach, conversation_id: str) -> Document:
-        return await self._headers.find(reach, conversation_id, documents.FACTS)
+        return await self._headers.find(reach, conversation_id)
 
     async def _append(self, header: Document, message_id: str) -> Document:
         wanted = {

@@ -92,7 +92,7 @@ class MongoChatStore:
         key = documents.conversation_key(reach.tenant_id, conversation_id)
         with mongo_errors():
             header, last = await asyncio.gather(
-                self._headers.find_kept(reach, conversation_id), self._headers.last_append(key)
+                self._headers.find_whole(reach, conversation_id), self._headers.last_append(key)
             )
             conversation = documents.conversation_of(await self._headers.healed(header, last))
         if not reach.shows(conversation, self._headers.now()):
@@ -100,14 +100,10 @@ class MongoChatStore:
         return conversation
 
     async def version(self, reach: Reach, conversation_id: str) -> Version:
-        """Of the header as a majority has it, or a page read after it could be older; and of the end of the appends."""
-        key = documents.conversation_key(reach.tenant_id, conversation_id)
+        """Of the header and the end of the appends as a majority has them, or a page read after it could be older."""
         with mongo_errors():
-            header, last = await asyncio.gather(
-                self._headers.find(reach, conversation_id, documents.FACTS, durable=True),
-                self._headers.last_append(key),
-            )
-        last_seq = max(header["last_seq"], documents.last_seq_of(last) if last else 0)
+            header, end = await self._headers.find_end(reach, conversation_id)
+        last_seq = max(header["last_seq"], end)
         return Version(header["create_time"], header.get("first_seq", 1), last_seq, header.get("revision", 0))
 
     async def select(self, reach: Reach, selection: Selection) -> tuple[list[Conversation], bool]:
@@ -125,7 +121,7 @@ class MongoChatStore:
         reach = replace(reach, deleted=False)
         with mongo_errors():
             async with self._headers.turn(documents.conversation_key(reach.tenant_id, conversation_id)):
-                header = await self._headers.find(reach, conversation_id, documents.FACTS)
+                header = await self._headers.find(reach, conversation_id)
                 await keep_bodies(self._headers.bodies, header, batch.bodies)
                 terms = await terms_in(batch.drafts, batch.bodies)
                 for attempt in range(APPEND_ATTEMPTS):
@@ -142,7 +138,7 @@ class MongoChatStore:
         with mongo_errors():
             header, page = await read_page(self._headers, key, window)
             if header is None or not reach.shows(documents.conversation_of(header), self._headers.now()):
-                await self._headers.find(reach, conversation_id, documents.FACTS)
+                await self._headers.find(reach, conversation_id)
         return page
 
     async def message(self, reach: Reach, conversation_id: str, message_id: str) -> Message:
@@ -185,7 +181,7 @@ class MongoChatStore:
         return await self._headers.conversations.find_one({"_id": header["_id"]}, {"_id": 1}) is not None
 
     async def _created_before(self, reach: Reach, new: NewConversation) -> Conversation:
-        header = await self._headers.find_kept(reach, new.conversation_id)
+        header = await self._headers.find_whole(reach, new.conversation_id)
         same_request = new.request_id and new.request_id == header.get("request_id")
         if same_request and header["fingerprint"] != new.fingerprint:
             raise RequestIdReused
@@ -198,21 +194,21 @@ class MongoChatStore:
         at = max(self._headers.now(), header["last_activity_time"])
         append = documents.new_append(header, documents.totals_of(header), batch, at, terms)
         try:
-            await self._headers.appends.insert_one(append)
+            await self._headers.gathered.insert(append, sum(draft.size_bytes for draft in batch.drafts))
         except DuplicateKeyError as collision:
             keys = collision_keys(collision.details)
             if "_id" in keys:
                 return None
             append = await self._stored_before(header, batch, keys.get("messages.message_id"))
             # By majority: the acknowledgement of the first try may never have come.
-            await self._headers.bring_up_to_date(self._headers.conversations, header, append)
+            await self._headers.bring_up_to_date(header, append, durable=True)
         else:
             await self._bring_up_to_date(header, append)
         return append
 
     async def _bring_up_to_date(self, header: Document, append: Document) -> None:
         """The header, unless another writer was faster; a conversation that was purged meanwhile took no message."""
-        if await self._headers.bring_up_to_date(self._headers.hints, header, append):
+        if await self._headers.bring_up_to_date(header, append):
             return
         same = {"_id": header["_id"], "create_time": header["create_time"]}
         if await self._headers.conversations.find_one(same, {"_id": 1}) is None:
@@ -222,7 +218,7 @@ class MongoChatStore:
     async def _looked_at_again(self, reach: Reach, header: Document) -> Document:
         """The header with what the end of the appends says, after a collision there."""
         now, last = await asyncio.gather(
-            self._headers.find(reach, header["conversation_id"], documents.FACTS),
+            self._headers.find(reach, header["conversation_id"]),
             self._headers.last_append(header["_id"]),
         )
         return now | documents.header_after(last) if last else now
