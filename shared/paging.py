@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from pydantic_core import to_json
+
 from shared.caller import current_caller
 from shared.errors import FieldViolation, InvalidArgument
 
@@ -19,15 +21,12 @@ JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | Non
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 _VERSION = 1
-# Made once: the shorthands of json make an encoder for each call.
-_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-_canonical = json.JSONEncoder(separators=(",", ":"), sort_keys=True, default=str)
 
 
 def page_token(query: Mapping[str, object], position: Mapping[str, JSON]) -> str:
     """The token that continues `query` after `position`; `query` holds every field that shapes the result."""
     content = {"v": _VERSION, "q": _binding(query), "p": dict(position)}
-    return base64.urlsafe_b64encode(_compact.encode(content).encode()).decode().rstrip("=")
+    return base64.urlsafe_b64encode(to_json(content)).decode().rstrip("=")
 
 
 def page_position(token: str, query: Mapping[str, object]) -> dict[str, Any] | None:
@@ -54,8 +53,8 @@ def page_size(requested: int, *, default: int = DEFAULT_PAGE_SIZE, maximum: int 
 
 
 def _binding(query: Mapping[str, object]) -> str:
-    bound = {"query": dict(query), "tenant": current_caller().tenant_id}
-    return hashlib.sha256(_canonical.encode(bound).encode()).hexdigest()[:24]
+    bound = {"query": dict(sorted(query.items())), "tenant": current_caller().tenant_id}
+    return hashlib.sha256(to_json(bound, fallback=str)).hexdigest()[:24]
 
 
 def _decoded(token: str) -> dict[str, Any]:
