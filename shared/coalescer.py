@@ -35,13 +35,17 @@ class Coalescer(Generic[Item, Answer]):
         *,
         largest_batch: int = 256,
         most_in_flight: int = 2,
+        patience_seconds: float | None = None,
     ) -> None:
+        """A batch that takes longer than the patience holds up no other one any more."""
         self._carry_out = carry_out
         self._identity = identity
         self._largest_batch = largest_batch
         self._most_in_flight = most_in_flight
+        self._patience_seconds = patience_seconds
         self._waiting: deque[_Waiting[Item, Answer]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._slow: set[asyncio.Task[None]] = set()
         self._identities: set[Hashable] = set()
         self._tick: asyncio.Handle | None = None
         self._closed = False
@@ -64,19 +68,31 @@ class Coalescer(Generic[Item, Answer]):
             await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
 
     def _at_end_of_tick(self) -> None:
-        if self._tick is None and len(self._running) < self._most_in_flight:
+        if self._tick is None and self._has_room():
             # A context of its own: a batch belongs to nobody's trace and acts for no single caller.
             self._tick = asyncio.get_running_loop().call_soon(self._leave, context=Context())
 
     def _leave(self) -> None:
         self._tick = None
-        while self._waiting and len(self._running) < self._most_in_flight:
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._has_room():
             batch = self._next_batch()
             if not batch:
                 return
-            task = asyncio.get_running_loop().create_task(self._answer(batch), context=Context())
+            task = loop.create_task(self._answer(batch), context=Context())
             self._running.add(task)
             task.add_done_callback(self._returned)
+            if self._patience_seconds is not None:
+                loop.call_later(self._patience_seconds, self._is_slow, task)
+
+    def _has_room(self) -> bool:
+        return len(self._running) - len(self._slow) < self._most_in_flight
+
+    def _is_slow(self, task: "asyncio.Task[None]") -> None:
+        if task in self._running:
+            self._slow.add(task)
+            if self._waiting:
+                self._at_end_of_tick()
 
     def _next_batch(self) -> list[_Waiting[Item, Answer]]:
         batch: list[_Waiting[Item, Answer]] = []
@@ -97,6 +113,7 @@ class Coalescer(Generic[Item, Answer]):
 
     def _returned(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
+        self._slow.discard(task)
         if self._waiting:
             self._at_end_of_tick()
 

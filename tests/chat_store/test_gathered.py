@@ -11,11 +11,12 @@ from pydantic import SecretStr
 from services.chat_store.batch import Batch
 from services.chat_store.engines.mongo import documents
 from services.chat_store.engines.mongo.codec import Document
+from services.chat_store.engines.mongo.gathered import LONGEST_UPDATE_SECONDS
 from services.chat_store.engines.mongo.store import MongoChatStore
 from services.chat_store.model import Message, NewConversation
 from services.chat_store.selection import Reach, Window
 from shared.errors import AlreadyExists, NotFound
-from shared.mongo import MongoDatabase, MongoDriver, open_mongo
+from shared.mongo import MongoDatabase, MongoDriver, open_mongo, transaction
 from tests.chat_store.mongo_workshop import MongoWorkshop
 from tests.chat_store.workshop import pair
 
@@ -134,6 +135,22 @@ async def test_a_caller_that_goes_away_takes_nothing_from_the_others_and_may_com
     )
     assert [_seqs(stored) for stored in again] == [[1, 2]] * CONVERSATIONS
     assert [await _stored(store, reach, name) for name in names] == again
+
+
+async def test_a_header_that_another_replica_holds_holds_up_nobody_elses_append(
+    database: MongoDatabase, store: MongoChatStore, reach: Reach
+) -> None:
+    names = await _conversations(store, reach)
+    held = {"_id": documents.conversation_key(reach.tenant_id, names[0])}
+    async with transaction(database) as session:
+        await database[documents.CONVERSATIONS].update_one(held, {"$inc": {"revision": 1}}, session=session)
+        waiting, *others = [asyncio.create_task(store.append(reach, name, pair("a"))) for name in names]
+        async with asyncio.timeout(LONGEST_UPDATE_SECONDS + 3):
+            stored = await asyncio.gather(*others)
+        assert not waiting.done()
+        later = await asyncio.gather(*(store.append(reach, name, pair("b")) for name in names[1:]))
+    assert [_seqs(messages) for messages in [await waiting, *stored]] == [[1, 2]] * CONVERSATIONS
+    assert [_seqs(messages) for messages in later] == [[3, 4]] * (CONVERSATIONS - 1)
 
 
 async def test_what_is_large_is_inserted_alone(database: MongoDatabase, store: MongoChatStore, reach: Reach) -> None:

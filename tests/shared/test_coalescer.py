@@ -7,6 +7,7 @@ import pytest
 
 from shared.coalescer import Coalescer
 from shared.errors import Unavailable
+from tests.house.waiting import until
 
 
 class Statement:
@@ -61,6 +62,19 @@ async def test_while_a_statement_runs_the_next_ones_gather(statement: Statement)
     statement.open.set()
     await asyncio.gather(first, *later)
     assert statement.batches == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_statement_that_takes_long_holds_up_no_other_one(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run, most_in_flight=1, patience_seconds=0.02)
+    statement.open.clear()
+    first = asyncio.create_task(gatherer.submit("a"))
+    await asyncio.sleep(0.01)
+    later = [asyncio.create_task(gatherer.submit(item)) for item in "bc"]
+    await asyncio.sleep(0)
+    assert statement.batches == [["a"]]
+    await until(lambda: statement.batches == [["a"], ["b", "c"]])
+    statement.open.set()
+    assert await asyncio.gather(first, *later) == ["A", "B", "C"]
 
 
 async def test_a_statement_takes_no_more_than_the_largest_batch(statement: Statement) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+import pymongo
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, WriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError, WriteError
 
 from services.chat_store.engines.mongo import documents
 from services.chat_store.engines.mongo.bodies import DUPLICATE_KEY
@@ -21,6 +22,12 @@ from shared.mongo import MongoCollection, aggregate, mongo_errors
 LARGEST_BATCH = 48
 # An append larger than this is inserted alone, so that a batch keeps far from 48 MB and nobody waits for another's.
 LARGEST_SHARED_BYTES = 64 * 1024
+# Of each kind one command is under way; with two, twice as many leave, each half as full. One that takes longer than
+# this holds up no other one.
+PATIENCE_SECONDS = 0.1
+# What updates of headers in one command may take: one may wait for another replica's act. After that each caller
+# is left to itself.
+LONGEST_UPDATE_SECONDS = 1.0
 PLACE_FIELDS = {"first_seq": 1, "n": 1}
 
 Item = TypeVar("Item")
@@ -45,6 +52,7 @@ class Gathered:
         self._ends = _coalescer(partial(_ends, durable))
         self._advances = _coalescer(partial(_advance, hints))
         self._inserts = _coalescer(partial(_insert, appends))
+        self._hints = hints
         self._appends = appends
 
     async def header(self, key: str) -> Document | None:
@@ -57,7 +65,8 @@ class Gathered:
 
     async def advance(self, behind: Document, update: list[Document]) -> bool:
         """Updates the header that the filter finds, without a majority; False when it is not sure that it did."""
-        return await self._advances.submit((behind, update))
+        advanced = await self._advances.submit((behind, update))
+        return await _advance_one(self._hints, behind, update) if advanced is None else advanced
 
     async def insert(self, append: Document, size_bytes: int) -> None:
         """Inserts an append by majority; DuplicateKeyError."""
@@ -72,7 +81,7 @@ def _coalescer(carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]
         with mongo_errors():
             return await carry_out(items)
 
-    return Coalescer(carried_out, largest_batch=LARGEST_BATCH)
+    return Coalescer(carried_out, largest_batch=LARGEST_BATCH, most_in_flight=1, patience_seconds=PATIENCE_SECONDS)
 
 
 async def _headers(conversations: MongoCollection, keys: Sequence[str]) -> Sequence[Document | None]:
@@ -100,13 +109,22 @@ def _last_of(key: str) -> list[Document]:
     return [{"$match": documents.appends_of(key)}, {"$sort": {"_id": -1}}, {"$limit": 1}, {"$project": PLACE_FIELDS}]
 
 
-async def _advance(headers: MongoCollection, advances: Sequence[Advance]) -> Sequence[bool]:
+async def _advance(headers: MongoCollection, advances: Sequence[Advance]) -> Sequence[bool | None]:
     if len(advances) == 1:
-        ((behind, update),) = advances
-        return [bool((await headers.update_one(behind, update)).matched_count)]
-    updated = await headers.bulk_write([UpdateOne(behind, update) for behind, update in advances], ordered=False)
+        return [await _advance_one(headers, *advances[0])]
+    try:
+        with pymongo.timeout(LONGEST_UPDATE_SECONDS):
+            updated = await headers.bulk_write([UpdateOne(*advance) for advance in advances], ordered=False)
+    except PyMongoError as error:
+        if not error.timeout:
+            raise
+        return [None] * len(advances)
     # The server only counts them: when one found nothing, nobody knows whose it was.
     return [updated.matched_count == len(advances)] * len(advances)
+
+
+async def _advance_one(headers: MongoCollection, behind: Document, update: list[Document]) -> bool:
+    return bool((await headers.update_one(behind, update)).matched_count)
 
 
 async def _insert(appends: MongoCollection, inserted: Sequence[Document]) -> Sequence[WriteError | None]:
