@@ -4,6 +4,7 @@ probe dependencies ─► health SERVING ─► … ─► SIGTERM ─► health
 """
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -103,6 +104,7 @@ async def serve(
         stop = _stop_signal()
         async with running_server(config, endpoints, verifier=verifier, ready=ready) as port:
             _log.info("serving", host=config.host, port=port)
+            _keep_for_good()
             await stop.wait()
             _log.info("draining")
         _log.info("stopped")
@@ -118,6 +120,12 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _keep_for_good() -> None:
+    """Spares the collector what was made by starting: looking through it again and again takes 90 ms each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _stop_signal() -> asyncio.Event:
