@@ -339,6 +339,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
         ]}
     """
+    ERROR_REASON_LOGIN_THROTTLED: _ErrorReason.ValueType  # 43
+    """Too many passwords were tried for this e-mail address; RetryInfo says when the next one is looked at.
+
+        {"code": 8, "message": "too many passwords were tried for this address", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "LOGIN_THROTTLED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "42s"}
+        ]}
+    """
+    ERROR_REASON_API_KEY_ENDED: _ErrorReason.ValueType  # 44
+    """The API key was revoked, has expired or was rotated before: it is not rotated any more.
+
+        {"code": 9, "message": "the key is accepted no more, or was rotated before", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_ENDED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -661,6 +677,22 @@ ERROR_REASON_TOO_MANY: ErrorReason.ValueType  # 42
     {"code": 9, "message": "at most 100 analyses can be linked", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TOO_MANY", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
+    ]}
+"""
+ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 43
+"""Too many passwords were tried for this e-mail address; RetryInfo says when the next one is looked at.
+
+    {"code": 8, "message": "too many passwords were tried for this address", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "LOGIN_THROTTLED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "42s"}
+    ]}
+"""
+ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 44
+"""The API key was revoked, has expired or was rotated before: it is not rotated any more.
+
+    {"code": 9, "message": "the key is accepted no more, or was rotated before", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_ENDED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
