@@ -355,6 +355,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
         ]}
     """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 45
+    """The tenant, the user or the API key made as many requests in the last minute as it may; RetryInfo says to the
+    millisecond when there is room again, and is left out where the limit is 0.
+
+        {"code": 8, "message": "too many requests per minute", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMITED", "domain": "prosa", "metadata": {"subject": "user:maria", "window": "minute", "limit": "60", "used": "60", "wanted": "1"}},
+          {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "user:maria", "description": "60 requests per minute: 60 used"}]},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -693,6 +703,16 @@ ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 44
     {"code": 9, "message": "the key is accepted no more, or was rotated before", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_ENDED", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
+    ]}
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 45
+"""The tenant, the user or the API key made as many requests in the last minute as it may; RetryInfo says to the
+millisecond when there is room again, and is left out where the limit is 0.
+
+    {"code": 8, "message": "too many requests per minute", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMITED", "domain": "prosa", "metadata": {"subject": "user:maria", "window": "minute", "limit": "60", "used": "60", "wanted": "1"}},
+      {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "user:maria", "description": "60 requests per minute: 60 used"}]},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
