@@ -1,4 +1,4 @@
-"""Redis killed, stopped, restarted and emptied under three replicas: requests go on, soon, and are counted again after."""
+"""Redis killed, stopped, restarted, emptied under three replicas: requests go on, soon, and are counted again after."""
 
 import asyncio
 import time

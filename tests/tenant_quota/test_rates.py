@@ -144,6 +144,31 @@ async def test_no_minute_ever_holds_more_than_the_limit(
     assert all(sum(start <= begun and ended < start + 60 for begun, ended in times) <= 20 for start, _ in times)
 
 
+async def test_a_request_counts_for_a_whole_minute_and_no_more_than_its_grain(
+    rates: Rates, limits: SetLimits, tenant: Subject
+) -> None:
+    loop = asyncio.get_running_loop()
+    for number in range(30):
+        subject = Subject(tenant.tenant_id, Level.USER, str(number))
+        limits.by_subject[subject] = 1
+        before = loop.time()
+        await ask(rates, subject)
+        wait = (await ask(rates, subject)).wait_seconds
+        after = loop.time()
+        assert wait is not None
+        assert before + WINDOW_MS / 1000 < after + wait < after + (WINDOW_MS + GRAIN_MS) / 1000
+        await asyncio.sleep(0.003)
+
+
+async def test_a_minute_later_all_is_free_again(
+    rates: Rates, limits: SetLimits, redis_url: str, tenant: Subject
+) -> None:
+    limits.by_subject[tenant] = 5
+    await admitted([rates], 5, tenant)
+    await pass_time(redis_url, tenant, 61)
+    assert [standing.used for standing in (await ask(rates, tenant)).standings] == [1]
+
+
 async def test_a_limit_of_0_refuses_all_and_promises_nothing(rates: Rates, limits: SetLimits, tenant: Subject) -> None:
     limits.by_subject[tenant] = 0
     denial = (await ask(rates, tenant)).denial()
@@ -196,6 +221,10 @@ async def test_a_clock_put_back_by_less_than_a_minute_admits_nothing_more(
     wait = (await ask(rates, tenant)).wait_seconds
     assert wait is not None
     assert 59 < wait + seconds <= (WINDOW_MS + GRAIN_MS) / 1000, "exact by the clock as it is now"
+    await pass_time(redis_url, tenant, wait - 1)
+    assert (await ask(rates, tenant)).full
+    await pass_time(redis_url, tenant, 1)
+    assert not (await ask(rates, tenant)).full
 
 
 async def test_a_clock_put_back_further_begins_a_new_window(
