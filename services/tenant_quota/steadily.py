@@ -16,7 +16,7 @@ async def steadily(
 ) -> NoReturn:
     """Does `work`, rests for `seconds` or until the bell rings, and so on until cancelled.
 
-    A failure is logged under `name`: a dependency that is down is waited for, and a bug must not end what others rely on.
+    A failure is logged under `name`: what is down is waited for, and a bug must not end what others rely on.
     """
     while True:
         try:
