@@ -25,6 +25,7 @@ from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.sweeper import Sweeper
 from services.tenant_quota.tenant_handlers import TenantHandlers
+from services.tenant_quota.top_ups import TopUps
 from services.tenant_quota.tenants import Tenants
 from shared import postgres
 from shared.caller import TokenSigner, TokenVerifier
@@ -54,7 +55,7 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
         await keys.ensure_bootstrap(_bootstrap_keys(config))
         reservations = Reservations(pool, largest_batch=config.largest_batch, most_in_flight=config.batches_in_flight)
         tenant_handlers = TenantHandlers(Tenants(pool), keys, Authenticator(keys, signer))
-        quota_handlers = QuotaHandlers(Quotas(pool), reservations)
+        quota_handlers = QuotaHandlers(Quotas(pool), reservations, TopUps(pool))
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
         async with _in_background(sweeper):
             yield Service(

@@ -10,7 +10,7 @@ from services.tenant_quota.reservations import Reservations
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wish
 
-TABLES = ("tenants", "users", "api_keys", "requests", "quotas", "balances", "reservations", "ledger")
+TABLES = ("tenants", "users", "api_keys", "requests", "quotas", "balances", "reservations", "ledger", "usage_days", "top_ups")
 
 
 async def rows_seen(pool: asyncpg.Pool, app_tenant: str, *named: str) -> dict[str, set[str]]:
@@ -98,8 +98,8 @@ async def test_nobody_writes_for_another_tenant(
     statements = [
         "INSERT INTO users (tenant_id, user_id, display_name, email, role) VALUES ($1, 'x', 'x', 'x@x.x', 3)",
         "INSERT INTO api_keys (key_id, tenant_id, role, secret_hash) VALUES ('x', $1, 2, '')",
-        "INSERT INTO quotas (tenant_id, user_id, enforcement) VALUES ($1, 'x', 1)",
-        "INSERT INTO balances (tenant_id, user_id, \"window\", period_start) VALUES ($1, 'x', 1, '2026-01-01')",
+        "INSERT INTO quotas (tenant_id, level, subject, enforcement) VALUES ($1, 2, 'x', 1)",
+        "INSERT INTO balances (tenant_id, level, subject, month) VALUES ($1, 1, '', '2026-01-01')",
     ]
     for statement in statements:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -18,7 +18,7 @@ from services.tenant_quota.model import (
     new_secret,
     parse_secret,
 )
-from services.tenant_quota.quota_model import Level, TokenUsage, Window, Wish, denial
+from services.tenant_quota.quota_model import Limit, TokenUsage, Window, Wish, denial
 from shared.errors import InvalidArgument, PermissionDenied, RequestIdReused
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -126,18 +126,19 @@ def test_the_components_of_usage_are_disjoint_and_their_sum_is_charged() -> None
 
 
 def test_a_denial_names_every_full_limit_and_waits_for_the_last_of_their_windows() -> None:
-    midnight, first = NOW + timedelta(hours=15), NOW + timedelta(days=9, hours=15, microseconds=1)
-    levels = [
-        Level("tenant:t", Window.DAY, 100, 60, 30, midnight),
-        Level("tenant:t", Window.MONTH, None, 60, 30, first),
-        Level("user:u", Window.DAY, 1_000, 0, 0, midnight),
-        Level("user:u", Window.MONTH, 10, 5, 5, first),
+    midnight, first = 15 * 3_600.0, 9 * 86_400 + 15 * 3_600 + 1e-6
+    limits = [
+        Limit("tenant:t", Window.DAY, "tokens", 100, 60, 30, midnight, is_full=True),
+        Limit("user:u", Window.DAY, "tokens", 1_000, 0, 0, midnight, is_full=False),
+        Limit("user:u", Window.MONTH, "tokens", 10, 5, 5, first, is_full=True),
+        Limit("key:k", Window.MONTH, "micros", 10, 5, 5, first, is_full=False),
     ]
-    error = denial(20, levels, NOW)
+    error = denial(20, limits)
     assert [each.subject for each in error.violations] == ["tenant:t", "user:u"]
-    assert error.retry_after_seconds == pytest.approx(9 * 86_400 + 15 * 3_600, abs=0.0011)
+    assert error.violations[1].description == "10 tokens per month: 5 used, 5 held"
+    assert error.retry_after_seconds == pytest.approx(first, abs=0.0011)
     assert error.retry_after_seconds is not None
-    assert error.retry_after_seconds >= (first - NOW).total_seconds() - 1e-6
+    assert error.retry_after_seconds >= first
     assert error.metadata == {
         "subject": "user:u",
         "window": "month",
@@ -145,4 +146,5 @@ def test_a_denial_names_every_full_limit_and_waits_for_the_last_of_their_windows
         "used": "5",
         "held": "5",
         "wanted": "20",
+        "unit": "tokens",
     }

@@ -365,6 +365,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
         ]}
     """
+    ERROR_REASON_MODEL_PRICE_UNKNOWN: _ErrorReason.ValueType  # 46
+    """A cost is limited, and the price book knows no price of the model.
+
+        {"code": 9, "message": "the price book knows no price of the model", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_PRICE_UNKNOWN", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -713,6 +721,14 @@ millisecond when there is room again, and is left out where the limit is 0.
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMITED", "domain": "prosa", "metadata": {"subject": "user:maria", "window": "minute", "limit": "60", "used": "60", "wanted": "1"}},
       {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "user:maria", "description": "60 requests per minute: 60 used"}]},
       {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
+    ]}
+"""
+ERROR_REASON_MODEL_PRICE_UNKNOWN: ErrorReason.ValueType  # 46
+"""A cost is limited, and the price book knows no price of the model.
+
+    {"code": 9, "message": "the price book knows no price of the model", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_PRICE_UNKNOWN", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

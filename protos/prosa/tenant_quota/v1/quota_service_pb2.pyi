@@ -868,7 +868,7 @@ class CommitReservationRequest(_message.Message):
     usage_source: _usage_pb2.UsageSource.ValueType
     """How `usage` is known."""
     cost_micros: _builtins.int
-    """What the work cost in millionths of the tenant's currency."""
+    """What the work cost in millionths of the tenant's currency, where the price book knows no price of the model."""
     model: _builtins.str
     """The model that answered; the label of the reservation when empty."""
     @_builtins.property
