@@ -8,27 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
-from pydantic import SecretStr
 
 from prosa.tenant_quota.v1 import (
     quota_service_pb2,
     quota_service_pb2_grpc,
-    tenant_service_pb2,
-    tenant_service_pb2_grpc,
 )
-from services.tenant_quota.api_keys import ApiKeys
-from services.tenant_quota.authenticate import Authenticator
 from services.tenant_quota.config import Config
-from services.tenant_quota.model import Role, new_secret
+from services.tenant_quota.identity import open_identity
+from services.tenant_quota.model import new_secret
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.sweeper import Sweeper
-from services.tenant_quota.tenant_handlers import TenantHandlers
 from services.tenant_quota.top_ups import TopUps
-from services.tenant_quota.tenants import Tenants
 from shared import postgres
-from shared.caller import TokenSigner, TokenVerifier
+from shared.caller import TokenVerifier
 from shared.command_line import command
 from shared.server import Endpoint, serve
 from shared.telemetry import get_logger
@@ -49,17 +43,13 @@ class Service:
 @asynccontextmanager
 async def open_endpoints(config: Config) -> AsyncIterator[Service]:
     """The whole service but its server, on a migrated database; sweeps in the background until the block ends."""
-    signer = TokenSigner(config.token_signing_key, config.token_lifetime_seconds)
     async with postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool:
-        keys = ApiKeys(pool, config.api_key_pepper, config.api_key_environment)
-        await keys.ensure_bootstrap(_bootstrap_keys(config))
         reservations = Reservations(pool, largest_batch=config.largest_batch, most_in_flight=config.batches_in_flight)
-        tenant_handlers = TenantHandlers(Tenants(pool), keys, Authenticator(keys, signer))
         quota_handlers = QuotaHandlers(Quotas(pool), reservations, TopUps(pool))
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
-        async with _in_background(sweeper):
+        async with open_identity(pool, config) as identity, _in_background(sweeper):
             yield Service(
-                _endpoints(tenant_handlers, quota_handlers),
+                [*identity, _endpoint(quota_handlers)],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )
@@ -81,18 +71,9 @@ async def main() -> None:
         await serve(config, SCHEMA, service.endpoints, verifier=verifier, ready=service.ready)
 
 
-def _endpoints(tenants: TenantHandlers, quotas: QuotaHandlers) -> list[Endpoint]:
-    tenant_service = tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"]
+def _endpoint(quotas: QuotaHandlers) -> Endpoint:
     quota_service = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
-    return [
-        Endpoint(tenant_service_pb2_grpc.add_TenantServiceServicer_to_server, tenants, tenant_service.full_name),
-        Endpoint(quota_service_pb2_grpc.add_QuotaServiceServicer_to_server, quotas, quota_service.full_name),
-    ]
-
-
-def _bootstrap_keys(config: Config) -> Mapping[Role, SecretStr]:
-    wanted = {Role.PLATFORM_ADMIN: config.bootstrap_admin_key, Role.SERVICE: config.bootstrap_service_key}
-    return {role: key for role, key in wanted.items() if key.get_secret_value()}
+    return Endpoint(quota_service_pb2_grpc.add_QuotaServiceServicer_to_server, quotas, quota_service.full_name)
 
 
 @asynccontextmanager

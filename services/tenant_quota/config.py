@@ -22,14 +22,27 @@ class Config(ServiceConfig):
     token_signing_key: SecretStr
     """Ed25519 private key (PEM) that signs access tokens; "\\n" may stand for a line end."""
 
-    token_lifetime_seconds: float = Field(default=60.0, ge=10, le=900)
-    """How long an access token is good; also how long a revoked key may linger in tokens already issued."""
+    token_lifetime_seconds: float = Field(default=4.0, ge=2, le=900)
+    """How long an access token is good. Half a second later whoever was revoked is refused everywhere: above 4.0, later
+    than the 5 s promised."""
+
+    service_token_lifetime_seconds: float = Field(default=60.0, ge=10, le=900)
+    """The same for the key of the internal services: what they have begun outlives a restart of this one."""
 
     api_key_pepper: SecretStr = Field(min_length=16)
-    """Key of the keyed hash under which API keys are kept; changing it makes every key but the bootstrap ones void."""
+    """Key of the keyed hash under which keys and sessions are kept; changing it voids all but the bootstrap keys."""
 
     api_key_environment: str = Field(default="live", pattern="^[a-z0-9]{1,16}$")
-    """The word after "pk_" in new keys: tells people where a key works."""
+    """The word after "pk_" in new keys and after "ps_" in sessions: tells people where they work."""
+
+    session_lifetime_seconds: float = Field(default=43_200.0, ge=300)
+    """How long a session lives, however much it is used."""
+
+    session_idle_seconds: float = Field(default=3_600.0, ge=300)
+    """A session that was not used for so long (to the minute) ends."""
+
+    last_use_interval_seconds: float = Field(default=15.0, gt=0, le=60)
+    """How often the last uses of keys and sessions are written."""
 
     bootstrap_admin_key: SecretStr = SecretStr("")
     """A platform administrator's key that exists from the start (`python -m services.tenant_quota new-key`)."""

@@ -82,5 +82,10 @@ def grantable() -> frozenset[str]:
     return frozenset().union(*PERMISSIONS.values()) if caller.may(TENANTS_ADMIN) else caller.scopes
 
 
+def manages() -> bool:
+    """Whether the caller manages whatever tenant it may name."""
+    return current_caller().may(TENANT_MANAGE)
+
+
 def _sees_all(caller: Caller) -> bool:
     return caller.may(TENANT_MANAGE) or caller.may(TENANTS_ADMIN)

@@ -28,8 +28,8 @@ UPDATE tenants SET display_name = coalesce($2, display_name), time_zone = coales
                    active = coalesce($4, active), update_time = clock_timestamp()
  WHERE tenant_id = $1 RETURNING *
 """
-DEACTIVATE_TENANT = """
-UPDATE tenants SET active = false, update_time = clock_timestamp() WHERE tenant_id = $1 AND active
+SWITCH_TENANT = """
+UPDATE tenants SET active = $2, update_time = clock_timestamp() WHERE tenant_id = $1 AND active <> $2
 """
 INSERT_USER = """
 INSERT INTO users (tenant_id, user_id, display_name, email, role) VALUES ($1, $2, $3, $4, $5) RETURNING *
@@ -90,10 +90,17 @@ class Tenants:
             raise NotFound("tenant", tenant_id)
         return _tenant(row)
 
+    async def activate(self, tenant_id: str) -> Tenant:
+        """Repeating it changes nothing; NotFound when there is none."""
+        return await self._switch(tenant_id, active=True)
+
     async def deactivate(self, tenant_id: str) -> Tenant:
         """Repeating it changes nothing; NotFound when there is none."""
+        return await self._switch(tenant_id, active=False)
+
+    async def _switch(self, tenant_id: str, *, active: bool) -> Tenant:
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(DEACTIVATE_TENANT, tenant_id)
+            await connection.execute(SWITCH_TENANT, tenant_id, active)
             return _tenant(await require_tenant(connection, tenant_id))
 
     async def create_user(

@@ -36,20 +36,19 @@ class World:
     first: Tenant
     second: Tenant
     user_id: str
+    email: str
+    session_id: str
     key_id: str
     conversation_id: str
     message_id: str
     document_id: str
     reservation_id: str
-    tokens: dict[str, str]
 
     def token(self, key: str) -> str:
-        """A token for an API key."""
-        if key not in self.tokens:
-            with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
-                request = tenant_service_pb2.AuthenticateRequest(credential=key)
-                self.tokens[key] = TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
-        return self.tokens[key]
+        """A token for an API key, good for seconds."""
+        with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
+            request = tenant_service_pb2.AuthenticateRequest(credential=key)
+            return TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,13 @@ class Case:
 
 def _foreign_tenant(**more: Any) -> Case:
     return Case(lambda world: {"tenant_id": world.first.tenant_id, **more}, DENIED, "tenant_id")
+
+
+def _foreign_user(**more: Any) -> Case:
+    """The user of the first tenant, looked for in the second."""
+    return Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, **more}, NOT_FOUND, "user_id"
+    )
 
 
 def _foreign_conversation(**more: Any) -> Case:
@@ -85,6 +91,7 @@ CASES: dict[str, Case] = {
     "TenantService.ListTenants": Case(lambda world: {}, DENIED),
     "TenantService.UpdateTenant": _foreign_tenant(tenant={}, update_mask={"paths": ["display_name"]}),
     "TenantService.DeactivateTenant": _foreign_tenant(),
+    "TenantService.ActivateTenant": _foreign_tenant(),
     "TenantService.CreateUser": _foreign_tenant(display_name="x", email="x@example.com", role=3),
     "TenantService.GetUser": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id}, NOT_FOUND, "user_id"
@@ -107,6 +114,34 @@ CASES: dict[str, Case] = {
     "TenantService.RevokeApiKey": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "key_id": world.key_id}, NOT_FOUND, "key_id"
     ),
+    "TenantService.UpdateApiKey": Case(
+        lambda world: {
+            "tenant_id": world.second.tenant_id,
+            "key_id": world.key_id,
+            "api_key": {"display_name": "x"},
+            "update_mask": {"paths": ["display_name"]},
+        },
+        NOT_FOUND,
+        "key_id",
+    ),
+    "TenantService.RotateApiKey": Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "key_id": world.key_id}, NOT_FOUND, "key_id"
+    ),
+    "SessionService.Login": Case(
+        lambda world: {"email": world.email, "password": "a guess that is wrong"}, grpc.StatusCode.UNAUTHENTICATED
+    ),
+    "SessionService.Logout": Case(lambda world: {}, NOT_FOUND),
+    "SessionService.ListSessions": _foreign_user(),
+    "SessionService.RevokeSession": Case(
+        lambda world: {
+            "tenant_id": world.second.tenant_id,
+            "user_id": world.user_id,
+            "session_id": world.session_id,
+        },
+        NOT_FOUND,
+        "user_id",
+    ),
+    "SessionService.SetPassword": _foreign_user(new_password="a password of the second"),
     "QuotaService.SetQuota": _foreign_tenant(quota={}),
     "QuotaService.GetQuota": _foreign_tenant(),
     "QuotaService.ReserveTokens": Case(lambda world: {"tokens": 1}, DENIED),
@@ -214,6 +249,10 @@ def world(system: System) -> World:
         f"/v1/tenants/{first.tenant_id}/users",
         {"displayName": CANARY, "email": f"{CANARY}-{uuid4()}@example.com", "role": "ROLE_MEMBER"},
     )
+    person = f"/v1/tenants/{first.tenant_id}/users/{user['userId']}"
+    password = "a senha da primeira"
+    first.platform.post(f"{person}:setPassword", {"newPassword": password})
+    session = first.platform.post("/v1/sessions:login", {"email": user["email"], "password": password})["session"]
     keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
     eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
     return World(
@@ -221,12 +260,13 @@ def world(system: System) -> World:
         first=first,
         second=second,
         user_id=user["userId"],
+        email=user["email"],
+        session_id=session["sessionId"],
         key_id=keys[0]["keyId"],
         conversation_id=told.conversation_id,
         message_id=told.completed["messageId"],
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
-        tokens={},
     )
 
 

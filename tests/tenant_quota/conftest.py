@@ -50,6 +50,7 @@ def config(database: SecretStr, signing_keys: SigningKeys) -> Config:
         bootstrap_admin_key=SecretStr(new_secret("test")),
         bootstrap_service_key=SecretStr(new_secret("test")),
         sweep_interval_seconds=0.2,
+        last_use_interval_seconds=0.2,
         drain_delay_seconds=0,
     )
 

@@ -1,6 +1,6 @@
 """Rules that need no database."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -8,15 +8,18 @@ from hypothesis import strategies as st
 
 from services.tenant_quota.model import (
     PERMISSIONS,
+    Kind,
     Replay,
     Role,
     clean_email,
     clean_mask,
     clean_role,
+    clean_scopes,
     clean_text,
     forbid_escalation,
     new_secret,
     parse_secret,
+    permissions_of,
 )
 from services.tenant_quota.quota_model import Limit, TokenUsage, Window, Wish, denial
 from shared.errors import InvalidArgument, PermissionDenied, RequestIdReused
@@ -31,6 +34,28 @@ def test_a_new_secret_is_recognised_and_shows_its_key_id() -> None:
     prefix, environment, key_id, random, checksum = secret.split("_")
     assert (prefix, environment, key_id) == ("pk", "test", credential.key_id)
     assert (len(random), len(checksum)) == (43, 6)
+
+
+def test_a_session_is_told_from_a_key_by_its_first_letters() -> None:
+    secret = new_secret("test", kind=Kind.SESSION)
+    credential = parse_secret(secret)
+    assert secret.startswith("ps_test_")
+    assert credential is not None
+    assert credential.kind is Kind.SESSION
+    assert parse_secret("pk" + secret[2:]) is None, "the checksum covers the kind"
+
+
+def test_scopes_narrow_a_role_and_never_widen_it() -> None:
+    assert permissions_of(Role.MEMBER, ()) == PERMISSIONS[Role.MEMBER]
+    assert permissions_of(Role.MEMBER, ("documents.read", "tenants.admin")) == {"documents.read"}
+    assert permissions_of(Role.MEMBER, ("tenants.admin",)) == frozenset()
+    assert clean_scopes("scopes", ["quota.read", "documents.read", "quota.read"], Role.MEMBER) == (
+        "documents.read",
+        "quota.read",
+    )
+    with pytest.raises(InvalidArgument) as refused:
+        clean_scopes("scopes", ["quota.read", "tenant.manage"], Role.MEMBER)
+    assert refused.value.violations[0].field == "scopes"
 
 
 def test_no_two_secrets_are_alike() -> None:
@@ -75,9 +100,9 @@ def test_only_services_act_for_others() -> None:
 
 
 def test_nobody_gives_more_than_they_have() -> None:
-    forbid_escalation(Role.MEMBER, PERMISSIONS[Role.TENANT_ADMIN])
+    forbid_escalation(PERMISSIONS[Role.MEMBER], PERMISSIONS[Role.TENANT_ADMIN])
     with pytest.raises(PermissionDenied) as refused:
-        forbid_escalation(Role.TENANT_ADMIN, PERMISSIONS[Role.MEMBER])
+        forbid_escalation(PERMISSIONS[Role.TENANT_ADMIN], PERMISSIONS[Role.MEMBER])
     assert refused.value.metadata["permission"] == "assistants.write"
 
 

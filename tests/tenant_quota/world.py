@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from prosa.tenant_quota.v1.session_service_pb2_grpc import SessionServiceStub
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.tenant_quota.model import PERMISSIONS, Replay, Role, Tenant
 from services.tenant_quota.quota_model import Quota, Settlement, State, TokenUsage, Wish
@@ -26,6 +27,7 @@ from tests.house.signing import SigningKeys
 
 if TYPE_CHECKING:
     from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
+    from prosa.tenant_quota.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
 
 SAO_PAULO = "America/Sao_Paulo"
@@ -140,6 +142,10 @@ class Platform:
     @property
     def tenants(self) -> "TenantServiceAsyncStub":
         return TenantServiceStub(self.channel)
+
+    @property
+    def sessions(self) -> "SessionServiceAsyncStub":
+        return SessionServiceStub(self.channel)
 
     @property
     def quotas(self) -> "QuotaServiceAsyncStub":

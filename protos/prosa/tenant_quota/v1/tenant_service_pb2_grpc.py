@@ -33,6 +33,7 @@ class TenantServiceStub:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -74,6 +75,11 @@ class TenantServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.DeactivateTenantRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
                 _registered_method=True)
+        self.ActivateTenant = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/ActivateTenant',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
         self.CreateUser = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/CreateUser',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateUserRequest.SerializeToString,
@@ -104,6 +110,16 @@ class TenantServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.FromString,
                 _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/UpdateApiKey',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/RotateApiKey',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/RevokeApiKey',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RevokeApiKeyRequest.SerializeToString,
@@ -119,6 +135,7 @@ class TenantServiceServicer:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -162,7 +179,16 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeactivateTenant(self, request, context):
-        """Deactivates a tenant: its credentials are refused from then on. Its data stay. Repeating it changes nothing.
+        """Deactivates a tenant: within 5 seconds its credentials are refused everywhere. Its data stay. Repeating it changes
+        nothing.
+        Returns NOT_FOUND if the tenant does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateTenant(self, request, context):
+        """Activates a tenant that was deactivated: its credentials are accepted again. Repeating it changes nothing.
         Returns NOT_FOUND if the tenant does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -192,7 +218,8 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Updates the fields named by the mask; setting `active` to false refuses the user's keys from then on.
+        """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
+        5 seconds.
         Returns NOT_FOUND if the user does not exist in that tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -215,8 +242,25 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Updates the fields named by the mask. Returns NOT_FOUND if the key does not exist in that tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes the successor of an API key: a new id and secret for the same user, name, role, scopes and quota. The old key is
+        accepted for `overlap_seconds` more, so that programs change over without a gap. The secret is shown this once.
+        Returns NOT_FOUND if the key does not exist in that tenant, FAILED_PRECONDITION (API_KEY_ENDED) if it is accepted no
+        more or has a successor already, and PERMISSION_DENIED if it may do what the caller may not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeApiKey(self, request, context):
-        """Revokes an API key. Tokens already issued for it lapse within a minute. Repeating it changes nothing.
+        """Revokes an API key: within 5 seconds it is refused everywhere. Repeating it changes nothing.
         Returns NOT_FOUND if the key does not exist in that tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,6 +300,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.DeactivateTenantRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
             ),
+            'ActivateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateTenant,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
             'CreateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateUser,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateUserRequest.FromString,
@@ -286,6 +335,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.SerializeToString,
             ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RevokeApiKeyRequest.FromString,
@@ -307,6 +366,7 @@ class TenantService:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -475,6 +535,33 @@ class TenantService:
             _registered_method=True)
 
     @staticmethod
+    def ActivateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/ActivateTenant',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateUser(request,
             target,
             options=(),
@@ -626,6 +713,60 @@ class TenantService:
             '/prosa.tenant_quota.v1.TenantService/ListApiKeys',
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.SerializeToString,
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/UpdateApiKey',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/RotateApiKey',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
