@@ -49,7 +49,7 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
         async with open_identity(pool, config) as identity, _in_background(sweeper):
             yield Service(
-                [*identity, _endpoint(quota_handlers)],
+                [*identity.endpoints, _endpoint(quota_handlers)],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.tenant_quota.credentials import Credentials
-from services.tenant_quota.model import Principal, Role, parse_secret
+from services.tenant_quota.model import Principal, Role
 from shared.caller import TokenSigner
 from shared.clock import Clock, SystemClock
 from shared.errors import Unauthenticated
@@ -38,8 +38,7 @@ class Authenticator:
         """Unauthenticated, always in the same words, unless the credential is live, and so are its user and tenant."""
         # What is read may have been revoked by the time it is signed: the token's life begins with the question.
         asked_at = self._clock.now().timestamp()
-        credential = parse_secret(text)
-        principal = await self._credentials.principal(credential) if credential else None
+        principal = await self._credentials.recognise(text)
         if principal is None:
             raise Unauthenticated
         token, expires_at = self._signer.sign(

@@ -8,7 +8,7 @@ import asyncpg
 from pydantic import SecretStr
 
 from services.tenant_quota.last_uses import LastUses
-from services.tenant_quota.model import PERMISSIONS, Credential, Kind, Principal, Role, permissions_of
+from services.tenant_quota.model import PERMISSIONS, Credential, Kind, Principal, Role, parse_secret, permissions_of
 from services.tenant_quota.tenants import ACROSS_TENANTS
 from shared.postgres import tenant_transaction
 
@@ -57,8 +57,12 @@ class Credentials:
         self._last_uses = last_uses
         self._session_idle_seconds = session_idle_seconds
 
-    async def principal(self, credential: Credential) -> Principal | None:
-        """Who presents this credential; None when nobody may. A wrong secret takes as long as a right one."""
+    async def recognise(self, secret: str) -> Principal | None:
+        """Who presents this secret; None when nobody may. A wrong one takes as long as a right one."""
+        credential = parse_secret(secret)
+        return await self._principal(credential) if credential else None
+
+    async def _principal(self, credential: Credential) -> Principal | None:
         row = await self._found(credential)
         kept = row["secret_hash"] if row else secrets.token_bytes(hashlib.sha256().digest_size)
         is_right = hmac.compare_digest(kept, self._keyed_hash.of(credential.text))

@@ -1,8 +1,9 @@
 """Identity put together: tenants, people, keys and sessions, and what they need done in the background."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import asyncpg
 from pydantic import SecretStr
@@ -19,7 +20,7 @@ from services.tenant_quota.config import Config
 from services.tenant_quota.credentials import Credentials, KeyedHash
 from services.tenant_quota.last_uses import LastUses
 from services.tenant_quota.login import Login
-from services.tenant_quota.model import Role
+from services.tenant_quota.model import Principal, Role
 from services.tenant_quota.passwords import PasswordHashing
 from services.tenant_quota.session_handlers import SessionHandlers
 from services.tenant_quota.sessions import Sessions
@@ -36,9 +37,17 @@ FORGET_EVERY_SECONDS = 300.0
 _log = get_logger()
 
 
+@dataclass(frozen=True)
+class Identity:
+    """TenantService and SessionService, and what tells who stands behind the secret of a key or session."""
+
+    endpoints: list[Endpoint]
+    recognise: Callable[[str], Awaitable[Principal | None]]
+
+
 @asynccontextmanager
-async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[list[Endpoint]]:
-    """TenantService and SessionService; what is noted of last uses is written by the time the block has ended."""
+async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Identity]:
+    """Identity on a migrated database; what is noted of last uses is written by the time the block has ended."""
     keyed_hash = KeyedHash(config.api_key_pepper)
     keys = ApiKeys(pool, keyed_hash, config.api_key_environment)
     await keys.ensure_bootstrap(_bootstrap_keys(config))
@@ -59,7 +68,7 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[lis
     session_handlers = SessionHandlers(Login(sessions, hashing), sessions)
     try:
         async with in_background(steadily("identity_upkeep", upkeep.work, config.last_use_interval_seconds)):
-            yield _endpoints(tenant_handlers, session_handlers)
+            yield Identity(_endpoints(tenant_handlers, session_handlers), credentials.recognise)
     finally:
         hashing.close()
         await upkeep.close()
