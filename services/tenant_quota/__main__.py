@@ -13,11 +13,14 @@ from prosa.tenant_quota.v1 import (
     quota_service_pb2,
     quota_service_pb2_grpc,
 )
+from services.tenant_quota.admission import Admission
 from services.tenant_quota.config import Config
+from services.tenant_quota.edge_callers import EdgeVerifier
 from services.tenant_quota.identity import open_identity
 from services.tenant_quota.model import new_secret
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.sweeper import Sweeper
 from services.tenant_quota.top_ups import TopUps
@@ -45,11 +48,16 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
     """The whole service but its server, on a migrated database; sweeps in the background until the block ends."""
     async with postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool:
         reservations = Reservations(pool, largest_batch=config.largest_batch, most_in_flight=config.batches_in_flight)
-        quota_handlers = QuotaHandlers(Quotas(pool), reservations, TopUps(pool))
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
-        async with open_identity(pool, config) as identity, _in_background(sweeper):
+        async with (
+            open_identity(pool, config) as identity,
+            open_rates(pool, config) as rates,
+            _in_background(sweeper),
+        ):
+            quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
+            edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
             yield Service(
-                [*identity.endpoints, _endpoint(quota_handlers)],
+                [*identity.endpoints, _endpoint(quota_handlers), edge],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )
@@ -66,7 +74,7 @@ async def migrate() -> None:
 async def main() -> None:
     """Serves until told to stop."""
     config = Config()  # type: ignore[call-arg]  # the environment gives the rest
-    verifier = TokenVerifier(config.token_public_key)
+    verifier = EdgeVerifier(config.token_public_key, config.edge_secret)
     async with open_endpoints(config) as service:
         await serve(config, SCHEMA, service.endpoints, verifier=verifier, ready=service.ready)
 

@@ -4,6 +4,8 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from shared.config import ServiceConfig, service_settings
 
+MIN_EDGE_SECRET = 32
+
 
 class Config(ServiceConfig):
     """Settings of tenant_quota; variables start with TENANT_QUOTA_ unless another name is given."""
@@ -18,6 +20,17 @@ class Config(ServiceConfig):
 
     database_connections: int = Field(default=16, ge=2, le=200)
     """Most connections of one process."""
+
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("TENANT_QUOTA_REDIS_URL", "REDIS_URL")
+    )
+    """Redis in which requests per minute are counted; without one, or while it is away, they are not."""
+
+    redis_timeout_ms: int = Field(default=50, gt=0)
+    """Milliseconds that Redis has for an answer; after that requests go uncounted until it is back."""
+
+    edge_secret: SecretStr = SecretStr("")
+    """What a proxy sends as "authorization: Bearer …" to ask the RateLimitService; without one nobody may ask it."""
 
     token_signing_key: SecretStr
     """Ed25519 private key (PEM) that signs access tokens; "\\n" may stand for a line end."""
@@ -61,6 +74,22 @@ class Config(ServiceConfig):
 
     batches_in_flight: int = Field(default=2, ge=1, le=16)
     """Coalesced statements of one kind that may run at once."""
+
+    signal_scan_seconds: float = Field(default=60.0, gt=0)
+    """How often everybody's usage is held against its limits, for what was missed beside the settlements."""
+
+    webhook_private_addresses_allowed: bool = False
+    """Whether webhooks may lead into private networks: only where all tenants are trusted with yours."""
+
+    webhook_http_allowed: bool = False
+    """Whether webhooks may be plain http."""
+
+    @field_validator("edge_secret")
+    @classmethod
+    def _long_enough_to_be_a_secret(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value()) < MIN_EDGE_SECRET:
+            raise ValueError(f"must have at least {MIN_EDGE_SECRET} characters")
+        return secret
 
     @field_validator("token_signing_key")
     @classmethod

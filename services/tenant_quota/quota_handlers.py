@@ -5,6 +5,7 @@ from typing import Any
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceServicer
 from services.tenant_quota import quota_wire, wire
+from services.tenant_quota.admission import Admission
 from services.tenant_quota.quota_model import Settlement, State
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
@@ -25,8 +26,9 @@ from shared.paging import page_size
 class QuotaHandlers(QuotaServiceServicer):
     """Answers for limits, reservations and the ledger."""
 
-    def __init__(self, quotas: Quotas, reservations: Reservations, top_ups: TopUps) -> None:
+    def __init__(self, quotas: Quotas, admission: Admission, reservations: Reservations, top_ups: TopUps) -> None:
         self._quotas = quotas
+        self._admission = admission
         self._reservations = reservations
         self._top_ups = top_ups
 
@@ -45,6 +47,7 @@ class QuotaHandlers(QuotaServiceServicer):
     async def ReserveTokens(self, request: pb.ReserveTokensRequest, _: Any) -> pb.Reservation:
         """Tokens held."""
         wish = quota_wire.wish(wire.checked(request), own_tenant(), current_caller())
+        await self._admission.admit(wish)
         return quota_wire.reservation_message(await self._reservations.reserve(wish))
 
     async def ExtendReservation(self, request: pb.ExtendReservationRequest, _: Any) -> pb.Reservation:

@@ -38,11 +38,13 @@ async def other_pool(database: SecretStr) -> AsyncIterator[asyncpg.Pool]:
 
 
 @pytest.fixture(scope="session")
-def config(database: SecretStr, signing_keys: SigningKeys) -> Config:
+def config(database: SecretStr, redis_url: str, signing_keys: SigningKeys) -> Config:
     """The settings of a replica."""
     return Config(
         port=0,
         database_url=database,
+        redis_url=SecretStr(redis_url),
+        redis_timeout_ms=5_000,
         token_signing_key=SecretStr(signing_keys.private_pem),
         token_public_key=signing_keys.public_pem,
         api_key_pepper=SecretStr("a pepper of these tests"),

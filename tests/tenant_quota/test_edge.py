@@ -12,8 +12,9 @@ from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceStub
 from google.protobuf.wrappers_pb2 import UInt64Value
 from pydantic import SecretStr
 
-from services.tenant_quota.edge_callers import EdgeVerifier
-from services.tenant_quota.model import Principal, Role, new_secret
+from prosa.tenant_quota.v1 import tenant_service_pb2
+from services.tenant_quota.edge_callers import CHECK, EdgeVerifier
+from services.tenant_quota.model import Principal, Role, _checksum, new_secret, parse_secret
 from services.tenant_quota.rate_limiting import NoWindows, edge_endpoint
 from services.tenant_quota.rate_limits import RateLimits
 from services.tenant_quota.rate_windows import RedisWindows
@@ -26,7 +27,7 @@ from shared.server import running_server
 from tests.house.in_process import as_caller, token
 from tests.house.signing import SigningKeys
 from tests.tenant_quota.test_rate_limits import limit, new_tenant
-from tests.tenant_quota.world import refusal
+from tests.tenant_quota.world import Platform, refusal
 
 if TYPE_CHECKING:
     from envoy.service.ratelimit.v3.rls_pb2_grpc import RateLimitServiceAsyncStub
@@ -92,6 +93,15 @@ def request(*descriptors: RateLimitDescriptor, hits: int = 0, domain: str = "pro
 
 def headers(response: RateLimitResponse) -> Mapping[str, str]:
     return {header.key: header.value for header in response.response_headers_to_add}
+
+
+def guessed(secret: str) -> str:
+    """A well-formed secret of the same key that is not its secret."""
+    *name, _, _ = secret.split("_")
+    body = "_".join([*name, new_secret("test").split("_")[3]])
+    whole = f"{body}_{_checksum(body)}"
+    assert parse_secret(whole)
+    return whole
 
 
 async def test_envoy_admits_the_limit_and_no_more(
@@ -201,6 +211,24 @@ async def test_an_api_key_names_its_tenant_and_is_asked_about_once(
     answers = [await envoy.ShouldRateLimit(ask, metadata=EDGE) for ask in about]
     assert [answer.overall_code for answer in answers] == [OK, OK, OVER_LIMIT, OK, OK]
     assert keys.asked == 2
+
+
+async def test_the_running_service_knows_its_api_keys_at_the_edge(platform: Platform) -> None:
+    tenant_id = await new_tenant(platform.pool)
+    await limit(platform.pool, Subject(tenant_id), 1)
+    made = await platform.tenants.CreateApiKey(
+        tenant_service_pb2.CreateApiKeyRequest(tenant_id=tenant_id, role=tenant_service_pb2.ROLE_END_USER),
+        metadata=platform.admin(),
+    )
+    edge = as_caller(token(platform.keys, scopes={CHECK}))
+    envoy: RateLimitServiceAsyncStub = RateLimitServiceStub(platform.channel)
+    about = request(descriptor(authorization=f"Bearer {made.secret}"))
+    answers = [await envoy.ShouldRateLimit(about, metadata=edge) for _ in range(2)]
+    assert [answer.overall_code for answer in answers] == [OK, OVER_LIMIT]
+    forged = request(descriptor(authorization=f"Bearer {guessed(made.secret)}"), domain="another")
+    assert headers(await envoy.ShouldRateLimit(forged, metadata=edge)) == {}, (
+        "who knows a key's id uses up nothing of it"
+    )
 
 
 @pytest.mark.parametrize("credential", ["", "wrong", SECRET[:-1], SECRET + "x"])

@@ -76,7 +76,7 @@ async def test_a_quota_of_one_s_own_goes_before_the_plan(pool: asyncpg.Pool, ten
     await limit(pool, tenant, 5)
     await limit(pool, user, 0)
     await limit(pool, key, None)
-    assert await RateLimits(pool).limits([tenant, user, key]) == {tenant: 5, user: 0}
+    assert await RateLimits(pool).limits([tenant, user, key]) == {tenant: 5, user: 0, key: 30}
 
 
 async def test_many_tenants_limits_are_read_at_once_and_each_is_its_own(pool: asyncpg.Pool) -> None:

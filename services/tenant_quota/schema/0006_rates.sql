@@ -1,5 +1,5 @@
--- Requests per minute: what each of these subjects (level 1 the tenant, 2 a user, 3 an API key) may make; NULL is no
--- limit. The plan says it of a tenant that has none of its own, and of users and keys that have no quota at all.
+-- Requests per minute: what each of these subjects (level 1 the tenant, 2 a user, 3 an API key) may make, by its own quota
+-- or else by the tenant's plan; NULL is no limit.
 CREATE FUNCTION rate_limits(p_tenant text[], p_level smallint[], p_subject text[])
 RETURNS TABLE (n bigint, requests_per_minute integer) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
@@ -9,10 +9,9 @@ AS $$
 BEGIN
     PERFORM set_config('app.tenants', jsonb_object(p_tenant, p_tenant)::text, true);
     RETURN QUERY
-    SELECT a.n, CASE WHEN a.level = 1 THEN coalesce(q.requests_per_minute, p.requests_per_minute)
-                     WHEN q.level IS NOT NULL THEN q.requests_per_minute
-                     WHEN a.level = 2 THEN p.user_requests_per_minute
-                     ELSE p.key_requests_per_minute END
+    SELECT a.n, coalesce(q.requests_per_minute, CASE a.level WHEN 1 THEN p.requests_per_minute
+                                                             WHEN 2 THEN p.user_requests_per_minute
+                                                             ELSE p.key_requests_per_minute END)
       FROM unnest(p_tenant, p_level, p_subject) WITH ORDINALITY a(tenant_id, level, subject, n)
       JOIN tenants t ON t.tenant_id = a.tenant_id
       LEFT JOIN plans p ON p.plan_id = t.plan_id
