@@ -22,6 +22,7 @@ from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
 from services.tenant_quota.reservations import Reservations
+from services.tenant_quota.signalling import open_signalling
 from services.tenant_quota.sweeper import Sweeper
 from services.tenant_quota.top_ups import TopUps
 from shared import postgres
@@ -46,8 +47,16 @@ class Service:
 @asynccontextmanager
 async def open_endpoints(config: Config) -> AsyncIterator[Service]:
     """The whole service but its server, on a migrated database; sweeps in the background until the block ends."""
-    async with postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool:
-        reservations = Reservations(pool, largest_batch=config.largest_batch, most_in_flight=config.batches_in_flight)
+    async with (
+        postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool,
+        open_signalling(pool, config, Quotas(pool)) as signalling,
+    ):
+        reservations = Reservations(
+            pool,
+            largest_batch=config.largest_batch,
+            most_in_flight=config.batches_in_flight,
+            on_settled=signalling.signals.touched,
+        )
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
         async with (
             open_identity(pool, config) as identity,
@@ -57,7 +66,7 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
             yield Service(
-                [*identity.endpoints, _endpoint(quota_handlers), edge],
+                [*identity.endpoints, _endpoint(quota_handlers), edge, signalling.endpoint],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )

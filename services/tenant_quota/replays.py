@@ -9,7 +9,7 @@ import asyncpg
 from services.tenant_quota.model import Replay
 from shared.postgres import tenant_transaction
 
-Table: TypeAlias = Literal["tenants", "users", "api_keys", "top_ups"]
+Table: TypeAlias = Literal["tenants", "users", "api_keys", "webhooks", "top_ups"]
 
 CLAIM = """
 INSERT INTO requests (tenant_id, method, request_id, fingerprint) VALUES ($1, $2, $3, $4)
@@ -25,6 +25,8 @@ RECALL: dict[Table, str] = {
                    WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
     "top_ups": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::top_ups, r.outcome) x
                   WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
+    "webhooks": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::webhooks, r.outcome) x
+                   WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
 }
 FORGET = """
 DELETE FROM requests WHERE ctid = ANY (ARRAY(

@@ -27,8 +27,8 @@ from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 Result = TypeVar("Result")
 
 SETTLE = """
-SELECT tenant_id, reservation_id, user_id, state, granted, granted_cost, create_time, expire_time, cost_micros, priced,
-       parent_reservation_id, child_tokens
+SELECT tenant_id, reservation_id, user_id, key_id, state, granted, granted_cost, create_time, expire_time, cost_micros,
+       priced, parent_reservation_id, child_tokens
   FROM unnest(settle($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11))
 """
 NAME_TENANTS = "SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)"
@@ -49,8 +49,17 @@ MOST_ATTEMPTS = 3
 class Reservations:
     """Holds tokens and settles them, exactly, on however many replicas."""
 
-    def __init__(self, pool: asyncpg.Pool, *, largest_batch: int = 256, most_in_flight: int = 2) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        largest_batch: int = 256,
+        most_in_flight: int = 2,
+        on_settled: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        """`on_settled` is told the tenant, user and key of whatever was settled here; it must return at once."""
         self._pool = pool
+        self._on_settled = on_settled or (lambda *_: None)
         self._key_names = KeyNames(pool)
         self._wishes = Coalescer[Wish, Outcome](
             self._reserve_all, _request_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
@@ -124,6 +133,8 @@ class Reservations:
     async def _settle_all(self, settlements: Sequence[Settlement]) -> Sequence[Outcome]:
         arguments = _settle_arguments(settlements)
         rows = await self._again(lambda connection: connection.fetch(SETTLE, *arguments))
+        for row in rows:
+            self._on_settled(row["tenant_id"], row["user_id"], row["key_id"])
         moved = {(row["tenant_id"], row["reservation_id"]): row for row in rows}
         others = [each for each in settlements if (each.tenant_id, each.reservation_id) not in moved]
         known = await self._known([(each.tenant_id, each.reservation_id) for each in others])

@@ -9,19 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from services.tenant_quota.quota_model import Window
+from services.tenant_quota.quota_model import Level, Window
 
 MOST_WEBHOOKS = 10
 SIGNAL_TYPE = "usage.threshold_crossed"
 TEST_TYPE = "webhook.test"
-
-
-class LimitLevel(IntEnum):
-    """Whose limit it is."""
-
-    TENANT = 1
-    USER = 2
-    KEY = 3
 
 
 class Measure(IntEnum):
@@ -45,7 +37,7 @@ class Signal:
 
     signal_id: int
     tenant_id: str
-    level: LimitLevel
+    level: Level
     subject: str
     window: Window
     measure: Measure
@@ -57,7 +49,7 @@ class Signal:
 
     def concerns(self, user_id: str | None) -> bool:
         """Whether it is one of this user; None is everybody."""
-        return user_id is None or (self.level is LimitLevel.USER and self.subject == user_id)
+        return user_id is None or (self.level is Level.USER and self.subject == user_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +61,7 @@ class Webhook:
     url: str = field(repr=False)
     display_name: str
     enabled: bool
-    levels: Sequence[LimitLevel]
+    levels: Sequence[Level]
     failing_since: datetime | None
     disabled_reason: str
     secret_version: int

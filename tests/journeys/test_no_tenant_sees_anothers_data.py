@@ -43,6 +43,7 @@ class World:
     message_id: str
     document_id: str
     reservation_id: str
+    webhook_id: str
 
     def token(self, key: str) -> str:
         """A token for an API key, good for seconds."""
@@ -68,6 +69,14 @@ def _foreign_user(**more: Any) -> Case:
     """The user of the first tenant, looked for in the second."""
     return Case(
         lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, **more}, NOT_FOUND, "user_id"
+    )
+
+
+def _foreign_webhook(**more: Any) -> Case:
+    return Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "webhook_id": world.webhook_id, **more},
+        NOT_FOUND,
+        "webhook_id",
     )
 
 
@@ -151,6 +160,18 @@ CASES: dict[str, Case] = {
     "QuotaService.ReleaseReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
     "QuotaService.GetUsage": _foreign_tenant(),
     "QuotaService.ListLedger": _foreign_tenant(),
+    "SignalService.WatchUsage": _foreign_tenant(),
+    "SignalService.ListSignals": _foreign_tenant(),
+    "SignalService.CreateWebhook": _foreign_tenant(url="https://example.org/hook"),
+    "SignalService.GetWebhook": _foreign_webhook(),
+    "SignalService.ListWebhooks": _foreign_tenant(),
+    "SignalService.UpdateWebhook": _foreign_webhook(
+        webhook={"display_name": "x"}, update_mask={"paths": ["display_name"]}
+    ),
+    "SignalService.DeleteWebhook": _foreign_webhook(),
+    "SignalService.RotateWebhookSecret": _foreign_webhook(),
+    "SignalService.TestWebhook": _foreign_webhook(),
+    "SignalService.ListDeliveries": _foreign_webhook(),
     # A client's own id is its own in every tenant: the second one gets a conversation, not the first one's.
     "ConversationService.CreateConversation": Case(lambda world: {"conversation_id": SAME_ID}, OK),
     "ConversationService.GetConversation": _foreign_conversation(),
@@ -254,6 +275,8 @@ def world(system: System) -> World:
     first.platform.post(f"{person}:setPassword", {"newPassword": password})
     session = first.platform.post("/v1/sessions:login", {"email": user["email"], "password": password})["session"]
     keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
+    hook = {"url": f"https://example.org/{CANARY}", "displayName": CANARY}
+    webhook = first.admin.post(f"/v1/tenants/{first.tenant_id}/webhooks", hook)["webhook"]
     eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
     return World(
         system=system,
@@ -267,6 +290,7 @@ def world(system: System) -> World:
         message_id=told.completed["messageId"],
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
+        webhook_id=webhook["webhookId"],
     )
 
 

@@ -10,9 +10,11 @@ from services.tenant_quota.reservations import Reservations
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wish
 
+SIGNALLING = ("signals", "webhooks", "deliveries")
 TABLES = (
     *("tenants", "users", "api_keys", "last_uses", "passwords", "sessions", "requests"),
     *("quotas", "balances", "reservations", "ledger", "usage_days", "top_ups"),
+    *SIGNALLING,
 )
 # What a person who logs in leaves.
 PERSONAL = (
@@ -22,7 +24,7 @@ PERSONAL = (
     "INSERT INTO last_uses (credential_id, tenant_id, use_time) VALUES ($2, $1, now())",
 )
 # What every tenant of these tests has rows in.
-OWN = tuple(table for table in TABLES if table not in ("requests", "top_ups"))
+OWN = tuple(table for table in TABLES if table not in ("requests", "top_ups", *SIGNALLING))
 
 
 async def rows_seen(pool: asyncpg.Pool, app_tenant: str, *named: str) -> dict[str, set[str]]:
