@@ -140,7 +140,9 @@ class QuotaServiceServicer:
 
     def ReserveTokens(self, request, context):
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+        request that was granted before may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.

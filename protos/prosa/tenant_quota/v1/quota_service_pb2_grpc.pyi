@@ -58,7 +58,9 @@ class QuotaServiceStub:
     """
     ReserveTokens: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+    request that was granted before may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -129,7 +131,9 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     ReserveTokens: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+    request that was granted before may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -215,7 +219,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+        request that was granted before may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
