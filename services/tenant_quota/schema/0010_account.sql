@@ -7,7 +7,9 @@
 -- one, and only that tenant's part fails.
 --
 -- One plan per statement and connection, by index only: planning anew would cost more than running, and a plan made
--- while the tables were small must stay right when they are large.
+-- while the tables were small must stay right when they are large. So rows are found in subqueries of their own, which
+-- OFFSET 0 keeps apart: one probe of an index for each row wanted. What was found is changed by its place (ctid), which
+-- under the tenant's lock nobody else moves.
 
 DROP FUNCTION reserve(text[], text[], text[], text[], bigint[], bigint[], int[], text[], text[], text[], text[], bytea[],
                       text[], text[], int[], int[]);
@@ -127,6 +129,7 @@ CREATE FUNCTION hold(
 ) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off
 AS $$
 DECLARE
     v_count int := cardinality(p_tenant);
@@ -138,9 +141,10 @@ DECLARE
     v_day_left bigint[]; v_left bigint[]; v_cost_left bigint[];
     v_day_taken bigint[]; v_taken bigint[]; v_cost_taken bigint[]; v_topped bigint[];
     v_price bigint[]; v_costly boolean; v_top_ups boolean; v_children boolean;
-    v_lease_end timestamptz[]; v_state smallint[]; v_counted smallint[];
+    v_lease_end timestamptz[]; v_state smallint[]; v_counted smallint[]; v_reservation tid[];
     v_parent_state smallint[]; v_parent_left bigint[]; v_parent_cost bigint[]; v_parent_lent bigint[];
     v_parent_lent_cost bigint[]; v_parent_user text[]; v_parent_key text[]; v_parent_key_name text[];
+    v_parent_day date[]; v_parent_month date[]; v_parent_counted smallint[];
     u_tenant int[]; u_id text[]; u_left bigint[]; u_taken bigint[];
     d_at int[]; d_id text[]; d_tokens bigint[];
     v_grant bigint; v_most bigint; v_own bigint; v_extra bigint; v_cost bigint; v_part bigint;
@@ -187,11 +191,14 @@ BEGIN
                    coalesce(q.unpriced_models, p.unpriced_models, 1) <> 2 AS refuse,
                    greatest(q.update_time, w.update_time, p.update_time, v_plan_time[x.t]) AS since
               FROM slots x
-              LEFT JOIN quotas q ON q.level = x.level AND q.subject = p_slot_subject[x.n] AND q.tenant_id =
+              LEFT JOIN LATERAL (SELECT o.* FROM quotas o
+                                  WHERE o.level = x.level AND o.subject = p_slot_subject[x.n] AND o.tenant_id =
                         CASE WHEN x.level = 1 OR v_bits[x.t] & (2 * x.level - 2) > 0 THEN p_tenants[x.t] END
-              LEFT JOIN quotas w ON w.level = 1 AND w.subject = '' AND w.tenant_id =
+                                 OFFSET 0) q ON true
+              LEFT JOIN LATERAL (SELECT o.* FROM quotas o WHERE o.level = 1 AND o.subject = '' AND o.tenant_id =
                         CASE WHEN x.level = 2 AND (v_bits[x.t] & 2 > 0 OR v_plan[x.t] <> '') THEN p_tenants[x.t] END
-              LEFT JOIN plans p ON p.plan_id = nullif(v_plan[x.t], '')
+                                 OFFSET 0) w ON true
+              LEFT JOIN LATERAL (SELECT o.* FROM plans o WHERE o.plan_id = nullif(v_plan[x.t], '') OFFSET 0) p ON true
         ), levels AS (
             SELECT l.*, NOT l.unlimited AND coalesce(l.day_limit, l.month_limit, l.cost_limit) IS NOT NULL
                         OR l.share IS NOT NULL AS is_limited,
@@ -218,9 +225,11 @@ BEGIN
           INTO v_place, v_counts, v_start, v_new_level, v_day, v_month, v_refuse, v_day_limit, v_month_limit, v_cost_limit,
                v_day_used, v_day_held, v_used, v_held, v_cost_used, v_cost_held, v_day_left, v_left, v_cost_left, v_taken
           FROM levels l
-          LEFT JOIN balances b ON b.level = l.level AND b.subject = p_slot_subject[l.n] AND b.month = l.month
-                              AND b.tenant_id = CASE WHEN l.level = 1 OR v_bits[l.t] & (2 * l.level - 2) > 0
-                                                     THEN p_tenants[l.t] END;
+          LEFT JOIN LATERAL (SELECT o.ctid, o.* FROM balances o
+                              WHERE o.level = l.level AND o.subject = p_slot_subject[l.n] AND o.month = l.month
+                                AND o.tenant_id = CASE WHEN l.level = 1 OR v_bits[l.t] & (2 * l.level - 2) > 0
+                                                       THEN p_tenants[l.t] END
+                             OFFSET 0) b ON true;
         IF v_new_level THEN
             UPDATE tenants t SET counted = t.counted | x.bits
               FROM (SELECT p_slot_tenant[n] AS at, bit_or(2 * p_slot_level[n] - 2) AS bits
@@ -246,16 +255,22 @@ BEGIN
     denials := array_fill(NULL::text, ARRAY[v_count]);
     IF p_extend THEN
         SELECT array_agg(q.request_id ORDER BY n), array_agg(r.state ORDER BY n), array_agg(r.expire_time ORDER BY n),
-               array_agg(r.granted ORDER BY n), array_agg(r.granted_cost ORDER BY n), array_agg(r.counted ORDER BY n)
-          INTO known_id, v_state, v_lease_end, total, total_cost, v_counted
+               array_agg(r.granted ORDER BY n), array_agg(r.granted_cost ORDER BY n), array_agg(r.counted ORDER BY n),
+               array_agg(r.ctid ORDER BY n)
+          INTO known_id, v_state, v_lease_end, total, total_cost, v_counted, v_reservation
           FROM generate_series(1, v_count) n
-          LEFT JOIN requests q ON q.tenant_id = p_tenants[p_tenant[n]] AND q.method = 'ExtendReservation'
-                              AND q.request_id = p_request[n]
-          LEFT JOIN reservations r ON r.tenant_id = p_tenants[p_tenant[n]] AND r.reservation_id = p_reservation[n];
+          LEFT JOIN LATERAL (SELECT o.request_id FROM requests o
+                              WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.method = 'ExtendReservation'
+                                AND o.request_id = p_request[n] OFFSET 0) q ON true
+          LEFT JOIN LATERAL (SELECT o.ctid, o.* FROM reservations o
+                              WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.reservation_id = p_reservation[n]
+                             OFFSET 0) r ON true;
     ELSE
         SELECT array_agg(r.reservation_id ORDER BY n) INTO known_id
           FROM generate_series(1, v_count) n
-          LEFT JOIN reservations r ON r.tenant_id = p_tenants[p_tenant[n]] AND r.request_id = p_request[n];
+          LEFT JOIN LATERAL (SELECT o.reservation_id FROM reservations o
+                              WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.request_id = p_request[n]
+                             OFFSET 0) r ON true;
     END IF;
     v_costly := coalesce((SELECT bool_or(x IS NOT NULL) FROM unnest(v_cost_left) x), false);
     IF v_costly THEN
@@ -271,8 +286,9 @@ BEGIN
           FROM (SELECT n, u.top_up_id, u.tokens - u.used - u.held - u.ended AS rest,
                        row_number() OVER (ORDER BY n, u.priority, u.expire_time NULLS LAST, u.create_time, u.top_up_id) AS o
                   FROM generate_series(1, cardinality(p_tenants)) n
-                  JOIN top_ups u ON u.tenant_id = p_tenants[n]
-                 WHERE u.used + u.held + u.ended < u.tokens) x;
+                 CROSS JOIN LATERAL (SELECT o.* FROM top_ups o
+                                      WHERE o.tenant_id = p_tenants[n] AND o.used + o.held + o.ended < o.tokens
+                                     OFFSET 0) u) x;
     END IF;
     IF v_children THEN
         SELECT array_agg(CASE WHEN r.parent_reservation_id <> '' THEN 0::smallint
@@ -280,11 +296,14 @@ BEGIN
                array_agg(r.granted - r.spent - r.lent ORDER BY n),
                array_agg(r.granted_cost - r.spent_cost - r.lent_cost ORDER BY n),
                array_agg(0::bigint), array_agg(0::bigint), array_agg(r.user_id ORDER BY n),
-               array_agg(r.key_id ORDER BY n), array_agg(r.key_display_name ORDER BY n)
+               array_agg(r.key_id ORDER BY n), array_agg(r.key_display_name ORDER BY n),
+               array_agg(r.day ORDER BY n), array_agg(r.month ORDER BY n), array_agg(r.counted ORDER BY n)
           INTO v_parent_state, v_parent_left, v_parent_cost, v_parent_lent, v_parent_lent_cost, v_parent_user,
-               v_parent_key, v_parent_key_name
+               v_parent_key, v_parent_key_name, v_parent_day, v_parent_month, v_parent_counted
           FROM generate_series(1, cardinality(p_parents)) n
-          LEFT JOIN reservations r ON r.tenant_id = p_tenants[p_parent_tenant[n]] AND r.reservation_id = p_parents[n];
+          LEFT JOIN LATERAL (SELECT o.ctid, o.* FROM reservations o
+                              WHERE o.tenant_id = p_tenants[p_parent_tenant[n]] AND o.reservation_id = p_parents[n]
+                             OFFSET 0) r ON true;
     END IF;
 
     -- Each in its turn. A missing limit, and the levels that do not concern a caller, are NULL, which LEAST passes over.
@@ -424,8 +443,7 @@ BEGIN
                topped = CASE WHEN n = ANY (d_at) THEN r.topped || (SELECT array_agg(d_tokens[m] ORDER BY m)
                    FROM generate_series(1, cardinality(d_at)) m WHERE d_at[m] = n) ELSE r.topped END
           FROM generate_series(1, v_count) n
-         WHERE hold.granted[n] IS NOT NULL AND r.tenant_id = p_tenants[p_tenant[n]]
-           AND r.reservation_id = p_reservation[n];
+         WHERE hold.granted[n] IS NOT NULL AND r.ctid = v_reservation[n];
         INSERT INTO requests (tenant_id, method, request_id, fingerprint)
         SELECT p_tenants[p_tenant[n]], 'ExtendReservation', p_request[n], p_fingerprint[n]
           FROM generate_series(1, v_count) n WHERE hold.granted[n] IS NOT NULL AND p_request[n] IS NOT NULL;
@@ -451,13 +469,13 @@ BEGIN
             INSERT INTO reservations (tenant_id, reservation_id, user_id, key_id, key_display_name, state, granted,
                                       granted_cost, day, month, counted, model, conversation_id, assistant_id,
                                       create_time, expire_time, request_id, fingerprint, parent_reservation_id)
-            SELECT r.tenant_id, p_reservation[n], r.user_id, r.key_id, r.key_display_name, 1, hold.granted[n],
-                   hold.granted_cost[n], r.day, r.month, r.counted, p_model[n], p_conversation[n], p_assistant[n],
-                   hold.now, hold.now + make_interval(secs => p_lease_seconds[n]), p_request[n], p_fingerprint[n],
-                   r.reservation_id
+            SELECT p_tenants[p_tenant[n]], p_reservation[n], p_user[n], p_key[n], p_key_name[n], 1, hold.granted[n],
+                   hold.granted_cost[n], v_parent_day[p_parent[n]], v_parent_month[p_parent[n]],
+                   v_parent_counted[p_parent[n]], p_model[n], p_conversation[n], p_assistant[n], hold.now,
+                   hold.now + make_interval(secs => p_lease_seconds[n]), p_request[n], p_fingerprint[n],
+                   p_parents[p_parent[n]]
               FROM generate_series(1, v_count) n
-              JOIN reservations r ON r.tenant_id = p_tenants[p_tenant[n]] AND r.reservation_id = p_parents[p_parent[n]]
-             WHERE hold.granted[n] IS NOT NULL;
+             WHERE hold.granted[n] IS NOT NULL AND p_parent[n] IS NOT NULL;
             UPDATE tenants SET counted = counted | 16 WHERE tenant_id = ANY (p_tenants) AND counted & 16 = 0;
         END IF;
     END IF;
@@ -465,7 +483,10 @@ BEGIN
         holders := p_user;
         UPDATE reservations r SET lent = r.lent + v_parent_lent[n], lent_cost = r.lent_cost + v_parent_lent_cost[n]
           FROM generate_series(1, cardinality(p_parents)) n
-         WHERE r.tenant_id = p_tenants[p_parent_tenant[n]] AND r.reservation_id = p_parents[n] AND v_parent_lent[n] > 0;
+         CROSS JOIN LATERAL (SELECT o.ctid FROM reservations o
+                              WHERE o.tenant_id = p_tenants[p_parent_tenant[n]] AND o.reservation_id = p_parents[n]
+                             OFFSET 0) f
+         WHERE r.ctid = f.ctid AND v_parent_lent[n] > 0;
     END IF;
 
     -- A child moves nothing: its parent holds what it holds.
@@ -478,7 +499,6 @@ BEGIN
            CASE WHEN p_parent[n] IS NULL THEN hold.granted[n] ELSE 0 END, 0, 0
       FROM generate_series(1, v_count) n WHERE hold.granted[n] IS NOT NULL;
 
-    -- Under the tenant's lock nobody else moves a balance, so its place is as good as its name, and quicker.
     UPDATE balances b
        SET held = b.held + v_taken[n], cost_held = b.cost_held + v_cost_taken[n],
            day_held[extract(day FROM v_day[n])::int] = b.day_held[extract(day FROM v_day[n])::int] + v_day_taken[n]
@@ -504,7 +524,9 @@ BEGIN
     IF d_at IS NOT NULL THEN
         UPDATE top_ups u SET held = u.held + u_taken[n]
           FROM generate_series(1, cardinality(u_id)) n
-         WHERE u.tenant_id = p_tenants[u_tenant[n]] AND u.top_up_id = u_id[n] AND u_taken[n] > 0;
+         CROSS JOIN LATERAL (SELECT o.ctid FROM top_ups o
+                              WHERE o.tenant_id = p_tenants[u_tenant[n]] AND o.top_up_id = u_id[n] OFFSET 0) f
+         WHERE u.ctid = f.ctid AND u_taken[n] > 0;
     END IF;
 END $$;
 
@@ -518,6 +540,7 @@ CREATE FUNCTION settle(
 ) RETURNS reservations[] LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s'
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -550,9 +573,12 @@ BEGIN
                                 THEN least(c.granted, p_input[n] + p_cached[n] + p_output[n] + p_reasoning[n]) ELSE 0 END,
                    spent_cost = least(c.granted_cost, e.cost)
               FROM generate_series(1, v_count) n
-              JOIN reservations c ON c.tenant_id = p_tenants[p_tenant[n]] AND c.reservation_id = p_reservation[n]
-                                 AND c.state < 2 AND c.parent_reservation_id <> ''
-              JOIN reservations p ON p.tenant_id = c.tenant_id AND p.reservation_id = c.parent_reservation_id
+             CROSS JOIN LATERAL (SELECT o.ctid, o.* FROM reservations o
+                                  WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.reservation_id = p_reservation[n]
+                                    AND o.state < 2 AND o.parent_reservation_id <> '' OFFSET 0) c
+             CROSS JOIN LATERAL (SELECT o.expire_time FROM reservations o
+                                  WHERE o.tenant_id = c.tenant_id AND o.reservation_id = c.parent_reservation_id
+                                 OFFSET 0) p
              CROSS JOIN LATERAL (SELECT CASE WHEN least(c.expire_time, p.expire_time) <= v_now THEN 4::smallint
                                              ELSE p_target[n] END AS state,
                                         coalesce(nullif(p_model[n], ''), c.model) AS model) k
@@ -560,7 +586,7 @@ BEGIN
                  k.model, c.create_time, p_input[n], p_cached[n], p_output[n], p_reasoning[n]) END AS price) f
              CROSS JOIN LATERAL (SELECT k.state, k.model, f.price,
                                         CASE WHEN k.state = 2 THEN coalesce(f.price, p_cost[n]) ELSE 0 END AS cost) e
-             WHERE r.tenant_id = c.tenant_id AND r.reservation_id = c.reservation_id
+             WHERE r.ctid = c.ctid
                AND (p_target[n] <> 4 OR e.state = 4 AND least(c.expire_time, p.expire_time) <= v_now)
             RETURNING r
         )
@@ -572,7 +598,9 @@ BEGIN
                        sum(spent_cost)::bigint AS spent_cost, sum(granted_cost)::bigint AS lent_cost,
                        sum(coalesce(input_tokens + cached_input_tokens + output_tokens + reasoning_tokens, 0))::bigint AS used
                   FROM unnest(v_children) GROUP BY tenant_id, parent_reservation_id) x
-         WHERE p.tenant_id = x.tenant_id AND p.reservation_id = x.parent_reservation_id;
+         CROSS JOIN LATERAL (SELECT o.ctid FROM reservations o
+                              WHERE o.tenant_id = x.tenant_id AND o.reservation_id = x.parent_reservation_id OFFSET 0) f
+         WHERE p.ctid = f.ctid;
     END IF;
 
     -- `state < 2` means held; `state = 1` would lure the planner into the index of the sweeper.
@@ -592,8 +620,11 @@ BEGIN
                model = coalesce(nullif(p_model[n], ''), r.model),
                settle_time = v_now
           FROM generate_series(1, v_count) n
-         WHERE r.tenant_id = p_tenants[p_tenant[n]] AND r.reservation_id = p_reservation[n] AND r.state < 2
-           AND r.parent_reservation_id = '' AND (p_target[n] <> 4 OR r.expire_time <= v_now)
+         CROSS JOIN LATERAL (SELECT o.ctid FROM reservations o
+                              WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.reservation_id = p_reservation[n]
+                                AND o.state < 2 AND o.parent_reservation_id = ''
+                                AND (p_target[n] <> 4 OR o.expire_time <= v_now) OFFSET 0) f
+         WHERE r.ctid = f.ctid
         RETURNING r
     )
     SELECT array_agg(m.r) INTO v_moved FROM moved m;
@@ -601,8 +632,10 @@ BEGIN
         WITH moved AS (
             UPDATE reservations c SET state = 4, settle_time = v_now
               FROM unnest(v_moved) m
-             WHERE m.lent > 0 AND c.tenant_id = m.tenant_id AND c.parent_reservation_id = m.reservation_id
-               AND c.parent_reservation_id <> '' AND c.state < 2
+             CROSS JOIN LATERAL (SELECT o.ctid FROM reservations o
+                                  WHERE o.tenant_id = m.tenant_id AND o.parent_reservation_id = m.reservation_id
+                                    AND o.parent_reservation_id <> '' AND o.state < 2 OFFSET 0) f
+             WHERE m.lent > 0 AND c.ctid = f.ctid
             RETURNING c
         )
         SELECT array_agg(m.c) INTO v_orphans FROM moved m;
@@ -647,7 +680,10 @@ BEGIN
                      UNION ALL SELECT 3::smallint, m.key_id WHERE m.counted & 4 > 0) l
                  WHERE m.day = v_day
                  GROUP BY m.tenant_id, l.level, l.subject, m.month) x
-         WHERE b.tenant_id = x.tenant_id AND b.level = x.level AND b.subject = x.subject AND b.month = x.month;
+         CROSS JOIN LATERAL (SELECT o.ctid FROM balances o
+                              WHERE o.tenant_id = x.tenant_id AND o.level = x.level AND o.subject = x.subject
+                                AND o.month = x.month OFFSET 0) f
+         WHERE b.ctid = f.ctid;
     END LOOP;
 
     WITH told AS MATERIALIZED (
@@ -664,8 +700,10 @@ BEGIN
                output_tokens = u.output_tokens + t.output_tokens,
                reasoning_tokens = u.reasoning_tokens + t.reasoning_tokens, cost_micros = u.cost_micros + t.cost_micros
           FROM told t
-         WHERE u.tenant_id = t.tenant_id AND u.day = t.day AND u.user_id = t.user_id AND u.key_id = t.key_id
-           AND u.model = t.model
+         CROSS JOIN LATERAL (SELECT o.ctid FROM usage_days o
+                              WHERE o.tenant_id = t.tenant_id AND o.day = t.day AND o.user_id = t.user_id
+                                AND o.key_id = t.key_id AND o.model = t.model OFFSET 0) f
+         WHERE u.ctid = f.ctid
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM told), (SELECT count(*) FROM added) INTO v_groups, v_updated;
@@ -676,7 +714,7 @@ BEGIN
           FROM unnest(v_moved) m
          WHERE m.state = 2 AND NOT EXISTS (
             SELECT FROM usage_days u WHERE u.tenant_id = m.tenant_id AND u.day = m.day AND u.user_id = m.user_id
-                                       AND u.key_id = m.key_id AND u.model = m.model)
+                                       AND u.key_id = m.key_id AND u.model = m.model OFFSET 0)
          GROUP BY m.tenant_id, m.day, m.user_id, m.key_id, m.model;
     END IF;
     IF v_seen & 8 > 0 THEN
