@@ -71,3 +71,34 @@ async def platform(config: Config, signing_keys: SigningKeys) -> AsyncIterator[P
             config.bootstrap_admin_key.get_secret_value(),
             config.bootstrap_service_key.get_secret_value(),
         )
+
+
+@pytest.fixture(scope="session")
+async def quiet_database(fresh_database: Callable[[], str]) -> SecretStr:
+    """A migrated database on which no service runs: nothing happens on it by itself."""
+    url = SecretStr(fresh_database())
+    await migrate(url, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+    return url
+
+
+@pytest.fixture(scope="session")
+async def quiet_pool(quiet_database: SecretStr) -> AsyncIterator[asyncpg.Pool]:
+    """As `pool`, where it is quiet."""
+    async with open_pool(quiet_database, schema=SCHEMA, max_size=12) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def other_quiet_pool(quiet_database: SecretStr) -> AsyncIterator[asyncpg.Pool]:
+    """As `other_pool`, where it is quiet."""
+    async with open_pool(quiet_database, schema=SCHEMA, max_size=12) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def signal_config(config: Config, fresh_database: Callable[[], str]) -> Config:
+    """The settings of replicas whose webhooks are ours, on a database of their own."""
+    url = SecretStr(fresh_database())
+    await migrate(url, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+    webhooks = {"webhook_private_addresses_allowed": True, "webhook_http_allowed": True}
+    return config.model_copy(update={"database_url": url, **webhooks})

@@ -125,14 +125,11 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(config: Config, keys: SigningKeys, **settings: object) -> AsyncIterator[Replica]:
+async def replica(config: Config, keys: SigningKeys) -> AsyncIterator[Replica]:
     """A replica that runs inside the block."""
-    own = config.model_copy(
-        update={"webhook_private_addresses_allowed": True, "webhook_http_allowed": True, **settings}
-    )
     async with (
-        open_pool(own.database_url, schema=SCHEMA, max_size=12) as pool,
-        open_signalling(pool, own, Quotas(pool)) as signalling,
+        open_pool(config.database_url, schema=SCHEMA, max_size=12) as pool,
+        open_signalling(pool, config, Quotas(pool)) as signalling,
         serving([signalling.endpoint], keys) as channel,
     ):
         yield Replica(pool, signalling, channel, keys)

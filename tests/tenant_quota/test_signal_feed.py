@@ -21,6 +21,18 @@ SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~*
 """
 
 
+@pytest.fixture
+def pool(quiet_pool: asyncpg.Pool) -> asyncpg.Pool:
+    """Where nobody else looks."""
+    return quiet_pool
+
+
+@pytest.fixture
+def other_pool(other_quiet_pool: asyncpg.Pool) -> asyncpg.Pool:
+    """What a second replica has there."""
+    return other_quiet_pool
+
+
 class Sessions:
     """What PostgreSQL tells a superuser about those who listen."""
 
@@ -48,8 +60,8 @@ class Sessions:
 
 
 @pytest.fixture
-async def sessions(database: SecretStr) -> AsyncIterator[Sessions]:
-    connection = await asyncpg.connect(database.get_secret_value())
+async def sessions(quiet_database: SecretStr) -> AsyncIterator[Sessions]:
+    connection = await asyncpg.connect(quiet_database.get_secret_value())
     yield Sessions(connection)
     await connection.close()
 

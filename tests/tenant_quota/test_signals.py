@@ -20,6 +20,18 @@ VALUES ($1, 'x', 1000, 100, 50, $2)
 """
 
 
+@pytest.fixture
+def pool(quiet_pool: asyncpg.Pool) -> asyncpg.Pool:
+    """Where nobody else looks."""
+    return quiet_pool
+
+
+@pytest.fixture
+def other_pool(other_quiet_pool: asyncpg.Pool) -> asyncpg.Pool:
+    """What a second replica has there."""
+    return other_quiet_pool
+
+
 def said(signals: list[Signal]) -> set[tuple[Level, Window, Measure, int]]:
     """What the signals say, each once."""
     words = [(each.level, each.window, each.measure, each.percent) for each in signals]
