@@ -60,7 +60,10 @@ async def test_requests_go_on_uncounted_while_redis_is_away_and_are_counted_agai
     assert await admitted(three, 300, tenant) == 300
     assert time.perf_counter() - begun < LONGEST_WAIT_SECONDS
     assert (await ask(three[0], Subject(tenant.tenant_id, Level.KEY, "closed"))).full, "0 is 0, counted or not"
-    redis.resume() if harm is FragileRedis.halt else redis.restart()
+    if harm is FragileRedis.halt:
+        redis.resume()
+    else:
+        redis.restart()
     await all_count_again(three, tenant)
     assert await admitted(three, 3 * LIMIT, tenant) <= LIMIT
 
