@@ -1,4 +1,4 @@
-"""What a careful clerk would write down of an account: limits, counters, reservations and top-ups, one after another."""
+"""What a careful clerk would write down of an account: limits, counters, reservations, top-ups, one by one."""
 
 from dataclasses import dataclass, field
 
