@@ -30,6 +30,8 @@ INSERT INTO quotas (tenant_id, level, subject, tokens_per_day, tokens_per_month,
                     threshold_percents, unlimited)
 VALUES ($1, $2, $3, $4, $5, $6, 1, $7, $8)
 """
+# From now on this level is looked for.
+COUNT = "UPDATE tenants SET counted = counted | $2 WHERE tenant_id = $1"
 USE = """
 INSERT INTO balances AS b (tenant_id, level, subject, month, used, cost_used, topped_used, day_used)
 SELECT $1, $2, $3, date_trunc('month', t.today)::date, $4, $5, $6,
@@ -69,6 +71,7 @@ async def limit(
     """Limits of a tenant, a user or a key."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute(LIMIT, tenant_id, level, subject, day, month, cost, list(percents), unlimited)
+        await connection.execute(COUNT, tenant_id, 2 * (level - 1))
 
 
 async def use(
@@ -91,6 +94,7 @@ async def use(
 class Replica:
     """A process of the service as far as signals go: its own connections, its own server."""
 
+    config: Config
     pool: asyncpg.Pool
     signalling: Signalling
     channel: grpc.aio.Channel
@@ -132,4 +136,4 @@ async def replica(config: Config, keys: SigningKeys) -> AsyncIterator[Replica]:
         open_signalling(pool, config, Quotas(pool)) as signalling,
         serving([signalling.endpoint], keys) as channel,
     ):
-        yield Replica(pool, signalling, channel, keys)
+        yield Replica(config, pool, signalling, channel, keys)
