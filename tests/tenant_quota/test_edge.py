@@ -191,6 +191,20 @@ async def test_whom_nothing_limits_envoy_lets_through(envoy: "RateLimitServiceAs
     assert headers(answer) == {}
 
 
+async def test_a_descriptor_of_another_kind_is_not_counted_against_the_tenant_it_names(
+    envoy: "RateLimitServiceAsyncStub", pool: asyncpg.Pool, tenant: Subject
+) -> None:
+    await limit(pool, tenant, 0)
+    named = {"tenant_id": tenant.tenant_id}
+    for about, code in ((descriptor(**named, path="/v1"), OK), (descriptor(**named), OVER_LIMIT)):
+        assert (await envoy.ShouldRateLimit(request(about), metadata=EDGE)).overall_code == code
+
+
+def test_the_secret_opens_nothing_else(signing_keys: SigningKeys) -> None:
+    edge = EdgeVerifier(signing_keys.public_pem, SecretStr(SECRET)).verify(SECRET)
+    assert (edge.tenant_id, edge.user_id, edge.scopes, edge.token) == ("", "", {CHECK}, "")
+
+
 async def test_a_token_names_its_tenant_user_and_key(
     envoy: "RateLimitServiceAsyncStub", pool: asyncpg.Pool, tenant: Subject, signing_keys: SigningKeys
 ) -> None:

@@ -84,6 +84,7 @@ async def test_many_tenants_limits_are_read_at_once_and_each_is_its_own(pool: as
     for number, tenant in enumerate(tenants):
         await limit(pool, tenant, number)
         await limit(pool, Subject(tenant.tenant_id, Level.USER, "maria"), 100 + number)
+        await limit(pool, Subject(tenant.tenant_id, Level.USER, "zoe"), 200)
     users = [Subject(tenant.tenant_id, Level.USER, "maria") for tenant in tenants]
     found = await RateLimits(pool).limits([*tenants, *users])
     assert found == dict(zip([*tenants, *users], [*range(5), *range(100, 105)], strict=True))
