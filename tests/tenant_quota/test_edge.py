@@ -202,7 +202,7 @@ async def test_a_descriptor_of_another_kind_is_not_counted_against_the_tenant_it
 
 def test_the_secret_opens_nothing_else(signing_keys: SigningKeys) -> None:
     edge = EdgeVerifier(signing_keys.public_pem, SecretStr(SECRET)).verify(SECRET)
-    assert (edge.tenant_id, edge.user_id, edge.scopes, edge.token) == ("", "", {CHECK}, "")
+    assert (edge.tenant_id, edge.user_id, edge.scopes, edge.token) == ("", "", frozenset({CHECK}), "")
 
 
 async def test_a_token_names_its_tenant_user_and_key(
