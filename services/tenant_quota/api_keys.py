@@ -61,6 +61,11 @@ LIMIT_KEY = """
 UPDATE api_keys SET expire_time = least(expire_time, clock_timestamp() + make_interval(secs => $3))
  WHERE tenant_id = $1 AND key_id = $2
 """
+# In whole, whatever a quota has. The successor's counters begin anew.
+COPY_QUOTA = """
+INSERT INTO quotas SELECT (jsonb_populate_record(q, jsonb_build_object('subject', $3::text))).*
+  FROM quotas q WHERE q.tenant_id = $1 AND q.level = 3 AND q.subject = $2
+"""
 ENSURE_KEY = """
 INSERT INTO api_keys (key_id, tenant_id, display_name, role, secret_hash) VALUES ($1, '', $2, $3, $4)
 ON CONFLICT (key_id) DO UPDATE SET secret_hash = excluded.secret_hash, role = excluded.role, revoke_time = NULL
@@ -147,6 +152,7 @@ class ApiKeys:
                 if made is None:
                     raise ApiKeyEnded
                 await connection.execute(LIMIT_KEY, *address, rotation.overlap_seconds)
+                await connection.execute(COPY_QUOTA, *address, made["key_id"])
                 return made
 
             row, is_new = await once(connection, rotation.tenant_id, "RotateApiKey", replay, "api_keys", make)

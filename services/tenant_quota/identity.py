@@ -18,6 +18,7 @@ from services.tenant_quota.api_keys import ApiKeys
 from services.tenant_quota.authenticate import Authenticator
 from services.tenant_quota.config import Config
 from services.tenant_quota.credentials import Credentials, KeyedHash
+from services.tenant_quota.erasure import Erasure
 from services.tenant_quota.last_uses import LastUses
 from services.tenant_quota.login import Login
 from services.tenant_quota.model import Principal, Role
@@ -63,8 +64,9 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
         idle_seconds=config.session_idle_seconds,
     )
     hashing = PasswordHashing()
-    upkeep = Upkeep(last_uses, sessions)
-    tenant_handlers = TenantHandlers(Tenants(pool), keys, authenticator)
+    erasure = Erasure(pool, sessions)
+    upkeep = Upkeep(last_uses, sessions, erasure)
+    tenant_handlers = TenantHandlers(Tenants(pool), keys, authenticator, erasure)
     session_handlers = SessionHandlers(Login(sessions, hashing), sessions)
     try:
         async with in_background(steadily("identity_upkeep", upkeep.work, config.last_use_interval_seconds)):
@@ -77,17 +79,19 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
 class Upkeep:
     """What is done now and then."""
 
-    def __init__(self, last_uses: LastUses, sessions: Sessions) -> None:
+    def __init__(self, last_uses: LastUses, sessions: Sessions, erasure: Erasure) -> None:
         self._last_uses = last_uses
         self._sessions = sessions
+        self._erasure = erasure
         self._forget_at = 0.0
 
     async def work(self) -> None:
-        """Writes last uses; every five minutes forgets tries and sessions that are long over."""
+        """Writes last uses; every five minutes forgets tries, sessions and ids whose time is over."""
         await self._last_uses.write()
         if time.monotonic() >= self._forget_at:
             self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
             await self._sessions.forget()
+            await self._erasure.finish()
 
     async def close(self) -> None:
         """Writes what is still to be written; a database that is down keeps nobody from stopping."""

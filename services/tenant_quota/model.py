@@ -153,6 +153,15 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasedTable:
+    """What became of a person's rows in a table: deleted, or renamed to a pseudonym."""
+
+    name: str
+    deleted_rows: int
+    renamed_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who stands behind a credential, and what it may do now; a session has its user's role."""
 

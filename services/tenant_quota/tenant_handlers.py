@@ -7,6 +7,7 @@ from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from services.tenant_quota import wire
 from services.tenant_quota.api_keys import ApiKeys, KeyWish, Rotation
 from services.tenant_quota.authenticate import Authenticator
+from services.tenant_quota.erasure import Erasure
 from services.tenant_quota.model import (
     DEFAULT_TIME_ZONE,
     PERMISSIONS,
@@ -27,10 +28,11 @@ OVERLAP_SECONDS = 86_400
 class TenantHandlers(TenantServiceServicer):
     """Answers for tenants, users, keys, and who somebody is."""
 
-    def __init__(self, tenants: Tenants, keys: ApiKeys, authenticator: Authenticator) -> None:
+    def __init__(self, tenants: Tenants, keys: ApiKeys, authenticator: Authenticator, erasure: Erasure) -> None:
         self._tenants = tenants
         self._keys = keys
         self._authenticator = authenticator
+        self._erasure = erasure
 
     async def Authenticate(self, request: pb.AuthenticateRequest, _: Any) -> pb.AuthenticateResponse:
         """A credential for a token."""
@@ -100,6 +102,11 @@ class TenantHandlers(TenantServiceServicer):
         changes = wire.user_changes(request)
         forbid_escalation(PERMISSIONS[Role(changes.get("role", Role.UNSPECIFIED))], grantable())
         return wire.user_message(await self._tenants.update_user(tenant_id, request.user_id, changes))
+
+    async def EraseUser(self, request: pb.EraseUserRequest, _: Any) -> pb.EraseUserResponse:
+        """A person gone, their sums kept."""
+        tenant_id = named_tenant(wire.checked(request).tenant_id)
+        return wire.erasure_message(await self._erasure.erase(tenant_id, request.user_id))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, _: Any) -> pb.CreateApiKeyResponse:
         """A new key, with its secret this once."""

@@ -34,6 +34,8 @@ UPDATE tenants SET active = $2, update_time = clock_timestamp() WHERE tenant_id 
 INSERT_USER = """
 INSERT INTO users (tenant_id, user_id, display_name, email, role) VALUES ($1, $2, $3, $4, $5) RETURNING *
 """
+# The id of an erased user is not given again while something of theirs may be on its way.
+IS_ERASED = "SELECT EXISTS (SELECT FROM erasures WHERE tenant_id = $1 AND user_id = $2)"
 GET_USER = "SELECT * FROM users WHERE tenant_id = $1 AND user_id = $2"
 LIST_USERS = """
 SELECT * FROM users WHERE tenant_id = $1 AND (create_time, user_id) < ($2::text::timestamptz, $3)
@@ -113,6 +115,8 @@ class Tenants:
         }
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await require_tenant(connection, tenant_id)
+            if await connection.fetchval(IS_ERASED, tenant_id, user_id):
+                raise taken["users_pkey"]
             with _taken(taken):
                 row, _ = await once(
                     connection,

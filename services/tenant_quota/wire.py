@@ -15,6 +15,7 @@ from services.tenant_quota.authenticate import Grant
 from services.tenant_quota.model import (
     USER_ROLES,
     ApiKey,
+    ErasedTable,
     Replay,
     Role,
     Tenant,
@@ -190,6 +191,15 @@ def api_key_message(key: ApiKey) -> pb.ApiKey:
         rotated_from=key.rotated_from,
         last_use_time=timestamp(key.last_use_time),
     )
+
+
+def erasure_message(erased: Sequence[ErasedTable]) -> pb.EraseUserResponse:
+    """The receipt of an erasure."""
+    tables = [
+        pb.ErasedTable(name=each.name, deleted_rows=each.deleted_rows, renamed_rows=each.renamed_rows)
+        for each in erased
+    ]
+    return pb.EraseUserResponse(tables=tables)
 
 
 def grant_message(grant: Grant) -> pb.AuthenticateResponse:

@@ -116,6 +116,8 @@ CASES: dict[str, Case] = {
         NOT_FOUND,
         "user_id",
     ),
+    # It erases nobody of the first tenant, and says the same of a user who is nowhere.
+    "TenantService.EraseUser": Case(lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id}, OK),
     "TenantService.CreateApiKey": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, "role": 3}, NOT_FOUND, "user_id"
     ),

@@ -12,7 +12,7 @@ from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wi
 
 SIGNALLING = ("signals", "webhooks", "deliveries")
 TABLES = (
-    *("tenants", "users", "api_keys", "last_uses", "passwords", "sessions", "requests"),
+    *("tenants", "users", "api_keys", "last_uses", "passwords", "sessions", "erasures", "requests"),
     *("quotas", "balances", "reservations", "ledger", "usage_days", "top_ups"),
     *SIGNALLING,
 )
@@ -22,6 +22,7 @@ PERSONAL = (
     "INSERT INTO passwords (tenant_id, user_id, hash) VALUES ($1, $2, 'x')",
     "INSERT INTO sessions (session_id, tenant_id, user_id, secret_hash, expire_time) VALUES ($2, $1, $2, '', now())",
     "INSERT INTO last_uses (credential_id, tenant_id, use_time) VALUES ($2, $1, now())",
+    "INSERT INTO erasures (tenant_id, user_id, forget_time) VALUES ($1, 'erased ' || $2, now() + interval '1 h')",
 )
 # What every tenant of these tests has rows in.
 OWN = tuple(table for table in TABLES if table not in ("requests", "top_ups", *SIGNALLING))

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
 from prosa.tenant_quota.v1 import tenant_service_pb2 as pb
 from services.tenant_quota.last_uses import LastUses
 from services.tenant_quota.model import PERMISSIONS, Role
@@ -103,6 +104,19 @@ async def test_both_keys_work_while_they_overlap_and_the_new_one_carries_everyth
     await asyncio.sleep(1.1)
     assert await permissions(platform, old.secret) == set()
     assert await permissions(platform, new.secret) == {"quota.read"}
+
+
+async def test_the_new_key_has_the_old_one_s_quota(platform: Platform) -> None:
+    tenant_id, admin = await new_tenant(platform.pool), platform.admin()
+    old = await create(platform, tenant_id)
+    limits = quotas.Quota(tokens_per_month=500, requests_per_minute=7, threshold_percents=[50])
+    wanted = quotas.SetQuotaRequest(tenant_id=tenant_id, key_id=old.api_key.key_id, quota=limits)
+    kept = await platform.quotas.SetQuota(wanted, metadata=admin)
+    new = await rotate(platform, old.api_key)
+    request = quotas.GetQuotaRequest(tenant_id=tenant_id, key_id=new.api_key.key_id)
+    given = await platform.quotas.GetQuota(request, metadata=admin)
+    assert (given.tokens_per_month, given.requests_per_minute, list(given.threshold_percents)) == (500, 7, [50])
+    assert given.key_id == new.api_key.key_id != kept.key_id
 
 
 async def test_without_a_word_the_old_key_works_for_a_day_and_with_zero_not_at_all(platform: Platform) -> None:

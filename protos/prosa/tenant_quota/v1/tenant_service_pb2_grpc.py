@@ -100,6 +100,11 @@ class TenantServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateUserRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.User.FromString,
                 _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/EraseUser',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/CreateApiKey',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.SerializeToString,
@@ -226,6 +231,17 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseUser(self, request, context):
+        """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+        was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+        erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+        nothing and returns no tables.
+        Returns NOT_FOUND if the tenant does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateApiKey(self, request, context):
         """Creates an API key. The secret is in this response and nowhere else, ever: only its keyed hash is kept,
         so a repeated `request_id` returns the key without the secret.
@@ -324,6 +340,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.UpdateUser,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateUserRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.User.SerializeToString,
+            ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.SerializeToString,
             ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
@@ -659,6 +680,33 @@ class TenantService:
             '/prosa.tenant_quota.v1.TenantService/UpdateUser',
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateUserRequest.SerializeToString,
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/EraseUser',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,13 @@ class TenantServiceStub:
     5 seconds.
     Returns NOT_FOUND if the user does not exist in that tenant.
     """
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseUserRequest, _tenant_service_pb2.EraseUserResponse]
+    """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+    was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+    erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+    nothing and returns no tables.
+    Returns NOT_FOUND if the tenant does not exist.
+    """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateApiKeyRequest, _tenant_service_pb2.CreateApiKeyResponse]
     """Creates an API key. The secret is in this response and nowhere else, ever: only its keyed hash is kept,
     so a repeated `request_id` returns the key without the secret.
@@ -149,6 +156,13 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
     5 seconds.
     Returns NOT_FOUND if the user does not exist in that tenant.
+    """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseUserRequest, _tenant_service_pb2.EraseUserResponse]  # type: ignore[assignment]
+    """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+    was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+    erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+    nothing and returns no tables.
+    Returns NOT_FOUND if the tenant does not exist.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateApiKeyRequest, _tenant_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key. The secret is in this response and nowhere else, ever: only its keyed hash is kept,
@@ -283,6 +297,19 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
         5 seconds.
         Returns NOT_FOUND if the user does not exist in that tenant.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _tenant_service_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.EraseUserResponse, _abc.Awaitable[_tenant_service_pb2.EraseUserResponse]]:
+        """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+        was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+        erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+        nothing and returns no tables.
+        Returns NOT_FOUND if the tenant does not exist.
         """
 
     @_abc_1.abstractmethod
