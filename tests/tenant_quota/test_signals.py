@@ -146,13 +146,33 @@ async def test_a_lowered_limit_is_passed_by_what_was_used(pool: asyncpg.Pool) ->
 
 
 async def test_each_is_written_once_though_all_look_at_once(pool: asyncpg.Pool, other_pool: asyncpg.Pool) -> None:
-    tenant_id = await tenant_with(pool, day=100, month=100, cost=100, percents=list(range(10, 101, 10)))
-    await use(pool, tenant_id, 100, cost=100)
-    subject = Subject(tenant_id, Level.TENANT, "")
-    looks = [SignalStore(each).record([subject]) for each in (pool, other_pool) for _ in range(20)]
-    counts = await asyncio.gather(*looks, Signals(SignalStore(pool)).scan(), Signals(SignalStore(other_pool)).scan())
-    assert len(await written(pool, tenant_id)) == 30
-    assert sum(counts[:40]) <= 30
+    # All connections there are, so that the looks really meet.
+    await asyncio.gather(*(each.execute("SELECT pg_sleep(0.1)") for each in (pool, other_pool) for _ in range(10)))
+    for _ in range(10):
+        tenant_id = await tenant_with(pool, day=100, month=100, cost=100, percents=list(range(10, 101, 10)))
+        await use(pool, tenant_id, 100, cost=100)
+        subject = Subject(tenant_id, Level.TENANT, "")
+        looks = [SignalStore(each).record([subject]) for each in (pool, other_pool) for _ in range(10)]
+        assert sum(await asyncio.gather(*looks)) == 30
+        assert len(await written(pool, tenant_id)) == 30
+        await asyncio.gather(*(Signals(SignalStore(each)).scan() for each in (pool, other_pool)))
+        assert len(await written(pool, tenant_id)) == 30
+
+
+async def test_ids_are_committed_in_their_order(pool: asyncpg.Pool, other_pool: asyncpg.Pool) -> None:
+    """Else a reader that has seen the later one would never ask for the earlier one."""
+    tenant_id = await tenant_with(pool, day=100)
+    await limit(pool, tenant_id, Level.USER, "maria", day=100)
+    await use(pool, tenant_id, 80)
+    await use(pool, tenant_id, 80, level=Level.USER, subject="maria")
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT record_signals($1, $2, $3)", [tenant_id], [Level.TENANT], [""])
+        second = asyncio.create_task(SignalStore(other_pool).record([Subject(tenant_id, Level.USER, "maria")]))
+        await asyncio.wait([second], timeout=0.3)
+        assert not second.done()
+    assert await second == 1
+    later, earlier = await SignalStore(pool).newest(tenant_id, None, None, 10)
+    assert (earlier.level, later.level) == (Level.TENANT, Level.USER)
 
 
 async def test_what_a_killed_replica_did_not_come_to_is_found_by_another(
