@@ -160,9 +160,8 @@ class SignalFeed:
                         # A peer that vanished without a word is noticed only by asking.
                         await connection.fetchval("SELECT 1", timeout=self._poll_seconds)
                 finally:
-                    connection.remove_termination_listener(lose)
-                    if not connection.is_closed():
-                        await connection.remove_listener(CHANNEL, self._hear)
+                    # It would have to be asked to listen no more, and may be gone: nobody else needs it.
+                    connection.terminate()
 
     def _hear(self, _connection: object, _pid: int, _channel: str, tenant_id: object) -> None:
         if tenant_id in self._watched:

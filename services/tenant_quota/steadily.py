@@ -25,6 +25,7 @@ async def steadily(
             _log.warning(f"{name}_failed", reason=error.reason)
         except Exception:
             _log.exception(f"{name}_failed")
+        _heed_cancellation()
         await _rest(seconds, bell)
 
 
@@ -40,6 +41,13 @@ async def in_background(*loops: Awaitable[object]) -> AsyncIterator[None]:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
+
+
+def _heed_cancellation() -> None:
+    """Cleaning up after a cancellation may fail, and the failure then hides it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _rest(seconds: float, bell: asyncio.Event | None) -> None:

@@ -137,6 +137,13 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(sessions: S
         assert await some(signals, 1) == [100]
 
 
+async def test_a_stop_is_heeded_while_the_connection_is_being_lost(sessions: Sessions, pool: asyncpg.Pool) -> None:
+    for seconds_between in (0.0, 0.0, 0.2):
+        async with asyncio.timeout(10), sessions.feed(pool):
+            await sessions.kill((await sessions.listening())[0])
+            await asyncio.sleep(seconds_between)
+
+
 async def test_what_no_notification_told_the_poll_finds(pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.tenant_quota.signal_feed.CHANNEL", "another_channel")
     tenant_id = await tenant_with(pool, day=100)
