@@ -26,6 +26,7 @@ SAME_ID = "atendimento-1"
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 OK = grpc.StatusCode.OK
+NO_COST = {"input_micros": 0, "cached_input_micros": 0, "output_micros": 0, "reasoning_micros": 0}
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,30 @@ CASES: dict[str, Case] = {
     "QuotaService.SetQuota": _foreign_tenant(quota={}),
     "QuotaService.GetQuota": _foreign_tenant(),
     "QuotaService.ReserveTokens": Case(lambda world: {"tokens": 1}, DENIED),
+    "QuotaService.ExtendReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
     "QuotaService.CommitReservation": Case(
         lambda world: {"reservation_id": world.reservation_id, "usage": {}, "usage_source": 1}, DENIED
     ),
     "QuotaService.ReleaseReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
+    "QuotaService.CreateTopUp": _foreign_tenant(tokens=1),
+    "QuotaService.ListTopUps": _foreign_tenant(),
+    "QuotaService.RevokeTopUp": _foreign_tenant(top_up_id="any"),
     "QuotaService.GetUsage": _foreign_tenant(),
     "QuotaService.ListLedger": _foreign_tenant(),
+    "PlanService.CreatePlan": Case(lambda world: {"plan": {"display_name": "x"}}, DENIED),
+    "PlanService.GetPlan": Case(lambda world: {"plan_id": "x"}, DENIED),
+    "PlanService.ListPlans": Case(lambda world: {}, DENIED),
+    "PlanService.UpdatePlan": Case(
+        lambda world: {"plan_id": "x", "plan": {}, "update_mask": {"paths": ["tokens_per_day"]}}, DENIED
+    ),
+    "PlanService.DeletePlan": Case(lambda world: {"plan_id": "x"}, DENIED),
+    "PlanService.SetTenantPlan": _foreign_tenant(),
+    "PlanService.GetTenantPlan": _foreign_tenant(),
+    "PriceService.SetPrice": Case(lambda world: {"model": "x", **NO_COST}, DENIED),
+    # The price book is the platform's, and open to all who are charged by it.
+    "PriceService.GetPrice": Case(lambda world: {"model": "a model without a price"}, NOT_FOUND),
+    "PriceService.ListPrices": Case(lambda world: {}, OK),
+    "PriceService.DeletePrice": Case(lambda world: {"model": "x", "effective_time": {"seconds": 1}}, DENIED),
     "SignalService.WatchUsage": _foreign_tenant(),
     "SignalService.ListSignals": _foreign_tenant(),
     "SignalService.CreateWebhook": _foreign_tenant(url="https://example.org/hook"),
