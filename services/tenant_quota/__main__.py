@@ -10,6 +10,8 @@ from pathlib import Path
 import asyncpg
 
 from prosa.tenant_quota.v1 import (
+    plan_service_pb2,
+    plan_service_pb2_grpc,
     quota_service_pb2,
     quota_service_pb2_grpc,
 )
@@ -18,6 +20,9 @@ from services.tenant_quota.config import Config
 from services.tenant_quota.edge_callers import EdgeVerifier
 from services.tenant_quota.identity import open_identity
 from services.tenant_quota.model import new_secret
+from services.tenant_quota.plan_handlers import PlanHandlers, PriceHandlers
+from services.tenant_quota.plans import Plans
+from services.tenant_quota.prices import Prices
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
@@ -65,8 +70,9 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
+            plans = _plan_endpoints(pool, config)
             yield Service(
-                [*identity.endpoints, _endpoint(quota_handlers), edge, signalling.endpoint],
+                [*identity.endpoints, _endpoint(quota_handlers), *plans, edge, signalling.endpoint],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )
@@ -91,6 +97,16 @@ async def main() -> None:
 def _endpoint(quotas: QuotaHandlers) -> Endpoint:
     quota_service = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
     return Endpoint(quota_service_pb2_grpc.add_QuotaServiceServicer_to_server, quotas, quota_service.full_name)
+
+
+def _plan_endpoints(pool: asyncpg.Pool, config: Config) -> list[Endpoint]:
+    services = plan_service_pb2.DESCRIPTOR.services_by_name
+    plans, prices = PlanHandlers(Plans(pool)), PriceHandlers(Prices(pool), config.currency_code)
+    grpc_module = plan_service_pb2_grpc
+    return [
+        Endpoint(grpc_module.add_PlanServiceServicer_to_server, plans, services["PlanService"].full_name),
+        Endpoint(grpc_module.add_PriceServiceServicer_to_server, prices, services["PriceService"].full_name),
+    ]
 
 
 @asynccontextmanager

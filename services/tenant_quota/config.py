@@ -84,6 +84,9 @@ class Config(ServiceConfig):
     webhook_http_allowed: bool = False
     """Whether webhooks may be plain http."""
 
+    currency_code: str = Field(default="BRL", pattern="^[A-Z]{3}$")
+    """ISO 4217 code of the one currency in whose millionths all costs are; nothing is converted when it changes."""
+
     @field_validator("edge_secret")
     @classmethod
     def _long_enough_to_be_a_secret(cls, secret: SecretStr) -> SecretStr:

@@ -56,7 +56,7 @@ def wish(request: pb.ReserveTokensRequest, tenant_id: str, caller: Caller) -> Wi
         tokens=request.tokens,
         minimum=request.minimum_tokens or request.tokens,
         lease_seconds=request.lease_seconds or DEFAULT_LEASE_SECONDS,
-        model=request.model,
+        model=request.model.strip(),
         conversation_id=request.conversation_id,
         assistant_id=request.assistant_id,
         replay=repeatable,
@@ -86,7 +86,7 @@ def commitment(request: pb.CommitReservationRequest, tenant_id: str) -> Settleme
         TokenUsage(used.input_tokens, used.cached_input_tokens, used.output_tokens, used.reasoning_tokens),
         request.usage_source,
         request.cost_micros,
-        request.model,
+        request.model.strip(),
     )
 
 

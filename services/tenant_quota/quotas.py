@@ -146,7 +146,7 @@ class Quotas:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await _require_subject(connection, tenant_id, level, subject)
             row = await connection.fetchrow(GET_QUOTA, tenant_id, level, subject)
-        return Quota(tenant_id, user_id, key_id=key_id) if row is None else _quota(row)
+        return Quota(tenant_id, user_id, key_id=key_id) if row is None else quota_of(row)
 
     async def usage(self, tenant_id: str, user_id: str, key_id: str = "") -> Sequence[Usage]:
         """Day and month of the tenant, then of the user and the key that are named. NotFound without the tenant."""
@@ -199,7 +199,8 @@ def _ledger_query(
     return f"SELECT * FROM ledger WHERE {where} {order}", values  # noqa: S608 only constants and parameter places
 
 
-def _quota(row: asyncpg.Record) -> Quota:
+def quota_of(row: asyncpg.Record) -> Quota:
+    """The limits that a row of `quotas` keeps."""
     level = Level(row["level"])
     return Quota(
         row["tenant_id"],

@@ -373,6 +373,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
         ]}
     """
+    ERROR_REASON_PLAN_IN_USE: _ErrorReason.ValueType  # 47
+    """A tenant is on the plan: it is not deleted.
+
+        {"code": 9, "message": "2 tenants are on the plan", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PLAN_IN_USE", "domain": "prosa", "metadata": {"tenants": "2"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PLAN_IN_USE", "description": "2 tenants are on the plan"}]}
+        ]}
+    """
+    ERROR_REASON_PRICE_IN_FORCE: _ErrorReason.ValueType  # 48
+    """The price has begun: it is not removed any more.
+
+        {"code": 9, "message": "the price is or was in force", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -729,6 +745,22 @@ ERROR_REASON_MODEL_PRICE_UNKNOWN: ErrorReason.ValueType  # 46
     {"code": 9, "message": "the price book knows no price of the model", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_PRICE_UNKNOWN", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
+    ]}
+"""
+ERROR_REASON_PLAN_IN_USE: ErrorReason.ValueType  # 47
+"""A tenant is on the plan: it is not deleted.
+
+    {"code": 9, "message": "2 tenants are on the plan", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PLAN_IN_USE", "domain": "prosa", "metadata": {"tenants": "2"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PLAN_IN_USE", "description": "2 tenants are on the plan"}]}
+    ]}
+"""
+ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
+"""The price has begun: it is not removed any more.
+
+    {"code": 9, "message": "the price is or was in force", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
