@@ -46,6 +46,9 @@ class Sessions:
     async def more_than(self, count: int) -> bool:
         return len(await self.listening()) > count
 
+    async def none_but(self, count: int) -> bool:
+        return len(await self.listening()) <= count
+
     async def kill(self, pid: int) -> None:
         await self._superuser.execute("SELECT pg_terminate_backend($1)", pid)
 
@@ -57,6 +60,8 @@ class Sessions:
         async with feed.running():
             await until_answered(lambda: self.more_than(before))
             yield feed
+        # PostgreSQL notices a closed connection a moment later.
+        await until_answered(lambda: self.none_but(before))
 
 
 @pytest.fixture
