@@ -23,11 +23,13 @@ INSERT INTO quotas (tenant_id, user_id, tokens_per_month, enforcement) VALUES ('
 # By the functions of that time: two reservations, one of them settled.
 RESERVE = """
 SELECT * FROM tenant_quota.reserve(ARRAY['t','t'], ARRAY['u',''], ARRAY['k','k'], ARRAY['r1','r2'],
-    ARRAY[100,40], ARRAY[100,40], ARRAY[600,600], ARRAY['m','m'], ARRAY['',''], ARRAY['',''], ARRAY['q1',NULL], ARRAY[''::bytea,NULL],
+    ARRAY[100,40], ARRAY[100,40], ARRAY[600,600], ARRAY['m','m'], ARRAY['',''], ARRAY['',''],
+    ARRAY['q1',NULL], ARRAY[''::bytea,NULL],
     ARRAY['t','t'], ARRAY['','u'], ARRAY[1,1], ARRAY[2,NULL])
 """
 SETTLE = """
-SELECT * FROM tenant_quota.settle(ARRAY['t'], ARRAY['r1'], ARRAY[2::smallint], ARRAY[30], ARRAY[0], ARRAY[40], ARRAY[0],
+SELECT * FROM tenant_quota.settle(ARRAY['t'], ARRAY['r1'], ARRAY[2::smallint],
+    ARRAY[30], ARRAY[0], ARRAY[40], ARRAY[0],
     ARRAY[1::smallint], ARRAY[9], ARRAY[''])
 """
 
