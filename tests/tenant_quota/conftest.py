@@ -12,6 +12,7 @@ from services.tenant_quota.model import new_secret
 from shared.postgres import migrate, open_pool
 from tests.house.in_process import serving
 from tests.house.signing import SigningKeys
+from tests.tenant_quota.hand_set_clock import HAND_SET_CLOCK, Clock
 from tests.tenant_quota.world import Platform
 
 
@@ -102,3 +103,22 @@ async def signal_config(config: Config, fresh_database: Callable[[], str]) -> Co
     await migrate(url, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
     webhooks = {"webhook_private_addresses_allowed": True, "webhook_http_allowed": True}
     return config.model_copy(update={"database_url": url, **webhooks})
+
+
+@pytest.fixture(scope="module")
+async def timed_pool(fresh_database: Callable[[], str]) -> AsyncIterator[asyncpg.Pool]:
+    """As `pool`, on a database of its own whose clock is set by hand."""
+    url = fresh_database()
+    await migrate(SecretStr(url), schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+    superuser = await asyncpg.connect(url)
+    await superuser.execute(HAND_SET_CLOCK)
+    await superuser.close()
+    settings = {"role": "prosa_tenant_quota", "search_path": "hand_set, tenant_quota, pg_catalog"}
+    async with asyncpg.create_pool(url, min_size=1, max_size=4, server_settings=settings) as pool:
+        yield pool
+
+
+@pytest.fixture
+def clock(timed_pool: asyncpg.Pool) -> Clock:
+    """Its clock."""
+    return Clock(timed_pool)

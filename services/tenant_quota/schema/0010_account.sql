@@ -353,7 +353,7 @@ BEGIN
         IF v_costly AND coalesce(v_cost_left[tr], v_cost_left[ur], v_cost_left[kr]) IS NOT NULL THEN
             IF v_price[i] IS NOT NULL THEN
                 v_most := least(v_most, floor(least(v_cost_left[tr], v_cost_left[ur], v_cost_left[kr])::numeric
-                                              * 1000000 / nullif(v_price[i], 0))::bigint);
+                                              * 1000000 / nullif(v_price[i], 0)))::bigint;
             ELSIF v_refuse[tr] THEN
                 outcome[i] := 6; CONTINUE;
             END IF;
