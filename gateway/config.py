@@ -65,14 +65,14 @@ class Config(ServiceConfig):
     keep_alive_seconds: int = Field(default=75, gt=0)
     """How long an idle connection stays open."""
 
-    credential_cache_seconds: float = Field(default=5.0, ge=0)
-    """How long a resolved API key is believed: a revoked key is refused after this at the latest."""
+    credential_cache_seconds: float = Field(default=3.0, ge=0)
+    """How long a resolved API key or session is believed, unless its token ends before."""
 
     refusal_cache_seconds: float = Field(default=1.0, ge=0)
     """How long a refused API key is refused without asking again."""
 
     credential_cache_size: int = Field(default=10_000, gt=0)
-    """Most API keys remembered."""
+    """Most API keys and sessions remembered."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins whose pages may call, exact, with commas between, as in https://app.example.org; none by default."""

@@ -1,4 +1,5 @@
-"""Who calls: an API key becomes a token of tenant_quota, remembered for seconds; a token goes on as it is.
+"""Who calls: the secret of a key or a session becomes a token of tenant_quota, remembered for seconds; a token goes on
+as it is.
 
 The services verify tokens; nothing here decides who may do what. While tenant_quota is down nobody new gets in.
 """
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from shared.clock import Clock
 from shared.errors import InvalidArgument, Unauthenticated
 
-API_KEY_PREFIX = "pk_"
+SECRET_PREFIXES = ("pk_", "ps_")
 MAX_CREDENTIAL_LENGTH = 4096
-# A token is not handed on when it would lapse on its way.
-TOKEN_MARGIN_SECONDS = 10.0
+# A token is not handed on when it would lapse on its way, all attempts of a call included.
+TOKEN_MARGIN_SECONDS = 1.0
+# From this share of its use on, a token that is asked for is renewed beside the call, which does not wait.
+RENEW_AT_SHARE = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ AskForToken = Callable[[str], Awaitable[Token]]
 class _Remembered:
     outcome: Token | Unauthenticated
     until: float
+    renew_at: float
 
 
 class Credentials:
@@ -61,16 +65,19 @@ class Credentials:
         known = self._known(digest)
         if known is None:
             return (await asyncio.shield(self._single_flight(digest, credential))).value
-        if isinstance(known, Unauthenticated):
-            raise Unauthenticated(known.message, reason=known.reason, metadata=known.metadata)
-        return known.value
+        if self._now() >= known.renew_at:
+            self._single_flight(digest, credential)
+        if isinstance(known.outcome, Unauthenticated):
+            refusal = known.outcome
+            raise Unauthenticated(refusal.message, reason=refusal.reason, metadata=refusal.metadata)
+        return known.outcome.value
 
-    def _known(self, digest: bytes) -> Token | Unauthenticated | None:
+    def _known(self, digest: bytes) -> _Remembered | None:
         now = self._now()
         for cache in (self._accepted, self._refused):
             found = cache.get(digest)
             if found is not None and now < found.until:
-                return found.outcome
+                return found
         return None
 
     def _single_flight(self, digest: bytes, credential: str) -> asyncio.Task[Token]:
@@ -93,11 +100,13 @@ class Credentials:
             token = await self._ask_for_token(credential)
         except (Unauthenticated, InvalidArgument) as error:
             refusal = error if isinstance(error, Unauthenticated) else Unauthenticated()
-            self._remember(self._refused, digest, _Remembered(refusal, self._now() + self._refusal_seconds))
+            until = self._now() + self._refusal_seconds
+            self._remember(self._refused, digest, _Remembered(refusal, until, renew_at=until))
             self._accepted.pop(digest, None)
             raise refusal from None
         until = min(asked_at + self._cache_seconds, token.expires_at - TOKEN_MARGIN_SECONDS)
-        self._remember(self._accepted, digest, _Remembered(token, until))
+        renew_at = asked_at + (until - asked_at) * RENEW_AT_SHARE
+        self._remember(self._accepted, digest, _Remembered(token, until, renew_at))
         return token
 
     def _remember(self, cache: OrderedDict[bytes, _Remembered], digest: bytes, what: _Remembered) -> None:
@@ -111,13 +120,13 @@ class Credentials:
 
 
 def _presented(headers: Mapping[str, str]) -> tuple[str, bool]:
-    """The credential and whether it is an API key; `authorization` goes before `x-api-key`."""
+    """The credential and whether it is a secret to exchange; `authorization` goes before `x-api-key`."""
     if "authorization" in headers:
         scheme, _, credential = headers["authorization"].partition(" ")
         credential = credential.strip()
         if scheme.lower() != "bearer":
             raise Unauthenticated
-        is_key = credential.startswith(API_KEY_PREFIX)
+        is_key = credential.startswith(SECRET_PREFIXES)
     elif "x-api-key" in headers:
         credential, is_key = headers["x-api-key"].strip(), True
     else:

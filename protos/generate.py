@@ -11,11 +11,20 @@ WELL_KNOWN_TYPES = Path(grpc_tools.__file__).parent / "_proto"
 IMPORT_PATHS = [
     ROOT / "third_party" / "googleapis",
     ROOT / "third_party" / "protovalidate",
+    ROOT / "third_party" / "envoy",
     ROOT,
     WELL_KNOWN_TYPES,
 ]
-# google.api comes from googleapis-common-protos; nobody ships buf.validate for Python, so its module is generated here.
-VENDORED = ["buf/validate/validate.proto"]
+# google.api comes from googleapis-common-protos. Nobody ships buf.validate for Python, and who ships Envoy's contracts
+# (xds-protos) ships a google.api of their own with them, so these modules are generated here.
+RATE_LIMIT_SERVICE = "envoy/service/ratelimit/v3/rls.proto"
+VENDORED = [
+    "buf/validate/validate.proto",
+    "envoy/config/core/v3/base.proto",
+    "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
+    RATE_LIMIT_SERVICE,
+    "envoy/type/v3/ratelimit_unit.proto",
+]
 
 
 def contracts() -> list[str]:
@@ -27,6 +36,7 @@ def generate(output: Path) -> None:
     """Writes messages, service stubs and their types under `output`; raises RuntimeError when protoc refuses."""
     messages = VENDORED + contracts()
     services = [path for path in contracts() if "\nservice " in (ROOT / path).read_text(encoding="utf-8")]
+    services.append(RATE_LIMIT_SERVICE)
     _protoc([f"--python_out={output}", f"--mypy_out=quiet:{output}"], messages)
     _protoc([f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}"], services)
 

@@ -18,6 +18,9 @@ SUBJECT_TOKEN = "x-prosa-subject-token"  # noqa: S105 the name of a header
 # Probes and tools ask these before anybody has an identity.
 _EXEMPT_SERVICES = ("grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection")
 
+# Contracts of others carry no rule of ours; a method of theirs that is not listed is refused to everybody.
+_FOREIGN_METHODS = {"envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit": "rates.check"}
+
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -35,11 +38,14 @@ def is_exempt(method: str) -> bool:
 
 
 def access_rule(method: str) -> AccessRule:
-    """The rule in the contract of "/package.Service/Method"; a refusing one when the contract has none."""
+    """The rule of "/package.Service/Method", by its contract or for a foreign one; a refusing one without either."""
     if is_exempt(method):
         return AccessRule(public=True)
+    name = method.lstrip("/").replace("/", ".")
+    if name in _FOREIGN_METHODS:
+        return AccessRule(permission=_FOREIGN_METHODS[name])
     try:
-        descriptor = descriptor_pool.Default().FindMethodByName(method.lstrip("/").replace("/", "."))
+        descriptor = descriptor_pool.Default().FindMethodByName(name)
     except KeyError:
         return AccessRule()
     declared = descriptor.GetOptions().Extensions[access_pb2.access]

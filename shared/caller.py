@@ -26,8 +26,11 @@ ALGORITHM = "EdDSA"
 
 ACT_AS = "act_as"
 
-# Two machines' clocks may differ by this much.
-LEEWAY_SECONDS = 5.0
+# A token is good for this much longer than it says: two machines' clocks differ. A token of 4 s, this, and a clock
+# that is behind by as much make 5 s, within which whoever was revoked is refused everywhere.
+LEEWAY_SECONDS = 0.5
+# A clock that is behind may see a token from this far in the future; it only delays the end.
+EARLY_SECONDS = 5.0
 # How long past its end a token may still name the subject of an internal call: a long stream must finish.
 SUBJECT_GRACE_SECONDS = 15 * 60.0
 VERIFIED_TOKENS_KEPT = 4096
@@ -116,10 +119,22 @@ class TokenSigner:
         self._lifetime_seconds = lifetime_seconds
         self._clock = clock or SystemClock()
 
-    def sign(self, *, key_id: str, tenant_id: str, user_id: str, scopes: Iterable[str]) -> tuple[str, float]:
-        """A token for this principal and the second (since the epoch) at which it ends."""
-        issued = int(self._clock.now().timestamp())
-        expires = issued + int(self._lifetime_seconds)
+    def sign(
+        self,
+        *,
+        key_id: str,
+        tenant_id: str,
+        user_id: str,
+        scopes: Iterable[str],
+        issued_at: float | None = None,
+        lifetime_seconds: float | None = None,
+    ) -> tuple[str, float]:
+        """A token for this principal and the second (since the epoch, to the millisecond) at which it ends.
+
+        Its life begins at `issued_at`, now when None, and lasts as the signer was told when `lifetime_seconds` is None.
+        """
+        issued = round(self._clock.now().timestamp() if issued_at is None else issued_at, 3)
+        expires = round(issued + (self._lifetime_seconds if lifetime_seconds is None else lifetime_seconds), 3)
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -131,7 +146,7 @@ class TokenSigner:
             "exp": expires,
             "jti": new_id(),
         }
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM), float(expires)
+        return jwt.encode(claims, self._key, algorithm=ALGORITHM), expires
 
 
 class TokenVerifier:
@@ -192,7 +207,7 @@ class TokenVerifier:
     def _caller(self, token: str, claims: dict[str, object]) -> Caller:
         subject, tenant, user = claims["sub"], claims.get("tenant"), claims.get("user")
         scopes, issued, expires = claims.get("scopes"), claims["iat"], claims["exp"]
-        latest = self._clock.now().timestamp() + LEEWAY_SECONDS
+        latest = self._clock.now().timestamp() + EARLY_SECONDS
         if not (
             isinstance(subject, str)
             and subject

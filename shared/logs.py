@@ -19,7 +19,7 @@ _SECRET_NAMES = re.compile(
     r"(?i)(^|[_.-])(authorization|token|key|secret|password|passwd|credential|credentials|pepper|cookie|pem|dsn)$"
 )
 _SECRET_TEXTS = (
-    (re.compile(r"\bpk_[A-Za-z0-9]+_[A-Za-z0-9_-]{8,}"), REDACTED),
+    (re.compile(r"\bp[ks]_[A-Za-z0-9]+_[A-Za-z0-9_-]{8,}"), REDACTED),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), REDACTED),
     (re.compile(r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]{8,}"), f"Bearer {REDACTED}"),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{8,}"), REDACTED),

@@ -44,11 +44,15 @@ class _Register(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One service to serve: how it registers itself, what answers, and its full name for health and reflection."""
+    """One service to serve: how it registers itself, what answers, and its full name for health and reflection.
+
+    `drain` ends streams that would go on for as long as somebody watches; called when the server stops.
+    """
 
     add: _Register
     servicer: object
     full_name: str
+    drain: Callable[[], None] | None = None
 
 
 @asynccontextmanager
@@ -63,8 +67,8 @@ async def running_server(
 ) -> AsyncIterator[int]:
     """A server inside the block; yields its port. `ready` are probes by dependency that raise when it is down.
 
-    At the end: health NOT_SERVING, `drain_delay_seconds`, then calls in flight have `shutdown_grace_seconds`.
-    Raises BindError when the address cannot be had.
+    At the end: health NOT_SERVING, `drain_delay_seconds`, endless streams are ended, and calls in flight have
+    `shutdown_grace_seconds`. Raises BindError when the address cannot be had.
     """
     street = Street(verifier, unary_deadline=unary_deadline, stream_deadline=stream_deadline)
     server = grpc.aio.server(interceptors=[street], options=_options(config))
@@ -87,6 +91,9 @@ async def running_server(
             await probing
         await readiness.refuse()
         await asyncio.sleep(config.drain_delay_seconds)
+        for endpoint in endpoints:
+            if endpoint.drain is not None:
+                endpoint.drain()
         await server.stop(config.shutdown_grace_seconds)
 
 

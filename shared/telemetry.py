@@ -32,7 +32,9 @@ HistogramName: TypeAlias = Literal[
     "gen_ai.client.operation.time_to_first_chunk",
     "gen_ai.client.token.usage",
 ]
-CounterName: TypeAlias = Literal["prosa.internal_errors", "prosa.cache.reads", "prosa.audit.entries_lost"]
+CounterName: TypeAlias = Literal[
+    "prosa.internal_errors", "prosa.cache.reads", "prosa.audit.entries_lost", "prosa.rates.unchecked"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ _COUNTERS: dict[CounterName, _Instrument] = {
     "prosa.internal_errors": _Instrument("{error}", "Exceptions nobody had foreseen; each has a log line."),
     "prosa.cache.reads": _Instrument("{read}", "Reads that a cache was asked for: hit, miss or unavailable."),
     "prosa.audit.entries_lost": _Instrument("{entry}", "Audit entries that no store could be given in time."),
+    "prosa.rates.unchecked": _Instrument("{request}", "Requests let through uncounted, because Redis was away."),
 }
 
 tracer = trace.get_tracer("prosa")

@@ -23,7 +23,7 @@ SERVICE_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "GRPC_ENABLE_FORK_SUPPORT": "fal
 ENGINE_URLS = {"postgres": "DATABASE_URL", "mongod": "MONGODB_URL", "redis": "REDIS_URL"}
 CONVERSATIONS_IN = {"mongo": ("mongod",), "postgres": ("postgres",), "memory": ()}
 ENGINES_OF = {
-    "tenant_quota": ("postgres",),
+    "tenant_quota": ("postgres", "redis"),
     "document_rag": ("postgres",),
     "analytics": ("mongod", "redis"),
 }

@@ -48,6 +48,8 @@ UPLOAD_SECONDS = 300.0
 KEPT = "demo_tenant.json"
 
 Metadata = tuple[tuple[str, str], ...]
+# Asked before every call: a token lives for seconds.
+Caller = Callable[[], Awaitable[Metadata]]
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,14 @@ class Seeder:
             directory = TenantServiceStub(quota_channel)
             if (demo := await self._completed(directory)) is not None:
                 return demo
-            admin = await _authenticate(directory, self.admin_key)
+            admin = _caller(directory, self.admin_key)
             await _create_tenant(directory, admin)
             await _set_quota(QuotaServiceStub(quota_channel), admin)
             await _create_user(directory, admin)
             api_key = await self._key("api_key", directory, admin, user_id=USER_ID)
             end_user_key = await self._key("end_user_key", directory, admin, role=tenants.ROLE_END_USER)
-            await _upload_missing(DocumentServiceStub(rag_channel), lambda: _authenticate(directory, api_key))
-            owner = await _authenticate(directory, api_key)
+            owner = _caller(directory, api_key)
+            await _upload_missing(DocumentServiceStub(rag_channel), owner)
             demo = Demo(api_key, end_user_key, await _assistant(AssistantServiceStub(rag_channel), owner))
         write_json(self.directory / KEPT, asdict(demo))
         return demo
@@ -99,14 +101,14 @@ class Seeder:
         works = [await _works(directory, key) for key in (demo.api_key, demo.end_user_key)]
         return demo if all(works) else None
 
-    async def _key(self, name: str, directory: Any, admin: Metadata, **wanted: Any) -> str:
+    async def _key(self, name: str, directory: Any, admin: Caller, **wanted: Any) -> str:
         """The key kept under this name if it still works, else a new one, kept at once."""
         path = self.directory / KEPT
         kept = read_json(path)
         if name in kept and await _works(directory, kept[name]):
             return str(kept[name])
         request = tenants.CreateApiKeyRequest(tenant_id=TENANT_ID, display_name=f"demo {name}", **wanted)
-        created = await directory.CreateApiKey(request, metadata=admin, timeout=CALL_SECONDS)
+        created = await directory.CreateApiKey(request, metadata=await admin(), timeout=CALL_SECONDS)
         write_json(path, {**kept, name: created.secret})
         return str(created.secret)
 
@@ -122,6 +124,13 @@ async def _authenticate(directory: Any, key: str) -> Metadata:
     return (("authorization", f"Bearer {answer.access_token}"),)
 
 
+def _caller(directory: Any, key: str) -> Caller:
+    async def metadata() -> Metadata:
+        return await _authenticate(directory, key)
+
+    return metadata
+
+
 async def _works(directory: Any, key: str) -> bool:
     try:
         await _authenticate(directory, key)
@@ -132,12 +141,12 @@ async def _works(directory: Any, key: str) -> bool:
     return True
 
 
-async def _create_tenant(directory: Any, admin: Metadata) -> None:
+async def _create_tenant(directory: Any, admin: Caller) -> None:
     request = tenants.CreateTenantRequest(tenant_id=TENANT_ID, display_name=TENANT_NAME, time_zone="America/Sao_Paulo")
-    await _unless_it_exists(directory.CreateTenant(request, metadata=admin, timeout=CALL_SECONDS))
+    await _unless_it_exists(directory.CreateTenant(request, metadata=await admin(), timeout=CALL_SECONDS))
 
 
-async def _create_user(directory: Any, admin: Metadata) -> None:
+async def _create_user(directory: Any, admin: Caller) -> None:
     request = tenants.CreateUserRequest(
         tenant_id=TENANT_ID,
         user_id=USER_ID,
@@ -145,7 +154,7 @@ async def _create_user(directory: Any, admin: Metadata) -> None:
         email="ana.souza@exemplo.gov.br",
         role=tenants.ROLE_TENANT_ADMIN,
     )
-    await _unless_it_exists(directory.CreateUser(request, metadata=admin, timeout=CALL_SECONDS))
+    await _unless_it_exists(directory.CreateUser(request, metadata=await admin(), timeout=CALL_SECONDS))
 
 
 async def _unless_it_exists(call: Any) -> None:
@@ -156,9 +165,11 @@ async def _unless_it_exists(call: Any) -> None:
             raise
 
 
-async def _set_quota(quota: Any, admin: Metadata) -> None:
+async def _set_quota(quota: Any, admin: Caller) -> None:
     """Only the first time: what an administrator has set since then stays."""
-    current = await quota.GetQuota(quotas.GetQuotaRequest(tenant_id=TENANT_ID), metadata=admin, timeout=CALL_SECONDS)
+    current = await quota.GetQuota(
+        quotas.GetQuotaRequest(tenant_id=TENANT_ID), metadata=await admin(), timeout=CALL_SECONDS
+    )
     if current.HasField("tokens_per_day") or current.HasField("tokens_per_month"):
         return
     limits = quotas.Quota(
@@ -167,11 +178,10 @@ async def _set_quota(quota: Any, admin: Metadata) -> None:
         enforcement=quotas.ENFORCEMENT_HARD,
     )
     request = quotas.SetQuotaRequest(tenant_id=TENANT_ID, quota=limits)
-    await quota.SetQuota(request, metadata=admin, timeout=CALL_SECONDS)
+    await quota.SetQuota(request, metadata=await admin(), timeout=CALL_SECONDS)
 
 
-async def _upload_missing(library: Any, owner: Callable[[], Awaitable[Metadata]]) -> None:
-    """`owner` is asked before every call: reading a document may outlast a token."""
+async def _upload_missing(library: Any, owner: Caller) -> None:
     listed = await library.ListDocuments(
         documents.ListDocumentsRequest(page_size=1000), metadata=await owner(), timeout=CALL_SECONDS
     )
@@ -199,16 +209,16 @@ async def _pieces(path: Path) -> AsyncIterator[documents.UploadDocumentRequest]:
         yield documents.UploadDocumentRequest(chunk=content[start : start + PIECE_BYTES])
 
 
-async def _assistant(hall: Any, owner: Metadata) -> str:
+async def _assistant(hall: Any, owner: Caller) -> str:
     listed = await hall.ListAssistants(
-        assistants.ListAssistantsRequest(page_size=1000), metadata=owner, timeout=CALL_SECONDS
+        assistants.ListAssistantsRequest(page_size=1000), metadata=await owner(), timeout=CALL_SECONDS
     )
     for assistant in listed.assistants:
         if assistant.display_name == ASSISTANT_NAME:
             return str(assistant.assistant_id)
     wanted = assistants.Assistant(display_name=ASSISTANT_NAME, instructions=INSTRUCTIONS)
     request = assistants.CreateAssistantRequest(assistant=wanted)
-    created = await hall.CreateAssistant(request, metadata=owner, timeout=CALL_SECONDS)
+    created = await hall.CreateAssistant(request, metadata=await owner(), timeout=CALL_SECONDS)
     return str(created.assistant_id)
 
 

@@ -8,26 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
-from pydantic import SecretStr
 
 from prosa.tenant_quota.v1 import (
+    plan_service_pb2,
+    plan_service_pb2_grpc,
     quota_service_pb2,
     quota_service_pb2_grpc,
-    tenant_service_pb2,
-    tenant_service_pb2_grpc,
 )
-from services.tenant_quota.api_keys import ApiKeys
-from services.tenant_quota.authenticate import Authenticator
+from services.tenant_quota.admission import Admission
 from services.tenant_quota.config import Config
-from services.tenant_quota.model import Role, new_secret
+from services.tenant_quota.edge_callers import EdgeVerifier
+from services.tenant_quota.identity import open_identity
+from services.tenant_quota.model import new_secret
+from services.tenant_quota.plan_handlers import PlanHandlers, PriceHandlers
+from services.tenant_quota.plans import Plans
+from services.tenant_quota.prices import Prices
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
 from services.tenant_quota.reservations import Reservations
+from services.tenant_quota.signalling import open_signalling
 from services.tenant_quota.sweeper import Sweeper
-from services.tenant_quota.tenant_handlers import TenantHandlers
-from services.tenant_quota.tenants import Tenants
+from services.tenant_quota.top_ups import TopUps
 from shared import postgres
-from shared.caller import TokenSigner, TokenVerifier
+from shared.caller import TokenVerifier
 from shared.command_line import command
 from shared.server import Endpoint, serve
 from shared.telemetry import get_logger
@@ -48,17 +52,27 @@ class Service:
 @asynccontextmanager
 async def open_endpoints(config: Config) -> AsyncIterator[Service]:
     """The whole service but its server, on a migrated database; sweeps in the background until the block ends."""
-    signer = TokenSigner(config.token_signing_key, config.token_lifetime_seconds)
-    async with postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool:
-        keys = ApiKeys(pool, config.api_key_pepper, config.api_key_environment)
-        await keys.ensure_bootstrap(_bootstrap_keys(config))
-        reservations = Reservations(pool, largest_batch=config.largest_batch, most_in_flight=config.batches_in_flight)
-        tenant_handlers = TenantHandlers(Tenants(pool), keys, Authenticator(keys, signer))
-        quota_handlers = QuotaHandlers(Quotas(pool), reservations)
+    async with (
+        postgres.open_pool(config.database_url, schema=SCHEMA, max_size=config.database_connections) as pool,
+        open_signalling(pool, config, Quotas(pool)) as signalling,
+    ):
+        reservations = Reservations(
+            pool,
+            largest_batch=config.largest_batch,
+            most_in_flight=config.batches_in_flight,
+            on_settled=signalling.signals.touched,
+        )
         sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
-        async with _in_background(sweeper):
+        async with (
+            open_identity(pool, config) as identity,
+            open_rates(pool, config) as rates,
+            _in_background(sweeper),
+        ):
+            quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
+            edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
+            plans = _plan_endpoints(pool, config)
             yield Service(
-                _endpoints(tenant_handlers, quota_handlers),
+                [*identity.endpoints, _endpoint(quota_handlers), *plans, edge, signalling.endpoint],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )
@@ -75,23 +89,24 @@ async def migrate() -> None:
 async def main() -> None:
     """Serves until told to stop."""
     config = Config()  # type: ignore[call-arg]  # the environment gives the rest
-    verifier = TokenVerifier(config.token_public_key)
+    verifier = EdgeVerifier(config.token_public_key, config.edge_secret)
     async with open_endpoints(config) as service:
         await serve(config, SCHEMA, service.endpoints, verifier=verifier, ready=service.ready)
 
 
-def _endpoints(tenants: TenantHandlers, quotas: QuotaHandlers) -> list[Endpoint]:
-    tenant_service = tenant_service_pb2.DESCRIPTOR.services_by_name["TenantService"]
+def _endpoint(quotas: QuotaHandlers) -> Endpoint:
     quota_service = quota_service_pb2.DESCRIPTOR.services_by_name["QuotaService"]
+    return Endpoint(quota_service_pb2_grpc.add_QuotaServiceServicer_to_server, quotas, quota_service.full_name)
+
+
+def _plan_endpoints(pool: asyncpg.Pool, config: Config) -> list[Endpoint]:
+    services = plan_service_pb2.DESCRIPTOR.services_by_name
+    plans, prices = PlanHandlers(Plans(pool)), PriceHandlers(Prices(pool), config.currency_code)
+    grpc_module = plan_service_pb2_grpc
     return [
-        Endpoint(tenant_service_pb2_grpc.add_TenantServiceServicer_to_server, tenants, tenant_service.full_name),
-        Endpoint(quota_service_pb2_grpc.add_QuotaServiceServicer_to_server, quotas, quota_service.full_name),
+        Endpoint(grpc_module.add_PlanServiceServicer_to_server, plans, services["PlanService"].full_name),
+        Endpoint(grpc_module.add_PriceServiceServicer_to_server, prices, services["PriceService"].full_name),
     ]
-
-
-def _bootstrap_keys(config: Config) -> Mapping[Role, SecretStr]:
-    wanted = {Role.PLATFORM_ADMIN: config.bootstrap_admin_key, Role.SERVICE: config.bootstrap_service_key}
-    return {role: key for role, key in wanted.items() if key.get_secret_value()}
 
 
 @asynccontextmanager

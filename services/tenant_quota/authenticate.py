@@ -1,10 +1,12 @@
 """The exchange of a credential for a short token."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.tenant_quota.api_keys import ApiKeys
-from services.tenant_quota.model import Principal, parse_secret
+from services.tenant_quota.credentials import Credentials
+from services.tenant_quota.model import Principal, Role
 from shared.caller import TokenSigner
+from shared.clock import Clock, SystemClock
 from shared.errors import Unauthenticated
 
 
@@ -18,16 +20,25 @@ class Grant:
 
 
 class Authenticator:
-    """Recognises credentials and signs tokens."""
+    """Recognises credentials and signs tokens, which live `lifetime_seconds`, for some roles as stated."""
 
-    def __init__(self, keys: ApiKeys, signer: TokenSigner) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        credentials: Credentials,
+        signer: TokenSigner,
+        lifetimes: Mapping[Role, float] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._credentials = credentials
         self._signer = signer
+        self._lifetimes = lifetimes or {}
+        self._clock = clock or SystemClock()
 
     async def authenticate(self, text: str) -> Grant:
-        """Unauthenticated, always in the same words, unless a live key of an active user and tenant was presented."""
-        credential = parse_secret(text)
-        principal = await self._keys.principal(credential) if credential else None
+        """Unauthenticated, always in the same words, unless the credential is live, and so are its user and tenant."""
+        # What is read may have been revoked by the time it is signed: the token's life begins with the question.
+        asked_at = self._clock.now().timestamp()
+        principal = await self._credentials.recognise(text)
         if principal is None:
             raise Unauthenticated
         token, expires_at = self._signer.sign(
@@ -35,5 +46,7 @@ class Authenticator:
             tenant_id=principal.tenant_id,
             user_id=principal.user_id,
             scopes=principal.permissions,
+            issued_at=asked_at,
+            lifetime_seconds=self._lifetimes.get(principal.role),
         )
         return Grant(token, expires_at, principal)

@@ -10,9 +10,16 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
+from enum import Enum, IntEnum
 
-from shared.errors import FieldViolation, InvalidArgument, PermissionDenied, RequestIdReused
+from shared.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    PermissionDenied,
+    QuotaExceeded,
+    RequestIdReused,
+)
 
 DEFAULT_TIME_ZONE = "America/Sao_Paulo"
 
@@ -33,10 +40,11 @@ class Role(IntEnum):
 
 PERMISSIONS: Mapping[Role, frozenset[str]] = {
     Role.UNSPECIFIED: frozenset(),
-    Role.PLATFORM_ADMIN: frozenset({"tenants.admin", "tenant.manage", "quota.read"}),
+    Role.PLATFORM_ADMIN: frozenset({"tenants.admin", "tenant.manage", "account.manage", "quota.read"}),
     Role.TENANT_ADMIN: frozenset(
         {
             "tenant.manage",
+            "account.manage",
             "quota.read",
             "conversations.read",
             "conversations.list",
@@ -55,6 +63,7 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
     ),
     Role.MEMBER: frozenset(
         {
+            "account.manage",
             "quota.read",
             "conversations.read",
             "conversations.list",
@@ -120,16 +129,47 @@ class ApiKey:
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    scopes: tuple[str, ...] = ()
+    rotated_from: str = ""
+    last_use_time: datetime | None = None
+
+    @property
+    def permissions(self) -> frozenset[str]:
+        """What the key may do, as far as its user may."""
+        return permissions_of(self.role, self.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A person who logged in."""
+
+    session_id: str
+    tenant_id: str
+    user_id: str
+    create_time: datetime
+    expire_time: datetime
+    revoke_time: datetime | None
+    last_use_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedTable:
+    """What became of a person's rows in a table: deleted, or renamed to a pseudonym."""
+
+    name: str
+    deleted_rows: int
+    renamed_rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who stands behind a credential, and what it may do now."""
+    """Who stands behind a credential, and what it may do now; a session has its user's role."""
 
     key_id: str
     tenant_id: str
     user_id: str
     permissions: frozenset[str]
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,28 +185,58 @@ class Replay:
             raise RequestIdReused
 
 
-def forbid_escalation(role: Role, allowed: Iterable[str]) -> None:
-    """PermissionDenied when the role may do something outside of `allowed`."""
-    beyond = sorted(PERMISSIONS[role] - frozenset(allowed))
+class LoginThrottled(QuotaExceeded):
+    """Too many passwords were tried for an e-mail address, whether anybody has it or not."""
+
+    reason = "LOGIN_THROTTLED"
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__("too many passwords were tried for this address", retry_after_seconds=retry_after_seconds)
+
+
+class ApiKeyEnded(FailedPrecondition):
+    """The key was revoked, has expired or has a successor."""
+
+    reason = "API_KEY_ENDED"
+    usual_message = "the key is accepted no more, or was rotated before"
+
+
+def permissions_of(role: Role, scopes: Iterable[str]) -> frozenset[str]:
+    """The permissions of the role to which `scopes` narrows it; all of them when it names none."""
+    narrowed = frozenset(scopes)
+    return PERMISSIONS[role] & narrowed if narrowed else PERMISSIONS[role]
+
+
+def forbid_escalation(wanted: Iterable[str], allowed: Iterable[str]) -> None:
+    """PermissionDenied when one of the wanted permissions lies outside of `allowed`."""
+    beyond = sorted(frozenset(wanted) - frozenset(allowed))
     if beyond:
         raise PermissionDenied("nobody gives more than they have", metadata={"permission": beyond[0]})
 
 
 _ALPHABET = string.digits + string.ascii_letters
-_SECRET_FORM = re.compile(r"pk_[a-z0-9]{1,16}_([0-9A-Za-z]{8,32})_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}")
+_SECRET_FORM = re.compile(r"(pk|ps)_[a-z0-9]{1,16}_([0-9A-Za-z]{8,32})_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}")
+
+
+class Kind(Enum):
+    """What a credential is the secret of; its first two letters."""
+
+    API_KEY = "pk"
+    SESSION = "ps"
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """The secret of an API key, taken apart: `pk_<environment>_<key id>_<secret>_<checksum>`."""
+    """The secret of an API key or a session, taken apart: `<kind>_<environment>_<id>_<secret>_<checksum>`."""
 
+    kind: Kind
     key_id: str
     text: str = field(repr=False)
 
 
-def new_secret(environment: str = "live") -> str:
+def new_secret(environment: str = "live", *, kind: Kind = Kind.API_KEY) -> str:
     """A fresh credential of 256 random bits; `environment` (lower-case letters, digits) tells people where it works."""
-    body = f"pk_{environment}_{_random(16)}_{_random(43)}"
+    body = f"{kind.value}_{environment}_{_random(16)}_{_random(43)}"
     secret = f"{body}_{_checksum(body)}"
     if parse_secret(secret) is None:
         raise ValueError("an environment is 1 to 16 lower-case letters and digits")
@@ -179,7 +249,15 @@ def parse_secret(text: str) -> Credential | None:
     if match is None:
         return None
     body, _, checksum = text.rpartition("_")
-    return Credential(match[1], text) if checksum == _checksum(body) else None
+    return Credential(Kind(match[1]), match[2], text) if checksum == _checksum(body) else None
+
+
+def own_credential(secret: str) -> Credential:
+    """The credential in a secret that we made; ValueError when it is none."""
+    credential = parse_secret(secret)
+    if credential is None:
+        raise ValueError("not an API key; `python -m services.tenant_quota new-key` makes one")
+    return credential
 
 
 def _random(length: int) -> str:
@@ -223,6 +301,15 @@ def clean_mask(paths: Sequence[str], known: Iterable[str]) -> frozenset[str]:
         text = f"must name some of {', '.join(allowed)}" + (f", not {unknown[0]}" if unknown else "")
         raise InvalidArgument(violations=[FieldViolation("update_mask", text, "field_mask.in")])
     return wanted
+
+
+def clean_scopes(name: str, scopes: Sequence[str], role: Role) -> tuple[str, ...]:
+    """The permissions to which a key is narrowed, sorted; InvalidArgument when one is none of the role's."""
+    unknown = sorted(frozenset(scopes) - PERMISSIONS[role])
+    if unknown:
+        text = f"{unknown[0]} is no permission of the role"
+        raise InvalidArgument(violations=[FieldViolation(name, text, "repeated.scopes")])
+    return tuple(sorted(frozenset(scopes)))
 
 
 def clean_role(name: str, role: Role, allowed: Iterable[Role]) -> Role:

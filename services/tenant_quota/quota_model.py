@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from typing import TypeAlias
 
 from services.tenant_quota.model import Replay
 from shared.errors import FailedPrecondition, FieldViolation, InvalidArgument, QuotaExceeded, QuotaViolation
@@ -29,6 +30,21 @@ class Window(IntEnum):
     MONTH = 2
 
 
+class Level(IntEnum):
+    """Whose limit it is, and whose counter."""
+
+    TENANT = 1
+    USER = 2
+    KEY = 3
+
+
+class UnpricedModels(IntEnum):
+    """What to do with a model without a price where a cost is limited."""
+
+    REFUSE = 1
+    ADMIT = 2
+
+
 class State(IntEnum):
     """Where a reservation is in its life."""
 
@@ -40,13 +56,56 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Limits in tokens; None is no limit. `user_id` is "" for the tenant as a whole."""
+    """Limits of a tenant, of one of its users or of one of its keys; None is the plan's, or none."""
 
     tenant_id: str
     user_id: str
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
     enforcement: Enforcement = Enforcement.HARD
+    key_id: str = ""
+    cost_micros_per_month: int | None = None
+    requests_per_minute: int | None = None
+    threshold_percents: tuple[int, ...] = ()
+    unlimited: bool = False
+    unpriced_models: UnpricedModels | None = None
+    fair_share_borrow_percent: int | None = None
+    fair_share_weight: int = 0
+
+    def __post_init__(self) -> None:
+        limits = (self.tokens_per_day, self.tokens_per_month, self.cost_micros_per_month)
+        wrong = {
+            "key_id": bool(self.user_id and self.key_id),
+            "quota.unlimited": self.unlimited and any(limit is not None for limit in limits),
+            "quota.unpriced_models": self.unpriced_models is not None and self.level is not Level.TENANT,
+            "quota.fair_share_borrow_percent": self.fair_share_borrow_percent is not None
+            and self.level is not Level.TENANT,
+            "quota.fair_share_weight": bool(self.fair_share_weight) and self.level is not Level.USER,
+        }
+        text = "contradicts the other fields or the level of the quota"
+        violations = [FieldViolation(name, text, "quota.level") for name, is_wrong in wrong.items() if is_wrong]
+        if violations:
+            raise InvalidArgument(violations=violations)
+
+    @property
+    def level(self) -> Level:
+        """Whose limits they are."""
+        return level_of(self.user_id, self.key_id)[0]
+
+    @property
+    def subject(self) -> str:
+        """The user or key; "" for the tenant as a whole."""
+        return self.user_id or self.key_id
+
+
+def level_of(user_id: str, key_id: str) -> tuple[Level, str]:
+    """The level and the subject that a request means by these two."""
+    if user_id and key_id:
+        text = "must not be named together with a user"
+        raise InvalidArgument(violations=[FieldViolation("key_id", text, "quota.level")])
+    if key_id:
+        return Level.KEY, key_id
+    return (Level.USER, user_id) if user_id else (Level.TENANT, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +136,25 @@ class Reservation:
     usage: TokenUsage | None = None
     usage_source: int = 0
     cost_micros: int = 0
+    parent_reservation_id: str = ""
+    child_tokens: int = 0
+    granted_cost_micros: int = 0
+    priced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """Tokens given to a tenant beyond its limits."""
+
+    top_up_id: str
+    tenant_id: str
+    tokens: int
+    used: int
+    held: int
+    priority: int
+    reason: str
+    expire_time: datetime | None
+    create_time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +175,17 @@ class LedgerEntry:
     usage_source: int
     cost_micros: int
     create_time: datetime
+    issued_delta: int
+    available_delta: int
+    parent_reservation_id: str
+    top_up_id: str
+    key_display_name: str
+    priced: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A counter and its limit in the current period."""
+    """A counter and its limit in the current period; a cost is limited and counted by the month."""
 
     window: Window
     user_id: str
@@ -110,6 +194,11 @@ class Usage:
     held_tokens: int
     start_time: datetime
     end_time: datetime
+    key_id: str = ""
+    limit_cost_micros: int | None = None
+    used_cost_micros: int = 0
+    held_cost_micros: int = 0
+    topped_up_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +216,41 @@ class Wish:
     conversation_id: str = ""
     assistant_id: str = ""
     replay: Replay | None = None
+    parent_reservation_id: str = ""
 
     def __post_init__(self) -> None:
-        if self.minimum > self.tokens:
-            text = "must not be more than `tokens`"
-            raise InvalidArgument(violations=[FieldViolation("minimum_tokens", text, "minimum_tokens.lte_tokens")])
+        _require_possible(self.tokens, self.minimum)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """More tokens that somebody wants held for a reservation, as one item of a batch; 0 only renews its lease."""
+
+    tenant_id: str
+    reservation_id: str
+    tokens: int
+    minimum: int
+    lease_seconds: int
+    replay: Replay | None = None
+
+    def __post_init__(self) -> None:
+        _require_possible(self.tokens, self.minimum)
+
+
+Holding: TypeAlias = Wish | Extension
+
+
+def _require_possible(tokens: int, minimum: int) -> None:
+    if minimum > tokens:
+        text = "must not be more than `tokens`"
+        raise InvalidArgument(violations=[FieldViolation("minimum_tokens", text, "minimum_tokens.lte_tokens")])
+
+
+def over(state: State) -> FailedPrecondition:
+    """Why nothing can be done any more with a reservation in that state."""
+    if state is State.COMMITTED:
+        return FailedPrecondition("the reservation is settled", reason="RESERVATION_SETTLED")
+    return FailedPrecondition("the reservation has expired", reason="RESERVATION_EXPIRED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,44 +275,42 @@ class Settlement:
             return now
         if self.target is State.COMMITTED:
             if now.state is not State.COMMITTED:
-                raise FailedPrecondition("the reservation has expired", reason="RESERVATION_EXPIRED")
-            settled = (now.usage, now.usage_source, now.cost_micros)
-            if settled != (self.usage, self.usage_source, self.cost_micros):
-                raise FailedPrecondition("the reservation is settled", reason="RESERVATION_SETTLED")
+                raise over(now.state)
+            # The cost of a priced one is the price book's, whatever its holder reported.
+            cost_micros = now.cost_micros if now.priced else self.cost_micros
+            if (now.usage, now.usage_source, now.cost_micros) != (self.usage, self.usage_source, cost_micros):
+                raise over(now.state)
         elif now.state is State.COMMITTED:
-            raise FailedPrecondition("the reservation is settled", reason="RESERVATION_SETTLED")
+            raise over(now.state)
         return now
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """A limit as a denied request met it."""
+class Limit:
+    """A limit as a denied request met it; `unit` is "tokens" or "micros" of the currency."""
 
     subject: str
     window: Window
-    limit: int | None
+    unit: str
+    limit: int
     used: int
     held: int
-    end_time: datetime
-
-    def refuses(self, tokens: int) -> bool:
-        """Whether so many tokens do not fit."""
-        return self.limit is not None and self.limit - self.used - self.held < tokens
+    seconds_left: float
+    is_full: bool
 
 
-def denial(wanted: int, levels: Sequence[Level], now: datetime) -> QuotaExceeded:
-    """Names every limit without room for `wanted` tokens; retrying makes sense when the last of their windows ends."""
-    full = [level for level in levels if level.refuses(wanted)]
-    last = max(full, key=lambda level: level.end_time)
-    seconds = math.ceil((last.end_time - now).total_seconds() * 1000) / 1000
+def denial(wanted: int, limits: Sequence[Limit]) -> QuotaExceeded:
+    """Names every full limit; retrying makes sense when the last of their windows ends."""
+    full = [limit for limit in limits if limit.is_full]
+    last = max(full, key=lambda limit: limit.seconds_left)
     return QuotaExceeded(
         "the quota is used up",
         violations=[
             QuotaViolation(
-                level.subject,
-                f"{level.limit} tokens per {level.window.name.lower()}: {level.used} used, {level.held} held",
+                limit.subject,
+                f"{limit.limit} {limit.unit} per {limit.window.name.lower()}: {limit.used} used, {limit.held} held",
             )
-            for level in full
+            for limit in full
         ],
         metadata={
             "subject": last.subject,
@@ -202,6 +319,7 @@ def denial(wanted: int, levels: Sequence[Level], now: datetime) -> QuotaExceeded
             "used": str(last.used),
             "held": str(last.held),
             "wanted": str(wanted),
+            "unit": last.unit,
         },
-        retry_after_seconds=seconds,
+        retry_after_seconds=math.ceil(last.seconds_left * 1000) / 1000,
     )

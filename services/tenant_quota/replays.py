@@ -9,7 +9,7 @@ import asyncpg
 from services.tenant_quota.model import Replay
 from shared.postgres import tenant_transaction
 
-Table: TypeAlias = Literal["tenants", "users", "api_keys"]
+Table: TypeAlias = Literal["tenants", "users", "api_keys", "webhooks", "top_ups", "plans", "prices"]
 
 CLAIM = """
 INSERT INTO requests (tenant_id, method, request_id, fingerprint) VALUES ($1, $2, $3, $4)
@@ -22,6 +22,14 @@ RECALL: dict[Table, str] = {
     "users": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::users, r.outcome) x
                 WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
     "api_keys": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::api_keys, r.outcome) x
+                   WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
+    "plans": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::plans, r.outcome) x
+                WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
+    "prices": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::prices, r.outcome) x
+                 WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
+    "top_ups": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::top_ups, r.outcome) x
+                  WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
+    "webhooks": """SELECT r.fingerprint, x.* FROM requests r, jsonb_populate_record(NULL::webhooks, r.outcome) x
                    WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
 }
 FORGET = """

@@ -1,67 +1,99 @@
-"""The store of reservations: reserve, commit, release, expire, each a call of a function in schema/0003_account.sql."""
+"""The store of reservations: hold, extend, commit, release, expire, by the functions of schema/0010_account.sql."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias, TypeVar, cast
+from typing import TypeVar, cast
 
 import asyncpg
 
-from services.tenant_quota.quota_model import (
-    Level,
-    Reservation,
-    Settlement,
-    State,
-    TokenUsage,
-    Window,
-    Wish,
-    denial,
+from services.tenant_quota.holds import (
+    HOLD,
+    REPEATED,
+    Outcome,
+    extension_arguments,
+    extension_outcome,
+    reservation_of,
+    wish_arguments,
+    wish_outcome,
 )
+from services.tenant_quota.key_names import KeyNames
+from services.tenant_quota.quota_model import Extension, Reservation, Settlement, State, Wish
+from services.tenant_quota.replays import present
 from shared.coalescer import Coalescer
-from shared.errors import Conflict, NotFound, PermissionDenied, ServiceError
+from shared.errors import Conflict, NotFound, RequestIdReused, ServiceError
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 
-Outcome: TypeAlias = Reservation | ServiceError
 Result = TypeVar("Result")
 
-RESERVE = "SELECT * FROM reserve($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16)"
-SETTLE = "SELECT * FROM settle($1,$2,$3,$4,$5,$6,$7,$8,$9,$10)"
+SETTLE = """
+SELECT tenant_id, reservation_id, user_id, key_id, state, granted, granted_cost, create_time, expire_time, cost_micros,
+       priced, parent_reservation_id, child_tokens
+  FROM unnest(settle($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11))
+"""
+NAME_TENANTS = "SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)"
 KNOWN = """
 SELECT a.n, r.*
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY a(tenant_id, reservation_id, n)
   JOIN reservations r ON r.tenant_id = a.tenant_id AND r.reservation_id = a.reservation_id
 """
+EXTENDED = """
+SELECT q.fingerprint
+  FROM unnest($1::text[], $2::text[]) WITH ORDINALITY a(tenant_id, request_id, n)
+  LEFT JOIN requests q ON q.tenant_id = a.tenant_id AND q.method = 'ExtendReservation' AND q.request_id = a.request_id
+ ORDER BY a.n
+"""
 MOST_ATTEMPTS = 3
-
-_GRANTED, _REPEATED, _DENIED, _NO_TENANT, _INACTIVE = 1, 2, 3, 4, 5
 
 
 class Reservations:
     """Holds tokens and settles them, exactly, on however many replicas."""
 
-    def __init__(self, pool: asyncpg.Pool, *, largest_batch: int = 256, most_in_flight: int = 2) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        largest_batch: int = 256,
+        most_in_flight: int = 2,
+        on_settled: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        """`on_settled` is told the tenant, user and key of whatever was settled here; it must return at once."""
         self._pool = pool
+        self._on_settled = on_settled or (lambda *_: None)
+        self._key_names = KeyNames(pool)
         self._wishes = Coalescer[Wish, Outcome](
-            self._reserve_all, _wish_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+            self._reserve_all, _request_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+        )
+        self._extensions = Coalescer[Extension, Outcome](
+            self._extend_all, _reservation_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
         )
         self._settlements = Coalescer[Settlement, Outcome](
-            self._settle_all, _settlement_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+            self._settle_all, _reservation_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
         )
 
     async def reserve(self, wish: Wish) -> Reservation:
         """Holds the tokens at all levels, or raises QuotaExceeded and holds none.
 
-        A repeated request_id gives the reservation as it is now, or RequestIdReused. NotFound without such a tenant,
-        PermissionDenied (TENANT_INACTIVE) when the tenant is deactivated, Conflict when its row stays locked.
+        A repeated request_id gives the reservation as it is now, or RequestIdReused. NotFound without such a tenant or
+        parent, PermissionDenied (TENANT_INACTIVE) when the tenant is deactivated, FailedPrecondition when the parent is
+        over (RESERVATION_EXPIRED, RESERVATION_SETTLED) or the cost of the model unknown (MODEL_PRICE_UNKNOWN),
+        InvalidArgument when the parent is a child, Conflict when the tenant's row stays locked.
         """
         return _or_raise(await self._wishes.submit(wish))
+
+    async def extend(self, extension: Extension) -> Reservation:
+        """Holds more and renews the lease, or raises as `reserve` does and leaves the reservation as it was.
+
+        FailedPrecondition when it is over, NotFound when there is none.
+        """
+        return _or_raise(await self._extensions.submit(extension))
 
     async def settle(self, settlement: Settlement) -> Reservation:
         """Commits or releases. NotFound, or FailedPrecondition as Settlement.judge says."""
         return _or_raise(await self._settlements.submit(settlement))
 
     async def sweep(self, most: int) -> int:
-        """Gives back up to `most` reservations whose lease ended; returns how many were."""
+        """Gives back up to `most` reservations whose lease ended, and ends top-ups; returns how many."""
         async with self._connection() as connection:
             count: int = await connection.fetchval("SELECT sweep($1)", most)
             return count
@@ -69,33 +101,80 @@ class Reservations:
     async def close(self) -> None:
         """Waits for what is under way."""
         await self._wishes.close()
+        await self._extensions.close()
         await self._settlements.close()
 
     async def _reserve_all(self, wishes: Sequence[Wish]) -> Sequence[Outcome]:
-        arguments = _reserve_arguments(wishes)
-        rows = await self._again(lambda connection: connection.fetch(RESERVE, *arguments))
-        answers = [_reserve_outcome(wish, row) for wish, row in zip(wishes, rows, strict=True)]
-        await self._recall(wishes, rows, answers)
+        arguments = wish_arguments(wishes, await self._key_names.of(wish.key_id for wish in wishes))
+        answer = present(await self._again(lambda connection: connection.fetchrow(HOLD, *arguments)))
+        answers = [wish_outcome(wish, answer, place) for place, wish in enumerate(wishes)]
+        repeated = [place for place, code in enumerate(answer["outcome"]) if code == REPEATED]
+        known = await self._known([(wishes[place].tenant_id, answer["known_id"][place]) for place in repeated])
+        for place, row in zip(repeated, known, strict=True):
+            answers[place] = _recalled(wishes[place], row)
         return answers
 
-    async def _recall(self, wishes: Sequence[Wish], rows: Sequence[asyncpg.Record], answers: list[Outcome]) -> None:
-        """Repeated requests get the reservation that the first one made, as it is now."""
-        repeated = [index for index, row in enumerate(rows) if row["outcome"] == _REPEATED]
-        if not repeated:
-            return
-        tenants = [wishes[index].tenant_id for index in repeated]
-        ids = [rows[index]["known_id"] for index in repeated]
-        async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)", tenants)
-            known = await connection.fetch(KNOWN, tenants, ids)
-        for row in known:
-            index = repeated[row["n"] - 1]
-            answers[index] = _recalled(wishes[index], row)
+    async def _extend_all(self, extensions: Sequence[Extension]) -> Sequence[Outcome]:
+        rows = await self._known([(each.tenant_id, each.reservation_id) for each in extensions])
+        answers: list[Outcome] = [NotFound("reservation", each.reservation_id) for each in extensions]
+        found = [(place, extensions[place], row) for place, row in enumerate(rows) if row is not None]
+        if not found:
+            return answers
+        known = [row for _, _, row in found]
+        arguments = extension_arguments([each for _, each, _ in found], known)
+        answer = present(await self._again(lambda connection: connection.fetchrow(HOLD, *arguments)))
+        for number, (place, each, row) in enumerate(found):
+            answers[place] = extension_outcome(each, row, answer, number)
+        repeated = [place for number, (place, _, _) in enumerate(found) if answer["outcome"][number] == REPEATED]
+        for place, outcome in zip(repeated, await self._recall([extensions[place] for place in repeated]), strict=True):
+            answers[place] = outcome
+        return answers
 
     async def _settle_all(self, settlements: Sequence[Settlement]) -> Sequence[Outcome]:
         arguments = _settle_arguments(settlements)
         rows = await self._again(lambda connection: connection.fetch(SETTLE, *arguments))
-        return [_settle_outcome(settlement, row) for settlement, row in zip(settlements, rows, strict=True)]
+        for row in rows:
+            self._on_settled(row["tenant_id"], row["user_id"], row["key_id"])
+        moved = {(row["tenant_id"], row["reservation_id"]): row for row in rows}
+        others = [each for each in settlements if (each.tenant_id, each.reservation_id) not in moved]
+        known = await self._known([(each.tenant_id, each.reservation_id) for each in others])
+        unmoved = dict(zip(map(id, others), known, strict=True))
+        return [
+            _moved_outcome(each, moved[each.tenant_id, each.reservation_id])
+            if id(each) not in unmoved
+            else _settled_outcome(each, unmoved[id(each)])
+            for each in settlements
+        ]
+
+    async def _recall(self, repeated: Sequence[Extension]) -> Sequence[Outcome]:
+        """What repeated extensions get: the reservation as it is now, or RequestIdReused."""
+        if not repeated:
+            return []
+        rows = await self._known([(each.tenant_id, each.reservation_id) for each in repeated])
+        tenants = [each.tenant_id for each in repeated]
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute(NAME_TENANTS, tenants)
+            kept = await connection.fetch(
+                EXTENDED, tenants, [each.replay and each.replay.request_id for each in repeated]
+            )
+        return [
+            reservation_of(present(row))
+            if each.replay and each.replay.fingerprint == first["fingerprint"]
+            else RequestIdReused()
+            for each, row, first in zip(repeated, rows, kept, strict=True)
+        ]
+
+    async def _known(self, wanted: Sequence[tuple[str, str]]) -> list[asyncpg.Record | None]:
+        """The rows of the reservations, as they are now; None for one that does not exist."""
+        found: list[asyncpg.Record | None] = [None] * len(wanted)
+        if not wanted:
+            return found
+        tenants = [tenant_id for tenant_id, _ in wanted]
+        async with self._connection() as connection, connection.transaction():
+            await connection.execute(NAME_TENANTS, tenants)
+            for row in await connection.fetch(KNOWN, tenants, [reservation_id for _, reservation_id in wanted]):
+                found[row["n"] - 1] = row
+        return found
 
     async def _again(self, work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
         """A deadlock or lost race is known not to have been committed, so the batch may simply run once more."""
@@ -117,12 +196,12 @@ class Reservations:
                 yield cast("asyncpg.Connection", connection)
 
 
-def _wish_identity(wish: Wish) -> Hashable | None:
+def _request_identity(wish: Wish) -> Hashable | None:
     return (wish.tenant_id, wish.replay.request_id) if wish.replay else None
 
 
-def _settlement_identity(settlement: Settlement) -> Hashable:
-    return settlement.tenant_id, settlement.reservation_id
+def _reservation_identity(item: Settlement | Extension) -> Hashable:
+    return item.tenant_id, item.reservation_id
 
 
 def _or_raise(outcome: Outcome) -> Reservation:
@@ -131,70 +210,20 @@ def _or_raise(outcome: Outcome) -> Reservation:
     return outcome
 
 
-def _reserve_arguments(wishes: Sequence[Wish]) -> tuple[list[object], ...]:
-    subjects: dict[tuple[str, str], int] = {}
-
-    def place(tenant_id: str, user_id: str) -> int:
-        return subjects.setdefault((tenant_id, user_id), len(subjects) + 1)
-
-    tenant_places: list[object] = [place(wish.tenant_id, "") for wish in wishes]
-    user_places: list[object] = [place(wish.tenant_id, wish.user_id) if wish.user_id else None for wish in wishes]
-    return (
-        [wish.tenant_id for wish in wishes],
-        [wish.user_id for wish in wishes],
-        [wish.key_id for wish in wishes],
-        [wish.reservation_id for wish in wishes],
-        [wish.tokens for wish in wishes],
-        [wish.minimum for wish in wishes],
-        [wish.lease_seconds for wish in wishes],
-        [wish.model for wish in wishes],
-        [wish.conversation_id for wish in wishes],
-        [wish.assistant_id for wish in wishes],
-        [wish.replay.request_id if wish.replay else None for wish in wishes],
-        [wish.replay.fingerprint if wish.replay else None for wish in wishes],
-        [tenant_id for tenant_id, _ in subjects],
-        [user_id for _, user_id in subjects],
-        tenant_places,
-        user_places,
-    )
-
-
-def _reserve_outcome(wish: Wish, row: asyncpg.Record) -> Outcome:
-    match row["outcome"]:
-        case int(code) if code == _GRANTED:
-            return Reservation(
-                wish.reservation_id, wish.user_id, State.HELD, row["granted"], row["create_time"], row["expire_time"]
-            )
-        case int(code) if code == _DENIED:
-            return denial(wish.minimum, _levels(wish, row), row["create_time"])
-        case int(code) if code == _INACTIVE:
-            return PermissionDenied("the tenant is not active", reason="TENANT_INACTIVE")
-        case _:
-            return NotFound("tenant", wish.tenant_id)
-
-
-def _levels(wish: Wish, row: asyncpg.Record) -> list[Level]:
-    subjects = [f"tenant:{wish.tenant_id}"] * 2 + [f"user:{wish.user_id}"] * 2
-    windows = [Window.DAY, Window.MONTH] * 2
-    counters = zip(row["limits"], row["used"], row["held"], strict=True)
-    return [
-        Level(subject, window, limit, used, held, row["period_end"][window - 1])
-        for subject, window, (limit, used, held) in zip(subjects, windows, counters, strict=True)
-    ]
-
-
-def _recalled(wish: Wish, row: asyncpg.Record) -> Outcome:
-    try:
-        if wish.replay is not None:
-            wish.replay.expect(row["fingerprint"])
-    except ServiceError as error:
-        return error
-    return _reservation(row)
+def _recalled(wish: Wish, row: asyncpg.Record | None) -> Outcome:
+    if row is None:
+        return NotFound("reservation", wish.reservation_id)
+    if wish.replay is None or wish.replay.fingerprint != row["fingerprint"]:
+        return RequestIdReused()
+    return reservation_of(row)
 
 
 def _settle_arguments(settlements: Sequence[Settlement]) -> tuple[list[object], ...]:
+    # Sorted as the database sorts them: the order in which they are locked.
+    places = {tenant_id: place for place, tenant_id in enumerate(sorted({each.tenant_id for each in settlements}), 1)}
     return (
-        [each.tenant_id for each in settlements],
+        list(places),
+        [places[each.tenant_id] for each in settlements],
         [each.reservation_id for each in settlements],
         [each.target for each in settlements],
         [each.usage.input_tokens if each.usage else None for each in settlements],
@@ -207,31 +236,37 @@ def _settle_arguments(settlements: Sequence[Settlement]) -> tuple[list[object], 
     )
 
 
-def _settle_outcome(settlement: Settlement, row: asyncpg.Record) -> Outcome:
-    if row["reservation_id"] is None:
-        return NotFound("reservation", settlement.reservation_id)
-    try:
-        return settlement.judge(_reservation(row), moved=row["moved"])
-    except ServiceError as error:
-        return error
-
-
-def _reservation(row: asyncpg.Record) -> Reservation:
-    return Reservation(
+def _moved_outcome(settlement: Settlement, row: asyncpg.Record) -> Outcome:
+    """Of a reservation that this very attempt moved."""
+    state = State(row["state"])
+    is_committed = state is State.COMMITTED
+    now = Reservation(
         row["reservation_id"],
         row["user_id"],
-        State(row["state"]),
+        state,
         row["granted"],
         row["create_time"],
         row["expire_time"],
-        usage_of(row),
-        row["usage_source"] or 0,
+        settlement.usage if is_committed else None,
+        settlement.usage_source if is_committed else 0,
         row["cost_micros"],
+        row["parent_reservation_id"],
+        row["child_tokens"],
+        row["granted_cost"],
+        row["priced"],
     )
+    return _judged(settlement, now, moved=True)
 
 
-def usage_of(row: asyncpg.Record) -> TokenUsage | None:
-    """The usage columns of a reservation or ledger row; None before a commit."""
-    if row["input_tokens"] is None:
-        return None
-    return TokenUsage(row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["reasoning_tokens"])
+def _settled_outcome(settlement: Settlement, row: asyncpg.Record | None) -> Outcome:
+    """Of a reservation that was over before, or never was."""
+    if row is None:
+        return NotFound("reservation", settlement.reservation_id)
+    return _judged(settlement, reservation_of(row), moved=False)
+
+
+def _judged(settlement: Settlement, now: Reservation, *, moved: bool) -> Outcome:
+    try:
+        return settlement.judge(now, moved=moved)
+    except ServiceError as error:
+        return error

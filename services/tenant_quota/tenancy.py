@@ -54,6 +54,14 @@ def visible_user(user_id: str) -> str:
     return user_id
 
 
+def visible_key(key_id: str) -> str:
+    """The key named, as far as the caller may see it: as visible_user, with the caller's own key."""
+    caller = current_caller()
+    if key_id and key_id != caller.key_id and not _sees_all(caller):
+        raise NotFound("api_key", key_id)
+    return key_id
+
+
 def user_or_own(user_id: str, tenant_id: str) -> str:
     """As visible_user; the caller when none is named and the tenant is the caller's own."""
     caller = current_caller()
@@ -72,6 +80,11 @@ def grantable() -> frozenset[str]:
     """The permissions that the caller may give to others: its own; all, when it administers the platform."""
     caller = current_caller()
     return frozenset().union(*PERMISSIONS.values()) if caller.may(TENANTS_ADMIN) else caller.scopes
+
+
+def manages() -> bool:
+    """Whether the caller manages whatever tenant it may name."""
+    return current_caller().may(TENANT_MANAGE)
 
 
 def _sees_all(caller: Caller) -> bool:

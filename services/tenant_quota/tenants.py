@@ -28,12 +28,14 @@ UPDATE tenants SET display_name = coalesce($2, display_name), time_zone = coales
                    active = coalesce($4, active), update_time = clock_timestamp()
  WHERE tenant_id = $1 RETURNING *
 """
-DEACTIVATE_TENANT = """
-UPDATE tenants SET active = false, update_time = clock_timestamp() WHERE tenant_id = $1 AND active
+SWITCH_TENANT = """
+UPDATE tenants SET active = $2, update_time = clock_timestamp() WHERE tenant_id = $1 AND active <> $2
 """
 INSERT_USER = """
 INSERT INTO users (tenant_id, user_id, display_name, email, role) VALUES ($1, $2, $3, $4, $5) RETURNING *
 """
+# The id of an erased user is not given again while something of theirs may be on its way.
+IS_ERASED = "SELECT EXISTS (SELECT FROM erasures WHERE tenant_id = $1 AND user_id = $2)"
 GET_USER = "SELECT * FROM users WHERE tenant_id = $1 AND user_id = $2"
 LIST_USERS = """
 SELECT * FROM users WHERE tenant_id = $1 AND (create_time, user_id) < ($2::text::timestamptz, $3)
@@ -90,10 +92,17 @@ class Tenants:
             raise NotFound("tenant", tenant_id)
         return _tenant(row)
 
+    async def activate(self, tenant_id: str) -> Tenant:
+        """Repeating it changes nothing; NotFound when there is none."""
+        return await self._switch(tenant_id, active=True)
+
     async def deactivate(self, tenant_id: str) -> Tenant:
         """Repeating it changes nothing; NotFound when there is none."""
+        return await self._switch(tenant_id, active=False)
+
+    async def _switch(self, tenant_id: str, *, active: bool) -> Tenant:
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await connection.execute(DEACTIVATE_TENANT, tenant_id)
+            await connection.execute(SWITCH_TENANT, tenant_id, active)
             return _tenant(await require_tenant(connection, tenant_id))
 
     async def create_user(
@@ -106,6 +115,8 @@ class Tenants:
         }
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await require_tenant(connection, tenant_id)
+            if await connection.fetchval(IS_ERASED, tenant_id, user_id):
+                raise taken["users_pkey"]
             with _taken(taken):
                 row, _ = await once(
                     connection,

@@ -13,9 +13,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prosa.tenant_quota.v1 import tenant_service_pb2 as pb
 from services.tenant_quota.authenticate import Grant
 from services.tenant_quota.model import (
-    PERMISSIONS,
     USER_ROLES,
     ApiKey,
+    ErasedTable,
     Replay,
     Role,
     Tenant,
@@ -135,6 +135,12 @@ def user_changes(request: pb.UpdateUserRequest) -> dict[str, Any]:
     return changes
 
 
+def key_changes(request: pb.UpdateApiKeyRequest) -> dict[str, object]:
+    """The new values of a key's fields."""
+    clean_mask(request.update_mask.paths, ("display_name",))
+    return {"display_name": clean_text("api_key.display_name", request.api_key.display_name, 200)}
+
+
 def role(name: str, number: int) -> Role:
     """The role of that number; InvalidArgument when there is none."""
     try:
@@ -177,11 +183,23 @@ def api_key_message(key: ApiKey) -> pb.ApiKey:
         user_id=key.user_id,
         display_name=key.display_name,
         role=pb.Role.ValueType(key.role),
-        permissions=sorted(PERMISSIONS[key.role]),
+        permissions=sorted(key.permissions),
         create_time=timestamp(key.create_time),
         expire_time=timestamp(key.expire_time),
         revoke_time=timestamp(key.revoke_time),
+        scopes=key.scopes,
+        rotated_from=key.rotated_from,
+        last_use_time=timestamp(key.last_use_time),
     )
+
+
+def erasure_message(erased: Sequence[ErasedTable]) -> pb.EraseUserResponse:
+    """The receipt of an erasure."""
+    tables = [
+        pb.ErasedTable(name=each.name, deleted_rows=each.deleted_rows, renamed_rows=each.renamed_rows)
+        for each in erased
+    ]
+    return pb.EraseUserResponse(tables=tables)
 
 
 def grant_message(grant: Grant) -> pb.AuthenticateResponse:

@@ -13,6 +13,7 @@ BENCHES = {
     "chat_search": "tests.bench.chat_search",
     "chat_soak": "tests.bench.chat_soak",
     "quota": "tests.bench.quota",
+    "rates": "tests.bench.rates",
     "retrieval": "tests.bench.retrieval",
     "events": "tests.bench.events",
     "gateway": "tests.bench.gateway",

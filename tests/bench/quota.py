@@ -143,7 +143,9 @@ async def _prepared(url: str) -> AsyncIterator[tuple[Ours, Ours, OneUpdateEach, 
     many = f"FROM generate_series(0, {TENANTS - 1}) i"
     await superuser.execute(f"INSERT INTO plain SELECT 'tenant-' || i, 0, 0, {LIMIT} {many}")
     await superuser.execute(f"INSERT INTO tenants SELECT 'tenant-' || i, 'T', 'America/Sao_Paulo' {many}")
-    await superuser.execute(f"INSERT INTO quotas SELECT 'tenant-' || i, '', {LIMIT}, {LIMIT}, 1 {many}")
+    limits = f"SELECT 'tenant-' || i, 1, '', {LIMIT}, {LIMIT}, 1 {many}"
+    columns = "tenant_id, level, subject, tokens_per_day, tokens_per_month, enforcement"
+    await superuser.execute(f"INSERT INTO quotas ({columns}) {limits}")
     await superuser.close()
     async with (
         open_pool(secret, schema=SCHEMA, max_size=CONNECTIONS, min_size=CONNECTIONS) as pool,

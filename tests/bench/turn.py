@@ -116,7 +116,7 @@ def _grpc_turn(assistants: "AssistantServiceAsyncStub", tenants: "TenantServiceA
 
     async def turn(question: str) -> None:
         nonlocal renewed_at, token
-        if time.monotonic() - renewed_at > 30:
+        if time.monotonic() - renewed_at > 2:
             renewed_at = time.monotonic()
             answer = await tenants.Authenticate(tenant_service_pb2.AuthenticateRequest(credential=tenant.admin.key))
             token = answer.access_token

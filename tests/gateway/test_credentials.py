@@ -24,7 +24,7 @@ class Door:
         self.clock = clock
         self.asked = 0
         self.answer: Exception | None = None
-        self.lifetime = 60.0
+        self.lifetime = 4.0
         self.pause = 0.0
 
     async def ask(self, credential: str) -> Token:
@@ -42,15 +42,54 @@ def door() -> Door:
 
 @pytest.fixture
 def credentials(door: Door) -> Credentials:
-    return Credentials(door.ask, door.clock, cache_seconds=5, refusal_seconds=1, cache_size=10)
+    return Credentials(door.ask, door.clock, cache_seconds=3, refusal_seconds=1, cache_size=10)
 
 
-async def test_a_key_is_exchanged_once_in_five_seconds(door: Door, credentials: Credentials) -> None:
+async def test_a_key_is_exchanged_once_in_three_seconds(door: Door, credentials: Credentials) -> None:
     first = await credentials.token(BEARER)
-    door.clock.advance(4.9)
+    door.clock.advance(1.9)
     assert await credentials.token({"x-api-key": "pk_live_a"}) == first
-    door.clock.advance(0.2)
+    door.clock.advance(1.2)
     assert await credentials.token(BEARER) != first
+    assert door.asked == 2
+
+
+async def test_a_session_is_exchanged_like_a_key(door: Door, credentials: Credentials) -> None:
+    assert await credentials.token({"authorization": "Bearer ps_live_a"}) == "token 1 of ps_live_a"
+
+
+async def test_a_token_in_use_is_renewed_beside_the_calls_and_once_for_all(
+    door: Door, credentials: Credentials
+) -> None:
+    first = await credentials.token(BEARER)
+    door.clock.advance(2.1)
+    door.pause = 0.05
+    assert {await credentials.token(BEARER) for _ in range(20)} == {first}, "nobody waits"
+    await asyncio.sleep(0.1)
+    assert await credentials.token(BEARER) != first
+    assert door.asked == 2
+
+
+async def test_a_renewal_that_fails_leaves_the_token_until_it_lapses(door: Door, credentials: Credentials) -> None:
+    first = await credentials.token(BEARER)
+    door.answer = Unavailable()
+    door.clock.advance(2.9)
+    assert await credentials.token(BEARER) == first
+    await asyncio.sleep(0)
+    assert await credentials.token(BEARER) == first
+    door.clock.advance(0.2)
+    with pytest.raises(Unavailable):
+        await credentials.token(BEARER)
+
+
+async def test_a_renewal_that_is_refused_ends_the_token_at_once(door: Door, credentials: Credentials) -> None:
+    await credentials.token(BEARER)
+    door.answer = Unauthenticated()
+    door.clock.advance(2.1)
+    await credentials.token(BEARER)
+    await asyncio.sleep(0.01)
+    with pytest.raises(Unauthenticated):
+        await credentials.token(BEARER)
     assert door.asked == 2
 
 
@@ -58,7 +97,7 @@ async def test_a_revoked_key_is_refused_when_it_is_asked_about_again(door: Door,
     await credentials.token(BEARER)
     door.answer = Unauthenticated()
     await credentials.token(BEARER)
-    door.clock.advance(5)
+    door.clock.advance(3)
     for _ in range(2):
         with pytest.raises(Unauthenticated):
             await credentials.token(BEARER)
@@ -72,9 +111,9 @@ async def test_a_slow_answer_is_believed_no_longer(door: Door, credentials: Cred
     door.pause = 0.05
     asking = asyncio.create_task(credentials.token(BEARER))
     await asyncio.sleep(0.01)
-    door.clock.advance(4.0)
+    door.clock.advance(2.5)
     await asking
-    door.clock.advance(1.1)
+    door.clock.advance(0.6)
     await credentials.token(BEARER)
     assert door.asked == 2
 
@@ -98,9 +137,9 @@ async def test_many_who_ask_at_once_cause_one_question(door: Door, credentials: 
 
 
 async def test_a_token_about_to_lapse_is_not_kept(door: Door, credentials: Credentials) -> None:
-    door.lifetime = 12.0
+    door.lifetime = 2.0
     await credentials.token(BEARER)
-    door.clock.advance(2.1)
+    door.clock.advance(1.1)
     await credentials.token(BEARER)
     assert door.asked == 2
 

@@ -24,7 +24,7 @@ METHODS = [pytest.param(method, id=f"{method.containing_service.name}.{method.na
 NOT_PROTOBUF = (b"\x0a\xff", b"\x0a\x05abc", b"\xff\xff\xff\xff")
 NOT_UTF8_IN_FIELD_1 = b"\x0a\x02\xc3\x28"
 REPORT = "/v1/reports/usage"
-REVOKED_WITHIN_SECONDS = 6.0
+REVOKED_WITHIN_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def tenant(system: System) -> Tenant:
     return new_tenant(system)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def token(system: System, tenant: Tenant) -> str:
     """A valid token of the tenant's administrator."""
     return _token(system, tenant.admin.key)

@@ -26,6 +26,7 @@ SAME_ID = "atendimento-1"
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 OK = grpc.StatusCode.OK
+NO_COST = {"input_micros": 0, "cached_input_micros": 0, "output_micros": 0, "reasoning_micros": 0}
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,20 @@ class World:
     first: Tenant
     second: Tenant
     user_id: str
+    email: str
+    session_id: str
     key_id: str
     conversation_id: str
     message_id: str
     document_id: str
     reservation_id: str
-    tokens: dict[str, str]
+    webhook_id: str
 
     def token(self, key: str) -> str:
-        """A token for an API key."""
-        if key not in self.tokens:
-            with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
-                request = tenant_service_pb2.AuthenticateRequest(credential=key)
-                self.tokens[key] = TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
-        return self.tokens[key]
+        """A token for an API key, good for seconds."""
+        with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
+            request = tenant_service_pb2.AuthenticateRequest(credential=key)
+            return TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,21 @@ class Case:
 
 def _foreign_tenant(**more: Any) -> Case:
     return Case(lambda world: {"tenant_id": world.first.tenant_id, **more}, DENIED, "tenant_id")
+
+
+def _foreign_user(**more: Any) -> Case:
+    """The user of the first tenant, looked for in the second."""
+    return Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, **more}, NOT_FOUND, "user_id"
+    )
+
+
+def _foreign_webhook(**more: Any) -> Case:
+    return Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "webhook_id": world.webhook_id, **more},
+        NOT_FOUND,
+        "webhook_id",
+    )
 
 
 def _foreign_conversation(**more: Any) -> Case:
@@ -85,6 +101,7 @@ CASES: dict[str, Case] = {
     "TenantService.ListTenants": Case(lambda world: {}, DENIED),
     "TenantService.UpdateTenant": _foreign_tenant(tenant={}, update_mask={"paths": ["display_name"]}),
     "TenantService.DeactivateTenant": _foreign_tenant(),
+    "TenantService.ActivateTenant": _foreign_tenant(),
     "TenantService.CreateUser": _foreign_tenant(display_name="x", email="x@example.com", role=3),
     "TenantService.GetUser": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id}, NOT_FOUND, "user_id"
@@ -100,6 +117,8 @@ CASES: dict[str, Case] = {
         NOT_FOUND,
         "user_id",
     ),
+    # It erases nobody of the first tenant, and says the same of a user who is nowhere.
+    "TenantService.EraseUser": Case(lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id}, OK),
     "TenantService.CreateApiKey": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "user_id": world.user_id, "role": 3}, NOT_FOUND, "user_id"
     ),
@@ -107,15 +126,73 @@ CASES: dict[str, Case] = {
     "TenantService.RevokeApiKey": Case(
         lambda world: {"tenant_id": world.second.tenant_id, "key_id": world.key_id}, NOT_FOUND, "key_id"
     ),
+    "TenantService.UpdateApiKey": Case(
+        lambda world: {
+            "tenant_id": world.second.tenant_id,
+            "key_id": world.key_id,
+            "api_key": {"display_name": "x"},
+            "update_mask": {"paths": ["display_name"]},
+        },
+        NOT_FOUND,
+        "key_id",
+    ),
+    "TenantService.RotateApiKey": Case(
+        lambda world: {"tenant_id": world.second.tenant_id, "key_id": world.key_id}, NOT_FOUND, "key_id"
+    ),
+    "SessionService.Login": Case(
+        lambda world: {"email": world.email, "password": "a guess that is wrong"}, grpc.StatusCode.UNAUTHENTICATED
+    ),
+    "SessionService.Logout": Case(lambda world: {}, NOT_FOUND),
+    "SessionService.ListSessions": _foreign_user(),
+    "SessionService.RevokeSession": Case(
+        lambda world: {
+            "tenant_id": world.second.tenant_id,
+            "user_id": world.user_id,
+            "session_id": world.session_id,
+        },
+        NOT_FOUND,
+        "user_id",
+    ),
+    "SessionService.SetPassword": _foreign_user(new_password="a password of the second"),
     "QuotaService.SetQuota": _foreign_tenant(quota={}),
     "QuotaService.GetQuota": _foreign_tenant(),
     "QuotaService.ReserveTokens": Case(lambda world: {"tokens": 1}, DENIED),
+    "QuotaService.ExtendReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
     "QuotaService.CommitReservation": Case(
         lambda world: {"reservation_id": world.reservation_id, "usage": {}, "usage_source": 1}, DENIED
     ),
     "QuotaService.ReleaseReservation": Case(lambda world: {"reservation_id": world.reservation_id}, DENIED),
+    "QuotaService.CreateTopUp": _foreign_tenant(tokens=1),
+    "QuotaService.ListTopUps": _foreign_tenant(),
+    "QuotaService.RevokeTopUp": _foreign_tenant(top_up_id="any"),
     "QuotaService.GetUsage": _foreign_tenant(),
     "QuotaService.ListLedger": _foreign_tenant(),
+    "PlanService.CreatePlan": Case(lambda world: {"plan": {"display_name": "x"}}, DENIED),
+    "PlanService.GetPlan": Case(lambda world: {"plan_id": "x"}, DENIED),
+    "PlanService.ListPlans": Case(lambda world: {}, DENIED),
+    "PlanService.UpdatePlan": Case(
+        lambda world: {"plan_id": "x", "plan": {}, "update_mask": {"paths": ["tokens_per_day"]}}, DENIED
+    ),
+    "PlanService.DeletePlan": Case(lambda world: {"plan_id": "x"}, DENIED),
+    "PlanService.SetTenantPlan": _foreign_tenant(),
+    "PlanService.GetTenantPlan": _foreign_tenant(),
+    "PriceService.SetPrice": Case(lambda world: {"model": "x", **NO_COST}, DENIED),
+    # The price book is the platform's, and open to all who are charged by it.
+    "PriceService.GetPrice": Case(lambda world: {"model": "a model without a price"}, NOT_FOUND),
+    "PriceService.ListPrices": Case(lambda world: {}, OK),
+    "PriceService.DeletePrice": Case(lambda world: {"model": "x", "effective_time": {"seconds": 1}}, DENIED),
+    "SignalService.WatchUsage": _foreign_tenant(),
+    "SignalService.ListSignals": _foreign_tenant(),
+    "SignalService.CreateWebhook": _foreign_tenant(url="https://example.org/hook"),
+    "SignalService.GetWebhook": _foreign_webhook(),
+    "SignalService.ListWebhooks": _foreign_tenant(),
+    "SignalService.UpdateWebhook": _foreign_webhook(
+        webhook={"display_name": "x"}, update_mask={"paths": ["display_name"]}
+    ),
+    "SignalService.DeleteWebhook": _foreign_webhook(),
+    "SignalService.RotateWebhookSecret": _foreign_webhook(),
+    "SignalService.TestWebhook": _foreign_webhook(),
+    "SignalService.ListDeliveries": _foreign_webhook(),
     # A client's own id is its own in every tenant: the second one gets a conversation, not the first one's.
     "ConversationService.CreateConversation": Case(lambda world: {"conversation_id": SAME_ID}, OK),
     "ConversationService.GetConversation": _foreign_conversation(),
@@ -214,19 +291,27 @@ def world(system: System) -> World:
         f"/v1/tenants/{first.tenant_id}/users",
         {"displayName": CANARY, "email": f"{CANARY}-{uuid4()}@example.com", "role": "ROLE_MEMBER"},
     )
+    person = f"/v1/tenants/{first.tenant_id}/users/{user['userId']}"
+    password = "a senha da primeira"
+    first.platform.post(f"{person}:setPassword", {"newPassword": password})
+    session = first.platform.post("/v1/sessions:login", {"email": user["email"], "password": password})["session"]
     keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
+    hook = {"url": f"https://example.org/{CANARY}", "displayName": CANARY}
+    webhook = first.admin.post(f"/v1/tenants/{first.tenant_id}/webhooks", hook)["webhook"]
     eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
     return World(
         system=system,
         first=first,
         second=second,
         user_id=user["userId"],
+        email=user["email"],
+        session_id=session["sessionId"],
         key_id=keys[0]["keyId"],
         conversation_id=told.conversation_id,
         message_id=told.completed["messageId"],
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
-        tokens={},
+        webhook_id=webhook["webhookId"],
     )
 
 

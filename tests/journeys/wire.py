@@ -21,12 +21,21 @@ from prosa.chat_store.v1 import (
 )
 from prosa.common.v1 import access_pb2
 from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, search_service_pb2
-from prosa.tenant_quota.v1 import quota_service_pb2, tenant_service_pb2
+from prosa.tenant_quota.v1 import (
+    plan_service_pb2,
+    quota_service_pb2,
+    session_service_pb2,
+    signal_service_pb2,
+    tenant_service_pb2,
+)
 from tests.house.processes import REPOSITORY
 
 CONTRACTS = (
     tenant_service_pb2,
     quota_service_pb2,
+    plan_service_pb2,
+    signal_service_pb2,
+    session_service_pb2,
     conversation_service_pb2,
     task_service_pb2,
     event_service_pb2,

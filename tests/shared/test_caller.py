@@ -49,7 +49,33 @@ def test_a_signed_token_names_its_caller(signing_keys: SigningKeys) -> None:
     assert caller == Caller("t1", "", "k1", frozenset(SCOPES), token, expires)
     assert caller.may("conversations.read")
     assert not caller.may("tenants.admin")
-    assert 59 <= expires - clock.now().timestamp() <= 60
+    assert abs(expires - clock.now().timestamp() - 60) < 0.001
+
+
+def test_a_token_s_life_begins_when_its_key_was_asked_about(signing_keys: SigningKeys) -> None:
+    clock = ManualClock()
+    asked_at = clock.now().timestamp() - 1.5
+    token, expires = signer(signing_keys, clock).sign(
+        key_id="k1", tenant_id="t1", user_id="", scopes=SCOPES, issued_at=asked_at, lifetime_seconds=4.0
+    )
+    assert abs(expires - asked_at - 4.0) < 0.001
+    assert TokenVerifier(signing_keys.public_pem, clock).verify(token).expires_at == expires
+
+
+def test_a_token_of_four_seconds_is_refused_within_five_also_by_a_clock_that_is_behind(
+    signing_keys: SigningKeys,
+) -> None:
+    clock = ManualClock()
+    token, _ = TokenSigner(SecretStr(signing_keys.private_pem), 4.0, clock).sign(
+        key_id="k1", tenant_id="t1", user_id="u1", scopes=SCOPES
+    )
+    behind = ManualClock(clock.now())
+    behind.advance(-0.5)
+    verifier = TokenVerifier(signing_keys.public_pem, behind)
+    behind.advance(4.9)
+    verifier.verify(token)
+    behind.advance(0.101)  # tokens are told to the millisecond
+    assert reason_of(verifier, token) == "CREDENTIALS_EXPIRED"
 
 
 def test_a_token_is_never_shown_by_repr(signing_keys: SigningKeys) -> None:
@@ -63,9 +89,9 @@ def test_a_token_ends(signing_keys: SigningKeys) -> None:
     verifier = TokenVerifier(signing_keys.public_pem, clock)
     token = sign(signing_keys, clock)
     verifier.verify(token)
-    clock.advance(62)
-    verifier.verify(token)  # two machines' clocks may differ by 5 s
-    clock.advance(5)
+    clock.advance(60.4)
+    verifier.verify(token)  # two machines' clocks may differ by 0.5 s
+    clock.advance(0.2)
     assert reason_of(verifier, token) == "CREDENTIALS_EXPIRED"
 
 

@@ -93,6 +93,7 @@ def test_other_fields_stay(fields: dict[str, Any]) -> None:
     ("text", "secret"),
     [
         ("key pk_live_abc123_S3cretS3cretS3cret_crc1 revoked", "S3cretS3cret"),
+        ("session ps_live_abc123_S3cretS3cretS3cret_crc1 ended", "S3cretS3cret"),
         ("Authorization: Bearer abcdefgh12345678", "abcdefgh12345678"),
         ("got eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJrMSJ9.c2lnbmF0dXJl", "c2lnbmF0dXJl"),
         ("redis://:hunter2@localhost:6379/0", "hunter2"),

@@ -10,7 +10,22 @@ from services.tenant_quota.reservations import Reservations
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import commit, new_tenant, new_user, sweep_all, wish
 
-TABLES = ("tenants", "users", "api_keys", "requests", "quotas", "balances", "reservations", "ledger")
+SIGNALLING = ("signals", "webhooks", "deliveries")
+TABLES = (
+    *("tenants", "users", "api_keys", "last_uses", "passwords", "sessions", "erasures", "requests"),
+    *("quotas", "balances", "reservations", "ledger", "usage_days", "top_ups"),
+    *SIGNALLING,
+)
+# What a person who logs in leaves.
+PERSONAL = (
+    "INSERT INTO api_keys (key_id, tenant_id, user_id, role, secret_hash) VALUES ($2, $1, $2, 3, '')",
+    "INSERT INTO passwords (tenant_id, user_id, hash) VALUES ($1, $2, 'x')",
+    "INSERT INTO sessions (session_id, tenant_id, user_id, secret_hash, expire_time) VALUES ($2, $1, $2, '', now())",
+    "INSERT INTO last_uses (credential_id, tenant_id, use_time) VALUES ($2, $1, now())",
+    "INSERT INTO erasures (tenant_id, user_id, forget_time) VALUES ($1, 'erased ' || $2, now() + interval '1 h')",
+)
+# What every tenant of these tests has rows in.
+OWN = tuple(table for table in TABLES if table not in ("requests", "top_ups", *SIGNALLING))
 
 
 async def rows_seen(pool: asyncpg.Pool, app_tenant: str, *named: str) -> dict[str, set[str]]:
@@ -32,6 +47,9 @@ async def two_tenants(pool: asyncpg.Pool) -> tuple[str, str]:
         user_id = await new_user(pool, tenant_id)
         held = await store.reserve(wish(tenant_id, 10, user_id=user_id))
         await store.settle(commit(tenant_id, held.reservation_id, 5))
+        async with tenant_transaction(pool, tenant_id) as connection:
+            for statement in PERSONAL:
+                await connection.execute(statement, tenant_id, user_id)
     return pair
 
 
@@ -60,7 +78,7 @@ async def test_second_tenant_sees_nothing(pool: asyncpg.Pool, two_tenants: tuple
     own, _ = two_tenants
     seen = await rows_seen(pool, own)
     assert all(tenants <= {own} for tenants in seen.values())
-    for table in ("tenants", "users", "quotas", "balances", "reservations", "ledger"):
+    for table in OWN:
         assert seen[table] == {own}
 
 
@@ -98,8 +116,10 @@ async def test_nobody_writes_for_another_tenant(
     statements = [
         "INSERT INTO users (tenant_id, user_id, display_name, email, role) VALUES ($1, 'x', 'x', 'x@x.x', 3)",
         "INSERT INTO api_keys (key_id, tenant_id, role, secret_hash) VALUES ('x', $1, 2, '')",
-        "INSERT INTO quotas (tenant_id, user_id, enforcement) VALUES ($1, 'x', 1)",
-        "INSERT INTO balances (tenant_id, user_id, \"window\", period_start) VALUES ($1, 'x', 1, '2026-01-01')",
+        "INSERT INTO passwords (tenant_id, user_id, hash) VALUES ($1, 'x', 'x')",
+        PERSONAL[2].replace("$2", "'x'"),
+        "INSERT INTO quotas (tenant_id, level, subject, enforcement) VALUES ($1, 2, 'x', 1)",
+        "INSERT INTO balances (tenant_id, level, subject, month) VALUES ($1, 1, '', '2026-01-01')",
     ]
     for statement in statements:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

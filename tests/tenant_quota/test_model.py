@@ -1,6 +1,6 @@
 """Rules that need no database."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -8,17 +8,20 @@ from hypothesis import strategies as st
 
 from services.tenant_quota.model import (
     PERMISSIONS,
+    Kind,
     Replay,
     Role,
     clean_email,
     clean_mask,
     clean_role,
+    clean_scopes,
     clean_text,
     forbid_escalation,
     new_secret,
     parse_secret,
+    permissions_of,
 )
-from services.tenant_quota.quota_model import Level, TokenUsage, Window, Wish, denial
+from services.tenant_quota.quota_model import Limit, TokenUsage, Window, Wish, denial
 from shared.errors import InvalidArgument, PermissionDenied, RequestIdReused
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -31,6 +34,28 @@ def test_a_new_secret_is_recognised_and_shows_its_key_id() -> None:
     prefix, environment, key_id, random, checksum = secret.split("_")
     assert (prefix, environment, key_id) == ("pk", "test", credential.key_id)
     assert (len(random), len(checksum)) == (43, 6)
+
+
+def test_a_session_is_told_from_a_key_by_its_first_letters() -> None:
+    secret = new_secret("test", kind=Kind.SESSION)
+    credential = parse_secret(secret)
+    assert secret.startswith("ps_test_")
+    assert credential is not None
+    assert credential.kind is Kind.SESSION
+    assert parse_secret("pk" + secret[2:]) is None, "the checksum covers the kind"
+
+
+def test_scopes_narrow_a_role_and_never_widen_it() -> None:
+    assert permissions_of(Role.MEMBER, ()) == PERMISSIONS[Role.MEMBER]
+    assert permissions_of(Role.MEMBER, ("documents.read", "tenants.admin")) == {"documents.read"}
+    assert permissions_of(Role.MEMBER, ("tenants.admin",)) == frozenset()
+    assert clean_scopes("scopes", ["quota.read", "documents.read", "quota.read"], Role.MEMBER) == (
+        "documents.read",
+        "quota.read",
+    )
+    with pytest.raises(InvalidArgument) as refused:
+        clean_scopes("scopes", ["quota.read", "tenant.manage"], Role.MEMBER)
+    assert refused.value.violations[0].field == "scopes"
 
 
 def test_no_two_secrets_are_alike() -> None:
@@ -75,9 +100,9 @@ def test_only_services_act_for_others() -> None:
 
 
 def test_nobody_gives_more_than_they_have() -> None:
-    forbid_escalation(Role.MEMBER, PERMISSIONS[Role.TENANT_ADMIN])
+    forbid_escalation(PERMISSIONS[Role.MEMBER], PERMISSIONS[Role.TENANT_ADMIN])
     with pytest.raises(PermissionDenied) as refused:
-        forbid_escalation(Role.TENANT_ADMIN, PERMISSIONS[Role.MEMBER])
+        forbid_escalation(PERMISSIONS[Role.TENANT_ADMIN], PERMISSIONS[Role.MEMBER])
     assert refused.value.metadata["permission"] == "assistants.write"
 
 
@@ -126,18 +151,19 @@ def test_the_components_of_usage_are_disjoint_and_their_sum_is_charged() -> None
 
 
 def test_a_denial_names_every_full_limit_and_waits_for_the_last_of_their_windows() -> None:
-    midnight, first = NOW + timedelta(hours=15), NOW + timedelta(days=9, hours=15, microseconds=1)
-    levels = [
-        Level("tenant:t", Window.DAY, 100, 60, 30, midnight),
-        Level("tenant:t", Window.MONTH, None, 60, 30, first),
-        Level("user:u", Window.DAY, 1_000, 0, 0, midnight),
-        Level("user:u", Window.MONTH, 10, 5, 5, first),
+    midnight, first = 15 * 3_600.0, 9 * 86_400 + 15 * 3_600 + 1e-6
+    limits = [
+        Limit("tenant:t", Window.DAY, "tokens", 100, 60, 30, midnight, is_full=True),
+        Limit("user:u", Window.DAY, "tokens", 1_000, 0, 0, midnight, is_full=False),
+        Limit("user:u", Window.MONTH, "tokens", 10, 5, 5, first, is_full=True),
+        Limit("key:k", Window.MONTH, "micros", 10, 5, 5, first, is_full=False),
     ]
-    error = denial(20, levels, NOW)
+    error = denial(20, limits)
     assert [each.subject for each in error.violations] == ["tenant:t", "user:u"]
-    assert error.retry_after_seconds == pytest.approx(9 * 86_400 + 15 * 3_600, abs=0.0011)
+    assert error.violations[1].description == "10 tokens per month: 5 used, 5 held"
+    assert error.retry_after_seconds == pytest.approx(first, abs=0.0011)
     assert error.retry_after_seconds is not None
-    assert error.retry_after_seconds >= (first - NOW).total_seconds() - 1e-6
+    assert error.retry_after_seconds >= first
     assert error.metadata == {
         "subject": "user:u",
         "window": "month",
@@ -145,4 +171,5 @@ def test_a_denial_names_every_full_limit_and_waits_for_the_last_of_their_windows
         "used": "5",
         "held": "5",
         "wanted": "20",
+        "unit": "tokens",
     }

@@ -1,60 +1,19 @@
 """Days and months begin and end by the database's clock in the tenant's time zone; that clock is set by hand here."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
 
-from services.tenant_quota.__main__ import SCHEMA, SCHEMA_DIRECTORY
 from services.tenant_quota.audit import discrepancies
 from services.tenant_quota.quota_model import State
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
 from shared.errors import FailedPrecondition, QuotaExceeded
-from shared.postgres import migrate
+from tests.tenant_quota.hand_set_clock import Clock
 from tests.tenant_quota.world import commit, new_tenant, sweep_all, wish
-
-# Found before PostgreSQL's own function, because the pool's search path says so.
-HAND_SET_CLOCK = """
-CREATE SCHEMA hand_set;
-CREATE TABLE hand_set.clock (now timestamptz);
-INSERT INTO hand_set.clock VALUES (now());
-CREATE FUNCTION hand_set.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
-    AS 'SELECT now FROM hand_set.clock';
-GRANT USAGE ON SCHEMA hand_set TO prosa_tenant_quota;
-GRANT SELECT, UPDATE ON hand_set.clock TO prosa_tenant_quota;
-"""
-
-
-class Clock:
-    """The clock of the database under test."""
-
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
-
-    async def set(self, moment: str) -> None:
-        """To an instant given with its offset, as 2026-11-20T23:59-03:00."""
-        await self._pool.execute("UPDATE hand_set.clock SET now = $1", datetime.fromisoformat(moment))
-
-
-@pytest.fixture(scope="module")
-async def timed_pool(fresh_database: Callable[[], str]) -> AsyncIterator[asyncpg.Pool]:
-    url = fresh_database()
-    await migrate(SecretStr(url), schema=SCHEMA, directory=SCHEMA_DIRECTORY)
-    superuser = await asyncpg.connect(url)
-    await superuser.execute(HAND_SET_CLOCK)
-    await superuser.close()
-    settings = {"role": "prosa_tenant_quota", "search_path": "hand_set, tenant_quota, pg_catalog"}
-    async with asyncpg.create_pool(url, min_size=1, max_size=4, server_settings=settings) as pool:
-        yield pool
-
-
-@pytest.fixture
-def clock(timed_pool: asyncpg.Pool) -> Clock:
-    return Clock(timed_pool)
 
 
 @pytest.fixture

@@ -131,6 +131,26 @@ async def test_a_killed_service_leaves_nothing_held_past_the_lease_and_makes_no_
         assert "Traceback" not in output
 
 
+async def test_the_last_use_of_a_key_outlives_the_process(environment: dict[str, str]) -> None:
+    """A use that nobody has written yet is written on SIGTERM."""
+    assert run("migrate", environment=environment).returncode == 0
+    lazy = {**environment, "TENANT_QUOTA_LAST_USE_INTERVAL_SECONDS": "60"}
+    async with serving(lazy) as (process, channel):
+        admin = as_caller(await token(channel, environment["TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY"]))
+        tenants = TenantServiceStub(channel)
+        tenant = await tenants.CreateTenant(tenant_service_pb2.CreateTenantRequest(display_name="T"), metadata=admin)
+        wanted = tenant_service_pb2.CreateApiKeyRequest(tenant_id=tenant.tenant_id)
+        key = await tenants.CreateApiKey(wanted, metadata=admin)
+        await token(channel, key.secret)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 30) == 0
+    async with serving(lazy) as (_, channel):
+        admin = as_caller(await token(channel, environment["TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY"]))
+        listed = tenant_service_pb2.ListApiKeysRequest(tenant_id=tenant.tenant_id)
+        (kept,) = (await TenantServiceStub(channel).ListApiKeys(listed, metadata=admin)).api_keys
+        assert kept.HasField("last_use_time")
+
+
 async def _reserve(
     channel: grpc.aio.Channel,
     environment: Mapping[str, str],

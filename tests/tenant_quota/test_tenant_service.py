@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
+from prosa.tenant_quota.v1 import session_service_pb2 as sessions
 from prosa.tenant_quota.v1 import tenant_service_pb2 as pb
 from services.tenant_quota.model import Role
 from tests.tenant_quota.world import Platform, fresh, new_tenant, new_user, refusal
@@ -46,10 +47,10 @@ async def test_a_tenant_is_created_read_changed_and_deactivated(platform: Platfo
     first, second = [await stub.DeactivateTenant(gone, metadata=admin) for _ in range(2)]
     assert not first.active
     assert first == second
-    back = pb.UpdateTenantRequest(
-        tenant_id=made.tenant_id, tenant=pb.Tenant(active=True), update_mask=FieldMask(paths=["active"])
-    )
-    assert (await stub.UpdateTenant(back, metadata=admin)).active
+    back = pb.ActivateTenantRequest(tenant_id=made.tenant_id)
+    third, fourth = [await stub.ActivateTenant(back, metadata=admin) for _ in range(2)]
+    assert third.active
+    assert third == fourth
 
 
 async def test_repeating_a_request_id_gives_the_same_response(platform: Platform) -> None:
@@ -204,6 +205,20 @@ async def test_naming_another_tenant_is_refused_alike_whether_it_exists_or_not(p
         stub.CreateApiKey: lambda name: pb.CreateApiKeyRequest(tenant_id=name),
         stub.ListApiKeys: lambda name: pb.ListApiKeysRequest(tenant_id=name),
         stub.RevokeApiKey: lambda name: pb.RevokeApiKeyRequest(tenant_id=name, key_id="k"),
+        stub.RotateApiKey: lambda name: pb.RotateApiKeyRequest(tenant_id=name, key_id="k"),
+        stub.UpdateApiKey: lambda name: pb.UpdateApiKeyRequest(
+            tenant_id=name,
+            key_id="k",
+            api_key=pb.ApiKey(display_name="x"),
+            update_mask=FieldMask(paths=["display_name"]),
+        ),
+        platform.sessions.ListSessions: lambda name: sessions.ListSessionsRequest(tenant_id=name, user_id="u"),
+        platform.sessions.RevokeSession: lambda name: sessions.RevokeSessionRequest(
+            tenant_id=name, user_id="u", session_id="s"
+        ),
+        platform.sessions.SetPassword: lambda name: sessions.SetPasswordRequest(
+            tenant_id=name, user_id="u", new_password="correct horse battery"
+        ),
     }
     for method, request in calls.items():
         answers = [await refusal(method(request(name), metadata=boss)) for name in (other, "missing", "*")]
@@ -220,6 +235,7 @@ async def test_what_is_no_tenant_is_not_found_for_the_platform_administrator(pla
             stub.ListUsers(pb.ListUsersRequest(tenant_id=name), metadata=admin),
             stub.ListApiKeys(pb.ListApiKeysRequest(tenant_id=name), metadata=admin),
             stub.DeactivateTenant(pb.DeactivateTenantRequest(tenant_id=name), metadata=admin),
+            stub.ActivateTenant(pb.ActivateTenantRequest(tenant_id=name), metadata=admin),
         ):
             assert (await refusal(call)).code is grpc.StatusCode.NOT_FOUND
     user = create_user("missing", f"{fresh('x')}@example.org")

@@ -12,7 +12,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from prosa.tenant_quota.v1.plan_service_pb2_grpc import PlanServiceStub, PriceServiceStub
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from prosa.tenant_quota.v1.session_service_pb2_grpc import SessionServiceStub
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.tenant_quota.model import PERMISSIONS, Replay, Role, Tenant
 from services.tenant_quota.quota_model import Quota, Settlement, State, TokenUsage, Wish
@@ -25,7 +27,9 @@ from tests.house.in_process import Metadata, as_caller, token
 from tests.house.signing import SigningKeys
 
 if TYPE_CHECKING:
+    from prosa.tenant_quota.v1.plan_service_pb2_grpc import PlanServiceAsyncStub, PriceServiceAsyncStub
     from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
+    from prosa.tenant_quota.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
 
 SAO_PAULO = "America/Sao_Paulo"
@@ -142,8 +146,20 @@ class Platform:
         return TenantServiceStub(self.channel)
 
     @property
+    def sessions(self) -> "SessionServiceAsyncStub":
+        return SessionServiceStub(self.channel)
+
+    @property
     def quotas(self) -> "QuotaServiceAsyncStub":
         return QuotaServiceStub(self.channel)
+
+    @property
+    def plans(self) -> "PlanServiceAsyncStub":
+        return PlanServiceStub(self.channel)
+
+    @property
+    def prices(self) -> "PriceServiceAsyncStub":
+        return PriceServiceStub(self.channel)
 
     def admin(self) -> Metadata:
         """A platform administrator."""

@@ -339,6 +339,56 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
         ]}
     """
+    ERROR_REASON_LOGIN_THROTTLED: _ErrorReason.ValueType  # 43
+    """Too many passwords were tried for this e-mail address; RetryInfo says when the next one is looked at.
+
+        {"code": 8, "message": "too many passwords were tried for this address", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "LOGIN_THROTTLED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "42s"}
+        ]}
+    """
+    ERROR_REASON_API_KEY_ENDED: _ErrorReason.ValueType  # 44
+    """The API key was revoked, has expired or was rotated before: it is not rotated any more.
+
+        {"code": 9, "message": "the key is accepted no more, or was rotated before", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_ENDED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
+        ]}
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 45
+    """The tenant, the user or the API key made as many requests in the last minute as it may; RetryInfo says to the
+    millisecond when there is room again, and is left out where the limit is 0.
+
+        {"code": 8, "message": "too many requests per minute", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMITED", "domain": "prosa", "metadata": {"subject": "user:maria", "window": "minute", "limit": "60", "used": "60", "wanted": "1"}},
+          {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "user:maria", "description": "60 requests per minute: 60 used"}]},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
+        ]}
+    """
+    ERROR_REASON_MODEL_PRICE_UNKNOWN: _ErrorReason.ValueType  # 46
+    """A cost is limited, and the price book knows no price of the model.
+
+        {"code": 9, "message": "the price book knows no price of the model", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_PRICE_UNKNOWN", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
+        ]}
+    """
+    ERROR_REASON_PLAN_IN_USE: _ErrorReason.ValueType  # 47
+    """A tenant is on the plan: it is not deleted.
+
+        {"code": 9, "message": "2 tenants are on the plan", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PLAN_IN_USE", "domain": "prosa", "metadata": {"tenants": "2"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PLAN_IN_USE", "description": "2 tenants are on the plan"}]}
+        ]}
+    """
+    ERROR_REASON_PRICE_IN_FORCE: _ErrorReason.ValueType  # 48
+    """The price has begun: it is not removed any more.
+
+        {"code": 9, "message": "the price is or was in force", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -661,6 +711,56 @@ ERROR_REASON_TOO_MANY: ErrorReason.ValueType  # 42
     {"code": 9, "message": "at most 100 analyses can be linked", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TOO_MANY", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TOO_MANY", "description": "at most 100 analyses can be linked"}]}
+    ]}
+"""
+ERROR_REASON_LOGIN_THROTTLED: ErrorReason.ValueType  # 43
+"""Too many passwords were tried for this e-mail address; RetryInfo says when the next one is looked at.
+
+    {"code": 8, "message": "too many passwords were tried for this address", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "LOGIN_THROTTLED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "42s"}
+    ]}
+"""
+ERROR_REASON_API_KEY_ENDED: ErrorReason.ValueType  # 44
+"""The API key was revoked, has expired or was rotated before: it is not rotated any more.
+
+    {"code": 9, "message": "the key is accepted no more, or was rotated before", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_ENDED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "API_KEY_ENDED", "description": "the key is accepted no more, or was rotated before"}]}
+    ]}
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 45
+"""The tenant, the user or the API key made as many requests in the last minute as it may; RetryInfo says to the
+millisecond when there is room again, and is left out where the limit is 0.
+
+    {"code": 8, "message": "too many requests per minute", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RATE_LIMITED", "domain": "prosa", "metadata": {"subject": "user:maria", "window": "minute", "limit": "60", "used": "60", "wanted": "1"}},
+      {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"subject": "user:maria", "description": "60 requests per minute: 60 used"}]},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250s"}
+    ]}
+"""
+ERROR_REASON_MODEL_PRICE_UNKNOWN: ErrorReason.ValueType  # 46
+"""A cost is limited, and the price book knows no price of the model.
+
+    {"code": 9, "message": "the price book knows no price of the model", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "MODEL_PRICE_UNKNOWN", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "MODEL_PRICE_UNKNOWN", "description": "the price book knows no price of the model"}]}
+    ]}
+"""
+ERROR_REASON_PLAN_IN_USE: ErrorReason.ValueType  # 47
+"""A tenant is on the plan: it is not deleted.
+
+    {"code": 9, "message": "2 tenants are on the plan", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PLAN_IN_USE", "domain": "prosa", "metadata": {"tenants": "2"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PLAN_IN_USE", "description": "2 tenants are on the plan"}]}
+    ]}
+"""
+ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
+"""The price has begun: it is not removed any more.
+
+    {"code": 9, "message": "the price is or was in force", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

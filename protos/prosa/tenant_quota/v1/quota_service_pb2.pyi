@@ -117,6 +117,10 @@ class _LedgerEntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ledge
     """The holder gave everything back."""
     LEDGER_ENTRY_KIND_EXPIRED: _LedgerEntryKind.ValueType  # 4
     """The lease ended and everything was given back."""
+    LEDGER_ENTRY_KIND_TOPPED_UP: _LedgerEntryKind.ValueType  # 5
+    """A top-up was given: `issued_delta` is minus its tokens, `available_delta` its tokens."""
+    LEDGER_ENTRY_KIND_TOP_UP_ENDED: _LedgerEntryKind.ValueType  # 6
+    """What was left of a top-up went when it expired or was revoked."""
 
 class LedgerEntryKind(_LedgerEntryKind, metaclass=_LedgerEntryKindEnumTypeWrapper):
     """What a ledger entry records."""
@@ -131,52 +135,186 @@ LEDGER_ENTRY_KIND_RELEASED: LedgerEntryKind.ValueType  # 3
 """The holder gave everything back."""
 LEDGER_ENTRY_KIND_EXPIRED: LedgerEntryKind.ValueType  # 4
 """The lease ended and everything was given back."""
+LEDGER_ENTRY_KIND_TOPPED_UP: LedgerEntryKind.ValueType  # 5
+"""A top-up was given: `issued_delta` is minus its tokens, `available_delta` its tokens."""
+LEDGER_ENTRY_KIND_TOP_UP_ENDED: LedgerEntryKind.ValueType  # 6
+"""What was left of a top-up went when it expired or was revoked."""
 Global___LedgerEntryKind: _TypeAlias = LedgerEntryKind  # noqa: Y015
+
+class _UnpricedModels:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnpricedModelsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnpricedModels.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNPRICED_MODELS_UNSPECIFIED: _UnpricedModels.ValueType  # 0
+    """Not stated; REFUSE."""
+    UNPRICED_MODELS_REFUSE: _UnpricedModels.ValueType  # 1
+    """Refuse to hold tokens for it: FAILED_PRECONDITION with reason MODEL_PRICE_UNKNOWN."""
+    UNPRICED_MODELS_ADMIT: _UnpricedModels.ValueType  # 2
+    """Let it through at the cost that its holder reports; the ledger says that it was not priced."""
+
+class UnpricedModels(_UnpricedModels, metaclass=_UnpricedModelsEnumTypeWrapper):
+    """What to do with a model of which the price book knows no price, where a cost is limited."""
+
+UNPRICED_MODELS_UNSPECIFIED: UnpricedModels.ValueType  # 0
+"""Not stated; REFUSE."""
+UNPRICED_MODELS_REFUSE: UnpricedModels.ValueType  # 1
+"""Refuse to hold tokens for it: FAILED_PRECONDITION with reason MODEL_PRICE_UNKNOWN."""
+UNPRICED_MODELS_ADMIT: UnpricedModels.ValueType  # 2
+"""Let it through at the cost that its holder reports; the ledger says that it was not priced."""
+Global___UnpricedModels: _TypeAlias = UnpricedModels  # noqa: Y015
 
 @_typing.final
 class Quota(_message.Message):
-    """Limits in tokens."""
+    """Limits in tokens, money and requests."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
     TOKENS_PER_MONTH_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
+    COST_MICROS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENTS_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    UNPRICED_MODELS_FIELD_NUMBER: _builtins.int
+    FAIR_SHARE_BORROW_PERCENT_FIELD_NUMBER: _builtins.int
+    FAIR_SHARE_WEIGHT_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant limited."""
     user_id: _builtins.str
-    """The user limited; empty for the tenant as a whole."""
+    """The user limited; empty for the tenant as a whole and for a key."""
+    key_id: _builtins.str
+    """The API key limited; empty for the tenant as a whole and for a user."""
     tokens_per_day: _builtins.int
     """Most tokens per day; no limit when unset."""
     tokens_per_month: _builtins.int
     """Most tokens per month; no limit when unset."""
     enforcement: Global___Enforcement.ValueType
-    """What happens at the limit; HARD when unspecified."""
+    """What happens at the limit of tokens or of cost; HARD when unspecified."""
+    cost_micros_per_month: _builtins.int
+    """Most cost per month in millionths of the tenant's currency; no limit when unset."""
+    requests_per_minute: _builtins.int
+    """Most requests per minute; no limit when unset. Enforced whatever `enforcement` says."""
+    unlimited: _builtins.bool
+    """No limit of tokens or cost at all, whatever the plan says; the limits above must be unset then."""
+    unpriced_models: Global___UnpricedModels.ValueType
+    """Only for a tenant: what to do with a model without a price when a cost is limited."""
+    fair_share_borrow_percent: _builtins.int
+    """Only for a tenant: how far beyond its fair share of the month a user may go, in percent of that share. Its share
+    is its weight's part of the month's limit. Nobody is kept to a share when unset.
+    """
+    fair_share_weight: _builtins.int
+    """Only for a user: its weight when the month is shared out; 1 when 0."""
+    @_builtins.property
+    def threshold_percents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shares of a limit, in percent, at which WatchUsage and the webhooks say so; 80 and 100 when empty."""
+
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
         tokens_per_day: _builtins.int | None = ...,
         tokens_per_month: _builtins.int | None = ...,
         enforcement: Global___Enforcement.ValueType = ...,
+        cost_micros_per_month: _builtins.int | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
+        threshold_percents: _abc.Iterable[_builtins.int] | None = ...,
+        unlimited: _builtins.bool = ...,
+        unpriced_models: Global___UnpricedModels.ValueType = ...,
+        fair_share_borrow_percent: _builtins.int | None = ...,
+        fair_share_weight: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day", "_tokens_per_month", b"_tokens_per_month", "tokens_per_day", b"tokens_per_day", "tokens_per_month", b"tokens_per_month"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_micros_per_month", b"_cost_micros_per_month", "_fair_share_borrow_percent", b"_fair_share_borrow_percent", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_month", b"_tokens_per_month", "cost_micros_per_month", b"cost_micros_per_month", "fair_share_borrow_percent", b"fair_share_borrow_percent", "requests_per_minute", b"requests_per_minute", "tokens_per_day", b"tokens_per_day", "tokens_per_month", b"tokens_per_month"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day", "_tokens_per_month", b"_tokens_per_month", "enforcement", b"enforcement", "tenant_id", b"tenant_id", "tokens_per_day", b"tokens_per_day", "tokens_per_month", b"tokens_per_month", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_micros_per_month", b"_cost_micros_per_month", "_fair_share_borrow_percent", b"_fair_share_borrow_percent", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_month", b"_tokens_per_month", "cost_micros_per_month", b"cost_micros_per_month", "enforcement", b"enforcement", "fair_share_borrow_percent", b"fair_share_borrow_percent", "fair_share_weight", b"fair_share_weight", "key_id", b"key_id", "requests_per_minute", b"requests_per_minute", "tenant_id", b"tenant_id", "threshold_percents", b"threshold_percents", "tokens_per_day", b"tokens_per_day", "tokens_per_month", b"tokens_per_month", "unlimited", b"unlimited", "unpriced_models", b"unpriced_models", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_micros_per_month: _TypeAlias = _typing.Literal["cost_micros_per_month"]  # noqa: Y015
+    _WhichOneofArgType__cost_micros_per_month: _TypeAlias = _typing.Literal["_cost_micros_per_month", b"_cost_micros_per_month"]  # noqa: Y015
+    _WhichOneofReturnType__fair_share_borrow_percent: _TypeAlias = _typing.Literal["fair_share_borrow_percent"]  # noqa: Y015
+    _WhichOneofArgType__fair_share_borrow_percent: _TypeAlias = _typing.Literal["_fair_share_borrow_percent", b"_fair_share_borrow_percent"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_month: _TypeAlias = _typing.Literal["tokens_per_month"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_month: _TypeAlias = _typing.Literal["_tokens_per_month", b"_tokens_per_month"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_micros_per_month) -> _WhichOneofReturnType__cost_micros_per_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fair_share_borrow_percent) -> _WhichOneofReturnType__fair_share_borrow_percent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_month) -> _WhichOneofReturnType__tokens_per_month | None: ...
 
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class TopUp(_message.Message):
+    """Tokens given to a tenant beyond its limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_UP_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    HELD_TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    top_up_id: _builtins.str
+    """Identifier, a UUIDv7."""
+    tenant_id: _builtins.str
+    """The tenant it was given to."""
+    tokens: _builtins.int
+    """Tokens given."""
+    used_tokens: _builtins.int
+    """Tokens of it that were used."""
+    held_tokens: _builtins.int
+    """Tokens of it held by open reservations."""
+    priority: _builtins.int
+    """Lower ones are used first."""
+    reason: _builtins.str
+    """Why it was given, for people."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; never when unset. A revoked one ended when it was revoked."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given."""
+
+    def __init__(
+        self,
+        *,
+        top_up_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        used_tokens: _builtins.int = ...,
+        held_tokens: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "held_tokens", b"held_tokens", "priority", b"priority", "reason", b"reason", "tenant_id", b"tenant_id", "tokens", b"tokens", "top_up_id", b"top_up_id", "used_tokens", b"used_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopUp: _TypeAlias = TopUp  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
@@ -193,6 +331,9 @@ class Reservation(_message.Message):
     COST_MICROS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PARENT_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    CHILD_TOKENS_FIELD_NUMBER: _builtins.int
+    GRANTED_COST_MICROS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Identifier, a UUIDv7."""
     user_id: _builtins.str
@@ -205,6 +346,12 @@ class Reservation(_message.Message):
     """How `usage` is known, once committed."""
     cost_micros: _builtins.int
     """What the work cost in millionths of the tenant's currency, once committed."""
+    parent_reservation_id: _builtins.str
+    """The reservation of which this one holds a part; empty for one of its own."""
+    child_tokens: _builtins.int
+    """Tokens that its children have used, beyond its own `usage`."""
+    granted_cost_micros: _builtins.int
+    """Most it may cost in millionths of the tenant's currency, as held; 0 where no cost is limited."""
     @_builtins.property
     def usage(self) -> _usage_pb2.TokenUsage:
         """What was really used, once committed."""
@@ -229,10 +376,13 @@ class Reservation(_message.Message):
         cost_micros: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        parent_reservation_id: _builtins.str = ...,
+        child_tokens: _builtins.int = ...,
+        granted_cost_micros: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "create_time", b"create_time", "expire_time", b"expire_time", "granted_tokens", b"granted_tokens", "reservation_id", b"reservation_id", "state", b"state", "usage", b"usage", "usage_source", b"usage_source", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_tokens", b"child_tokens", "cost_micros", b"cost_micros", "create_time", b"create_time", "expire_time", b"expire_time", "granted_cost_micros", b"granted_cost_micros", "granted_tokens", b"granted_tokens", "parent_reservation_id", b"parent_reservation_id", "reservation_id", b"reservation_id", "state", b"state", "usage", b"usage", "usage_source", b"usage_source", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -258,6 +408,12 @@ class LedgerEntry(_message.Message):
     USAGE_SOURCE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ISSUED_DELTA_FIELD_NUMBER: _builtins.int
+    AVAILABLE_DELTA_FIELD_NUMBER: _builtins.int
+    PARENT_RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    TOP_UP_ID_FIELD_NUMBER: _builtins.int
+    KEY_DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    PRICED_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Identifier, increasing within the tenant."""
     kind: Global___LedgerEntryKind.ValueType
@@ -282,6 +438,18 @@ class LedgerEntry(_message.Message):
     """How `usage` is known, for a SETTLED entry."""
     cost_micros: _builtins.int
     """What the work cost in millionths of the tenant's currency, for a SETTLED entry."""
+    issued_delta: _builtins.int
+    """Change of the tokens issued: minus what a top-up gave."""
+    available_delta: _builtins.int
+    """Change of the tokens available. `issued_delta`, `available_delta`, `held_delta` and `used_delta` sum to zero."""
+    parent_reservation_id: _builtins.str
+    """The reservation of which `reservation_id` is a child; empty for one of its own."""
+    top_up_id: _builtins.str
+    """The top-up that was given or ended."""
+    key_display_name: _builtins.str
+    """Name of the key when the entry was written: it outlives the key."""
+    priced: _builtins.bool
+    """Whether `cost_micros` comes from the price book, for a SETTLED entry."""
     @_builtins.property
     def usage(self) -> _usage_pb2.TokenUsage:
         """What was used, for a SETTLED entry; its total is `used_delta`."""
@@ -307,10 +475,16 @@ class LedgerEntry(_message.Message):
         usage_source: _usage_pb2.UsageSource.ValueType = ...,
         cost_micros: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        issued_delta: _builtins.int = ...,
+        available_delta: _builtins.int = ...,
+        parent_reservation_id: _builtins.str = ...,
+        top_up_id: _builtins.str = ...,
+        key_display_name: _builtins.str = ...,
+        priced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "entry_id", b"entry_id", "held_delta", b"held_delta", "key_id", b"key_id", "kind", b"kind", "model", b"model", "reservation_id", b"reservation_id", "usage", b"usage", "usage_source", b"usage_source", "used_delta", b"used_delta", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "available_delta", b"available_delta", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "entry_id", b"entry_id", "held_delta", b"held_delta", "issued_delta", b"issued_delta", "key_display_name", b"key_display_name", "key_id", b"key_id", "kind", b"kind", "model", b"model", "parent_reservation_id", b"parent_reservation_id", "priced", b"priced", "reservation_id", b"reservation_id", "top_up_id", b"top_up_id", "usage", b"usage", "usage_source", b"usage_source", "used_delta", b"used_delta", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,16 +503,31 @@ class Usage(_message.Message):
     HELD_TOKENS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_COST_MICROS_FIELD_NUMBER: _builtins.int
+    USED_COST_MICROS_FIELD_NUMBER: _builtins.int
+    HELD_COST_MICROS_FIELD_NUMBER: _builtins.int
+    TOPPED_UP_TOKENS_FIELD_NUMBER: _builtins.int
     window: Global___Window.ValueType
     """The period."""
     user_id: _builtins.str
-    """The user counted; empty for the tenant as a whole."""
+    """The user counted; empty for the tenant as a whole and for a key."""
     limit_tokens: _builtins.int
     """The limit; none when unset."""
     used_tokens: _builtins.int
     """Tokens used."""
     held_tokens: _builtins.int
     """Tokens held by open reservations."""
+    key_id: _builtins.str
+    """The API key counted; empty for the tenant as a whole and for a user."""
+    limit_cost_micros: _builtins.int
+    """The limit of the cost, in millionths of the tenant's currency; none when unset."""
+    used_cost_micros: _builtins.int
+    """The cost so far, in millionths of the tenant's currency."""
+    held_cost_micros: _builtins.int
+    """The most that open reservations may cost."""
+    topped_up_tokens: _builtins.int
+    """Only for the tenant as a whole: of `used_tokens`, those that a top-up paid."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the period began."""
@@ -357,13 +546,23 @@ class Usage(_message.Message):
         held_tokens: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        key_id: _builtins.str = ...,
+        limit_cost_micros: _builtins.int | None = ...,
+        used_cost_micros: _builtins.int = ...,
+        held_cost_micros: _builtins.int = ...,
+        topped_up_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_tokens", b"_limit_tokens", "end_time", b"end_time", "limit_tokens", b"limit_tokens", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_cost_micros", b"_limit_cost_micros", "_limit_tokens", b"_limit_tokens", "end_time", b"end_time", "limit_cost_micros", b"limit_cost_micros", "limit_tokens", b"limit_tokens", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_tokens", b"_limit_tokens", "end_time", b"end_time", "held_tokens", b"held_tokens", "limit_tokens", b"limit_tokens", "start_time", b"start_time", "used_tokens", b"used_tokens", "user_id", b"user_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_cost_micros", b"_limit_cost_micros", "_limit_tokens", b"_limit_tokens", "end_time", b"end_time", "held_cost_micros", b"held_cost_micros", "held_tokens", b"held_tokens", "key_id", b"key_id", "limit_cost_micros", b"limit_cost_micros", "limit_tokens", b"limit_tokens", "start_time", b"start_time", "topped_up_tokens", b"topped_up_tokens", "used_cost_micros", b"used_cost_micros", "used_tokens", b"used_tokens", "user_id", b"user_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_cost_micros: _TypeAlias = _typing.Literal["limit_cost_micros"]  # noqa: Y015
+    _WhichOneofArgType__limit_cost_micros: _TypeAlias = _typing.Literal["_limit_cost_micros", b"_limit_cost_micros"]  # noqa: Y015
     _WhichOneofReturnType__limit_tokens: _TypeAlias = _typing.Literal["limit_tokens"]  # noqa: Y015
     _WhichOneofArgType__limit_tokens: _TypeAlias = _typing.Literal["_limit_tokens", b"_limit_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_cost_micros) -> _WhichOneofReturnType__limit_cost_micros | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_tokens) -> _WhichOneofReturnType__limit_tokens | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
@@ -376,11 +575,14 @@ class SetQuotaRequest(_message.Message):
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant to limit."""
     user_id: _builtins.str
-    """The user to limit; empty for the tenant as a whole."""
+    """The user to limit; empty for the tenant as a whole and for a key."""
+    key_id: _builtins.str
+    """The API key to limit; empty for the tenant as a whole and for a user."""
     @_builtins.property
     def quota(self) -> Global___Quota:
         """The limits."""
@@ -390,11 +592,12 @@ class SetQuotaRequest(_message.Message):
         *,
         tenant_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
         quota: Global___Quota | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "quota", b"quota", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,8 +609,11 @@ class GetQuotaRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    KEY_ID_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The API key; empty for the tenant as a whole and for a user."""
     tenant_id: _builtins.str
     """The tenant; the caller's own when empty."""
     user_id: _builtins.str
@@ -415,12 +621,13 @@ class GetQuotaRequest(_message.Message):
     def __init__(
         self,
         *,
+        key_id: _builtins.str = ...,
         tenant_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,6 +646,7 @@ class ReserveTokensRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENT_RESERVATION_ID_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """Tokens wanted: the worst case of the work."""
     minimum_tokens: _builtins.int
@@ -453,6 +661,11 @@ class ReserveTokensRequest(_message.Message):
     """Label for the ledger: the assistant that will answer."""
     request_id: _builtins.str
     """Makes a retry safe: the same id and payload hold the tokens once."""
+    parent_reservation_id: _builtins.str
+    """A held reservation of the same tenant to take the tokens from, instead of from the limits: NOT_FOUND if there is
+    none, RESOURCE_EXHAUSTED when it has not enough left, FAILED_PRECONDITION when it is over, INVALID_ARGUMENT when it
+    is a child itself.
+    """
     def __init__(
         self,
         *,
@@ -463,14 +676,181 @@ class ReserveTokensRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         assistant_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        parent_reservation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "conversation_id", b"conversation_id", "lease_seconds", b"lease_seconds", "minimum_tokens", b"minimum_tokens", "model", b"model", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "conversation_id", b"conversation_id", "lease_seconds", b"lease_seconds", "minimum_tokens", b"minimum_tokens", "model", b"model", "parent_reservation_id", b"parent_reservation_id", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReserveTokensRequest: _TypeAlias = ReserveTokensRequest  # noqa: Y015
+
+@_typing.final
+class ExtendReservationRequest(_message.Message):
+    """Request of ExtendReservation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MINIMUM_TOKENS_FIELD_NUMBER: _builtins.int
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """The reservation to extend."""
+    tokens: _builtins.int
+    """Tokens to hold in addition; 0 only lets the lease run anew."""
+    minimum_tokens: _builtins.int
+    """Fewest additional tokens that are of use; when 0, `tokens`: all or nothing."""
+    lease_seconds: _builtins.int
+    """How long from now the tokens are held without a commit; 60 when 0. A lease is never made shorter."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload extend the reservation once."""
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        minimum_tokens: _builtins.int = ...,
+        lease_seconds: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "minimum_tokens", b"minimum_tokens", "request_id", b"request_id", "reservation_id", b"reservation_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendReservationRequest: _TypeAlias = ExtendReservationRequest  # noqa: Y015
+
+@_typing.final
+class CreateTopUpRequest(_message.Message):
+    """Request of CreateTopUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant to give tokens to."""
+    tokens: _builtins.int
+    """How many."""
+    priority: _builtins.int
+    """Lower ones are used first."""
+    reason: _builtins.str
+    """Why, for people."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload give the same top-up."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When what is left goes; never when unset."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "priority", b"priority", "reason", b"reason", "request_id", b"request_id", "tenant_id", b"tenant_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTopUpRequest: _TypeAlias = CreateTopUpRequest  # noqa: Y015
+
+@_typing.final
+class ListTopUpsRequest(_message.Message):
+    """Request of ListTopUps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant; the caller's own when empty."""
+    page_size: _builtins.int
+    """Most top-ups to return; 50 when 0, 1000 at the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be as they were then."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTopUpsRequest: _TypeAlias = ListTopUpsRequest  # noqa: Y015
+
+@_typing.final
+class ListTopUpsResponse(_message.Message):
+    """Response of ListTopUps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_UPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    @_builtins.property
+    def top_ups(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopUp]:
+        """The top-ups, newest first."""
+
+    def __init__(
+        self,
+        *,
+        top_ups: _abc.Iterable[Global___TopUp] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "top_ups", b"top_ups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTopUpsResponse: _TypeAlias = ListTopUpsResponse  # noqa: Y015
+
+@_typing.final
+class RevokeTopUpRequest(_message.Message):
+    """Request of RevokeTopUp."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    TOP_UP_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant it was given to."""
+    top_up_id: _builtins.str
+    """The top-up to end."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        top_up_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id", "top_up_id", b"top_up_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTopUpRequest: _TypeAlias = RevokeTopUpRequest  # noqa: Y015
 
 @_typing.final
 class CommitReservationRequest(_message.Message):
@@ -488,7 +868,7 @@ class CommitReservationRequest(_message.Message):
     usage_source: _usage_pb2.UsageSource.ValueType
     """How `usage` is known."""
     cost_micros: _builtins.int
-    """What the work cost in millionths of the tenant's currency."""
+    """What the work cost in millionths of the tenant's currency, where the price book knows no price of the model."""
     model: _builtins.str
     """The model that answered; the label of the reservation when empty."""
     @_builtins.property
@@ -542,19 +922,23 @@ class GetUsageRequest(_message.Message):
 
     TENANT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant; the caller's own when empty."""
     user_id: _builtins.str
     """The user whose counters are wanted too; the caller's own user when empty."""
+    key_id: _builtins.str
+    """The API key whose counters are wanted too; none when empty."""
     def __init__(
         self,
         *,
         tenant_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "tenant_id", b"tenant_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,7 +953,7 @@ class GetUsageResponse(_message.Message):
     USAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Usage]:
-        """The current day and month of the tenant, then those of the user when there is one."""
+        """The current day and month of the tenant, then those of the user and of the key when there is one."""
 
     def __init__(
         self,

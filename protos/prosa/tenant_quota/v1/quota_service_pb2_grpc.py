@@ -30,10 +30,13 @@ class QuotaServiceStub:
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+    month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-    really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+    really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+    sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
@@ -59,6 +62,11 @@ class QuotaServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ReserveTokensRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.FromString,
                 _registered_method=True)
+        self.ExtendReservation = channel.unary_unary(
+                '/prosa.tenant_quota.v1.QuotaService/ExtendReservation',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ExtendReservationRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.FromString,
+                _registered_method=True)
         self.CommitReservation = channel.unary_unary(
                 '/prosa.tenant_quota.v1.QuotaService/CommitReservation',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.CommitReservationRequest.SerializeToString,
@@ -68,6 +76,21 @@ class QuotaServiceStub:
                 '/prosa.tenant_quota.v1.QuotaService/ReleaseReservation',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ReleaseReservationRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.FromString,
+                _registered_method=True)
+        self.CreateTopUp = channel.unary_unary(
+                '/prosa.tenant_quota.v1.QuotaService/CreateTopUp',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.CreateTopUpRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.FromString,
+                _registered_method=True)
+        self.ListTopUps = channel.unary_unary(
+                '/prosa.tenant_quota.v1.QuotaService/ListTopUps',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsResponse.FromString,
+                _registered_method=True)
+        self.RevokeTopUp = channel.unary_unary(
+                '/prosa.tenant_quota.v1.QuotaService/RevokeTopUp',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.RevokeTopUpRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.FromString,
                 _registered_method=True)
         self.GetUsage = channel.unary_unary(
                 '/prosa.tenant_quota.v1.QuotaService/GetUsage',
@@ -86,26 +109,30 @@ class QuotaServiceServicer:
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+    month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-    really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+    really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+    sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
 
     def SetQuota(self, request, context):
-        """Sets the quota of a tenant or of one of its users, in whole: a limit left out is lifted.
+        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
+        a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
         Lowering a limit below what is used refuses new grants and takes nothing back.
-        Returns NOT_FOUND if the tenant or the user does not exist.
+        Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetQuota(self, request, context):
-        """Gets the quota of a tenant or of one of its users; one that was never set has no limits.
-        Returns NOT_FOUND if the tenant or the user does not exist.
+        """Gets the quota of a tenant, of one of its users or of one of its keys, as set; one that was never set has no limits.
+        Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +140,9 @@ class QuotaServiceServicer:
 
     def ReserveTokens(self, request, context):
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+        request that was granted before may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -122,8 +151,21 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendReservation(self, request, context):
+        """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
+        and lets its lease run anew. Streams are paid for so, a slice at a time.
+        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
+        FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
+        is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitReservation(self, request, context):
         """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
+        The cost is what the price book says of the model and the usage; what the holder reports where it knows no price.
+        Ends the children that are still held, as if their leases had ended.
         Idempotent: the same usage again returns the settled reservation, other usage FAILED_PRECONDITION.
         Returns FAILED_PRECONDITION with reason RESERVATION_EXPIRED after its lease ended or it was released,
         and NOT_FOUND if there is none.
@@ -140,8 +182,33 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTopUp(self, request, context):
+        """Gives a tenant tokens beyond its limits. They are used when a limit has not enough left: those of the lowest
+        `priority` first, then those that expire first. What is held of them when they expire may still be used.
+        Returns NOT_FOUND if the tenant does not exist, INVALID_ARGUMENT when `expire_time` has passed.
+        Idempotent by `request_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTopUps(self, request, context):
+        """Lists the top-ups of a tenant, newest first, also those that are used up or have expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeTopUp(self, request, context):
+        """Ends a top-up now: what is neither used nor held of it is taken back. Repeating it changes nothing.
+        Returns NOT_FOUND if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUsage(self, request, context):
-        """Gets what is used, held and left in the current day and month, for the tenant and for a user.
+        """Gets what is used, held and left in the current day and month, for the tenant, and for a user or a key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,6 +239,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ReserveTokensRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.SerializeToString,
             ),
+            'ExtendReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendReservation,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ExtendReservationRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.SerializeToString,
+            ),
             'CommitReservation': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitReservation,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.CommitReservationRequest.FromString,
@@ -181,6 +253,21 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.ReleaseReservation,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ReleaseReservationRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.SerializeToString,
+            ),
+            'CreateTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTopUp,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.CreateTopUpRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.SerializeToString,
+            ),
+            'ListTopUps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTopUps,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsResponse.SerializeToString,
+            ),
+            'RevokeTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTopUp,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.RevokeTopUpRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.SerializeToString,
             ),
             'GetUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUsage,
@@ -205,10 +292,13 @@ class QuotaService:
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+    month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-    really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+    really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+    sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
@@ -295,6 +385,33 @@ class QuotaService:
             _registered_method=True)
 
     @staticmethod
+    def ExtendReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.QuotaService/ExtendReservation',
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ExtendReservationRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CommitReservation(request,
             target,
             options=(),
@@ -338,6 +455,87 @@ class QuotaService:
             '/prosa.tenant_quota.v1.QuotaService/ReleaseReservation',
             prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ReleaseReservationRequest.SerializeToString,
             prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.Reservation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.QuotaService/CreateTopUp',
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.CreateTopUpRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTopUps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.QuotaService/ListTopUps',
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.ListTopUpsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.QuotaService/RevokeTopUp',
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.RevokeTopUpRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_quota__service__pb2.TopUp.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,10 +31,13 @@ class QuotaServiceStub:
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+      month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-      really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+      really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+      sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
@@ -44,23 +47,35 @@ class QuotaServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QuotaServiceAsyncStub: ...
     SetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.Quota]
-    """Sets the quota of a tenant or of one of its users, in whole: a limit left out is lifted.
+    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
+    a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
     Lowering a limit below what is used refuses new grants and takes nothing back.
-    Returns NOT_FOUND if the tenant or the user does not exist.
+    Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
     GetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetQuotaRequest, _quota_service_pb2.Quota]
-    """Gets the quota of a tenant or of one of its users; one that was never set has no limits.
-    Returns NOT_FOUND if the tenant or the user does not exist.
+    """Gets the quota of a tenant, of one of its users or of one of its keys, as set; one that was never set has no limits.
+    Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
     ReserveTokens: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+    request that was granted before may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
     """
+    ExtendReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendReservationRequest, _quota_service_pb2.Reservation]
+    """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
+    and lets its lease run anew. Streams are paid for so, a slice at a time.
+    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
+    FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
+    is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+    """
     CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]
     """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
+    The cost is what the price book says of the model and the usage; what the holder reports where it knows no price.
+    Ends the children that are still held, as if their leases had ended.
     Idempotent: the same usage again returns the settled reservation, other usage FAILED_PRECONDITION.
     Returns FAILED_PRECONDITION with reason RESERVATION_EXPIRED after its lease ended or it was released,
     and NOT_FOUND if there is none.
@@ -69,8 +84,20 @@ class QuotaServiceStub:
     """Gives everything held back. Repeating it changes nothing.
     Returns FAILED_PRECONDITION with reason RESERVATION_SETTLED if it was committed, NOT_FOUND if there is none.
     """
+    CreateTopUp: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CreateTopUpRequest, _quota_service_pb2.TopUp]
+    """Gives a tenant tokens beyond its limits. They are used when a limit has not enough left: those of the lowest
+    `priority` first, then those that expire first. What is held of them when they expire may still be used.
+    Returns NOT_FOUND if the tenant does not exist, INVALID_ARGUMENT when `expire_time` has passed.
+    Idempotent by `request_id`.
+    """
+    ListTopUps: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListTopUpsRequest, _quota_service_pb2.ListTopUpsResponse]
+    """Lists the top-ups of a tenant, newest first, also those that are used up or have expired."""
+    RevokeTopUp: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.RevokeTopUpRequest, _quota_service_pb2.TopUp]
+    """Ends a top-up now: what is neither used nor held of it is taken back. Repeating it changes nothing.
+    Returns NOT_FOUND if there is none.
+    """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.GetUsageRequest, _quota_service_pb2.GetUsageResponse]
-    """Gets what is used, held and left in the current day and month, for the tenant and for a user."""
+    """Gets what is used, held and left in the current day and month, for the tenant, and for a user or a key."""
     ListLedger: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ListLedgerRequest, _quota_service_pb2.ListLedgerResponse]
     """Lists ledger entries, newest first. A caller without "tenant.manage" sees the entries of its own user."""
 
@@ -80,33 +107,48 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+      month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-      really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+      really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+      sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.Quota]  # type: ignore[assignment]
-    """Sets the quota of a tenant or of one of its users, in whole: a limit left out is lifted.
+    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
+    a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
     Lowering a limit below what is used refuses new grants and takes nothing back.
-    Returns NOT_FOUND if the tenant or the user does not exist.
+    Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
     GetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetQuotaRequest, _quota_service_pb2.Quota]  # type: ignore[assignment]
-    """Gets the quota of a tenant or of one of its users; one that was never set has no limits.
-    Returns NOT_FOUND if the tenant or the user does not exist.
+    """Gets the quota of a tenant, of one of its users or of one of its keys, as set; one that was never set has no limits.
+    Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
     ReserveTokens: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+    request that was granted before may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
     """
+    ExtendReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendReservationRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
+    """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
+    and lets its lease run anew. Streams are paid for so, a slice at a time.
+    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
+    FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
+    is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+    """
     CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
+    The cost is what the price book says of the model and the usage; what the holder reports where it knows no price.
+    Ends the children that are still held, as if their leases had ended.
     Idempotent: the same usage again returns the settled reservation, other usage FAILED_PRECONDITION.
     Returns FAILED_PRECONDITION with reason RESERVATION_EXPIRED after its lease ended or it was released,
     and NOT_FOUND if there is none.
@@ -115,8 +157,20 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """Gives everything held back. Repeating it changes nothing.
     Returns FAILED_PRECONDITION with reason RESERVATION_SETTLED if it was committed, NOT_FOUND if there is none.
     """
+    CreateTopUp: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CreateTopUpRequest, _quota_service_pb2.TopUp]  # type: ignore[assignment]
+    """Gives a tenant tokens beyond its limits. They are used when a limit has not enough left: those of the lowest
+    `priority` first, then those that expire first. What is held of them when they expire may still be used.
+    Returns NOT_FOUND if the tenant does not exist, INVALID_ARGUMENT when `expire_time` has passed.
+    Idempotent by `request_id`.
+    """
+    ListTopUps: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListTopUpsRequest, _quota_service_pb2.ListTopUpsResponse]  # type: ignore[assignment]
+    """Lists the top-ups of a tenant, newest first, also those that are used up or have expired."""
+    RevokeTopUp: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.RevokeTopUpRequest, _quota_service_pb2.TopUp]  # type: ignore[assignment]
+    """Ends a top-up now: what is neither used nor held of it is taken back. Repeating it changes nothing.
+    Returns NOT_FOUND if there is none.
+    """
     GetUsage: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.GetUsageRequest, _quota_service_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Gets what is used, held and left in the current day and month, for the tenant and for a user."""
+    """Gets what is used, held and left in the current day and month, for the tenant, and for a user or a key."""
     ListLedger: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ListLedgerRequest, _quota_service_pb2.ListLedgerResponse]  # type: ignore[assignment]
     """Lists ledger entries, newest first. A caller without "tenant.manage" sees the entries of its own user."""
 
@@ -125,10 +179,13 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
 
     The resource model:
 
-    - A Quota limits the tokens of a tenant, or of one of its users, per day and per month of the tenant's time zone.
+    - A Quota limits the tokens and the cost of a tenant, of one of its users or of one of its API keys, per day and per
+      month of the tenant's time zone, and the requests per minute. What a tenant's quota leaves open, its plan decides.
+    - A TopUp is tokens given to a tenant beyond the limits of its quota, until they are used or expire.
     - A Reservation holds tokens against every limit that concerns the caller until it is committed with what was
-      really used, released, or its lease ends.
-    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters.
+      really used, released, or its lease ends. A child reservation holds a part of what its parent holds.
+    - A LedgerEntry records one movement. The entries of a reservation explain every change of the counters; the four
+      sums of an entry (issued, available, held, used) are zero together.
 
     The sum of what is used and what is held never exceeds a limit by a grant, at any concurrency.
     """
@@ -139,9 +196,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.SetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Quota, _abc.Awaitable[_quota_service_pb2.Quota]]:
-        """Sets the quota of a tenant or of one of its users, in whole: a limit left out is lifted.
+        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
+        a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
         Lowering a limit below what is used refuses new grants and takes nothing back.
-        Returns NOT_FOUND if the tenant or the user does not exist.
+        Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -150,8 +208,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.GetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Quota, _abc.Awaitable[_quota_service_pb2.Quota]]:
-        """Gets the quota of a tenant or of one of its users; one that was never set has no limits.
-        Returns NOT_FOUND if the tenant or the user does not exist.
+        """Gets the quota of a tenant, of one of its users or of one of its keys, as set; one that was never set has no limits.
+        Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -161,10 +219,25 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
+        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
+        request that was granted before may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendReservation(
+        self,
+        request: _quota_service_pb2.ExtendReservationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
+        """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
+        and lets its lease run anew. Streams are paid for so, a slice at a time.
+        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
+        FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
+        is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod
@@ -174,6 +247,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
+        The cost is what the price book says of the model and the usage; what the holder reports where it knows no price.
+        Ends the children that are still held, as if their leases had ended.
         Idempotent: the same usage again returns the settled reservation, other usage FAILED_PRECONDITION.
         Returns FAILED_PRECONDITION with reason RESERVATION_EXPIRED after its lease ended or it was released,
         and NOT_FOUND if there is none.
@@ -190,12 +265,42 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateTopUp(
+        self,
+        request: _quota_service_pb2.CreateTopUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.TopUp, _abc.Awaitable[_quota_service_pb2.TopUp]]:
+        """Gives a tenant tokens beyond its limits. They are used when a limit has not enough left: those of the lowest
+        `priority` first, then those that expire first. What is held of them when they expire may still be used.
+        Returns NOT_FOUND if the tenant does not exist, INVALID_ARGUMENT when `expire_time` has passed.
+        Idempotent by `request_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTopUps(
+        self,
+        request: _quota_service_pb2.ListTopUpsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.ListTopUpsResponse, _abc.Awaitable[_quota_service_pb2.ListTopUpsResponse]]:
+        """Lists the top-ups of a tenant, newest first, also those that are used up or have expired."""
+
+    @_abc_1.abstractmethod
+    def RevokeTopUp(
+        self,
+        request: _quota_service_pb2.RevokeTopUpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quota_service_pb2.TopUp, _abc.Awaitable[_quota_service_pb2.TopUp]]:
+        """Ends a top-up now: what is neither used nor held of it is taken back. Repeating it changes nothing.
+        Returns NOT_FOUND if there is none.
+        """
+
+    @_abc_1.abstractmethod
     def GetUsage(
         self,
         request: _quota_service_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.GetUsageResponse, _abc.Awaitable[_quota_service_pb2.GetUsageResponse]]:
-        """Gets what is used, held and left in the current day and month, for the tenant and for a user."""
+        """Gets what is used, held and left in the current day and month, for the tenant, and for a user or a key."""
 
     @_abc_1.abstractmethod
     def ListLedger(

@@ -33,6 +33,7 @@ class TenantServiceStub:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -74,6 +75,11 @@ class TenantServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.DeactivateTenantRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
                 _registered_method=True)
+        self.ActivateTenant = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/ActivateTenant',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+                _registered_method=True)
         self.CreateUser = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/CreateUser',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateUserRequest.SerializeToString,
@@ -94,6 +100,11 @@ class TenantServiceStub:
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateUserRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.User.FromString,
                 _registered_method=True)
+        self.EraseUser = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/EraseUser',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.FromString,
+                _registered_method=True)
         self.CreateApiKey = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/CreateApiKey',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.SerializeToString,
@@ -103,6 +114,16 @@ class TenantServiceStub:
                 '/prosa.tenant_quota.v1.TenantService/ListApiKeys',
                 request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/UpdateApiKey',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/prosa.tenant_quota.v1.TenantService/RotateApiKey',
+                request_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/prosa.tenant_quota.v1.TenantService/RevokeApiKey',
@@ -119,6 +140,7 @@ class TenantServiceServicer:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -162,7 +184,16 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeactivateTenant(self, request, context):
-        """Deactivates a tenant: its credentials are refused from then on. Its data stay. Repeating it changes nothing.
+        """Deactivates a tenant: within 5 seconds its credentials are refused everywhere. Its data stay. Repeating it changes
+        nothing.
+        Returns NOT_FOUND if the tenant does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateTenant(self, request, context):
+        """Activates a tenant that was deactivated: its credentials are accepted again. Repeating it changes nothing.
         Returns NOT_FOUND if the tenant does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -192,8 +223,20 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Updates the fields named by the mask; setting `active` to false refuses the user's keys from then on.
+        """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
+        5 seconds.
         Returns NOT_FOUND if the user does not exist in that tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseUser(self, request, context):
+        """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+        was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+        erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+        nothing and returns no tables.
+        Returns NOT_FOUND if the tenant does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,8 +258,25 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateApiKey(self, request, context):
+        """Updates the fields named by the mask. Returns NOT_FOUND if the key does not exist in that tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes the successor of an API key: a new id and secret for the same user, name, role, scopes and quota. The old key is
+        accepted for `overlap_seconds` more, so that programs change over without a gap. The secret is shown this once.
+        Returns NOT_FOUND if the key does not exist in that tenant, FAILED_PRECONDITION (API_KEY_ENDED) if it is accepted no
+        more or has a successor already, and PERMISSION_DENIED if it may do what the caller may not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeApiKey(self, request, context):
-        """Revokes an API key. Tokens already issued for it lapse within a minute. Repeating it changes nothing.
+        """Revokes an API key: within 5 seconds it is refused everywhere. Repeating it changes nothing.
         Returns NOT_FOUND if the key does not exist in that tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,6 +316,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.DeactivateTenantRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
             ),
+            'ActivateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateTenant,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.SerializeToString,
+            ),
             'CreateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateUser,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateUserRequest.FromString,
@@ -276,6 +341,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateUserRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.User.SerializeToString,
             ),
+            'EraseUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseUser,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.SerializeToString,
+            ),
             'CreateApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateApiKey,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.FromString,
@@ -285,6 +355,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.ListApiKeys,
                     request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.FromString,
                     response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
@@ -307,6 +387,7 @@ class TenantService:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+    SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -475,6 +556,33 @@ class TenantService:
             _registered_method=True)
 
     @staticmethod
+    def ActivateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/ActivateTenant',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ActivateTenantRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateUser(request,
             target,
             options=(),
@@ -583,6 +691,33 @@ class TenantService:
             _registered_method=True)
 
     @staticmethod
+    def EraseUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/EraseUser',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateApiKey(request,
             target,
             options=(),
@@ -626,6 +761,60 @@ class TenantService:
             '/prosa.tenant_quota.v1.TenantService/ListApiKeys',
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.SerializeToString,
             prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/UpdateApiKey',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.UpdateApiKeyRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.ApiKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.tenant_quota.v1.TenantService/RotateApiKey',
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+            prosa_dot_tenant__quota_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,7 @@ class TenantServiceStub:
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+      SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -57,7 +58,12 @@ class TenantServiceStub:
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.Tenant]
     """Updates the fields named by the mask. Returns NOT_FOUND if the tenant does not exist."""
     DeactivateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeactivateTenantRequest, _tenant_service_pb2.Tenant]
-    """Deactivates a tenant: its credentials are refused from then on. Its data stay. Repeating it changes nothing.
+    """Deactivates a tenant: within 5 seconds its credentials are refused everywhere. Its data stay. Repeating it changes
+    nothing.
+    Returns NOT_FOUND if the tenant does not exist.
+    """
+    ActivateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ActivateTenantRequest, _tenant_service_pb2.Tenant]
+    """Activates a tenant that was deactivated: its credentials are accepted again. Repeating it changes nothing.
     Returns NOT_FOUND if the tenant does not exist.
     """
     CreateUser: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateUserRequest, _tenant_service_pb2.User]
@@ -69,8 +75,16 @@ class TenantServiceStub:
     ListUsers: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListUsersRequest, _tenant_service_pb2.ListUsersResponse]
     """Lists the users of a tenant, newest first."""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateUserRequest, _tenant_service_pb2.User]
-    """Updates the fields named by the mask; setting `active` to false refuses the user's keys from then on.
+    """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
+    5 seconds.
     Returns NOT_FOUND if the user does not exist in that tenant.
+    """
+    EraseUser: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseUserRequest, _tenant_service_pb2.EraseUserResponse]
+    """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+    was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+    erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+    nothing and returns no tables.
+    Returns NOT_FOUND if the tenant does not exist.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateApiKeyRequest, _tenant_service_pb2.CreateApiKeyResponse]
     """Creates an API key. The secret is in this response and nowhere else, ever: only its keyed hash is kept,
@@ -79,8 +93,16 @@ class TenantServiceStub:
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListApiKeysRequest, _tenant_service_pb2.ListApiKeysResponse]
     """Lists the API keys of a tenant, newest first, without their secrets."""
+    UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateApiKeyRequest, _tenant_service_pb2.ApiKey]
+    """Updates the fields named by the mask. Returns NOT_FOUND if the key does not exist in that tenant."""
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.RotateApiKeyRequest, _tenant_service_pb2.RotateApiKeyResponse]
+    """Makes the successor of an API key: a new id and secret for the same user, name, role, scopes and quota. The old key is
+    accepted for `overlap_seconds` more, so that programs change over without a gap. The secret is shown this once.
+    Returns NOT_FOUND if the key does not exist in that tenant, FAILED_PRECONDITION (API_KEY_ENDED) if it is accepted no
+    more or has a successor already, and PERMISSION_DENIED if it may do what the caller may not.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.RevokeApiKeyRequest, _tenant_service_pb2.ApiKey]
-    """Revokes an API key. Tokens already issued for it lapse within a minute. Repeating it changes nothing.
+    """Revokes an API key: within 5 seconds it is refused everywhere. Repeating it changes nothing.
     Returns NOT_FOUND if the key does not exist in that tenant.
     """
 
@@ -93,6 +115,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+      SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -113,7 +136,12 @@ class TenantServiceAsyncStub(TenantServiceStub):
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
     """Updates the fields named by the mask. Returns NOT_FOUND if the tenant does not exist."""
     DeactivateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeactivateTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
-    """Deactivates a tenant: its credentials are refused from then on. Its data stay. Repeating it changes nothing.
+    """Deactivates a tenant: within 5 seconds its credentials are refused everywhere. Its data stay. Repeating it changes
+    nothing.
+    Returns NOT_FOUND if the tenant does not exist.
+    """
+    ActivateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ActivateTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
+    """Activates a tenant that was deactivated: its credentials are accepted again. Repeating it changes nothing.
     Returns NOT_FOUND if the tenant does not exist.
     """
     CreateUser: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateUserRequest, _tenant_service_pb2.User]  # type: ignore[assignment]
@@ -125,8 +153,16 @@ class TenantServiceAsyncStub(TenantServiceStub):
     ListUsers: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListUsersRequest, _tenant_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists the users of a tenant, newest first."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateUserRequest, _tenant_service_pb2.User]  # type: ignore[assignment]
-    """Updates the fields named by the mask; setting `active` to false refuses the user's keys from then on.
+    """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
+    5 seconds.
     Returns NOT_FOUND if the user does not exist in that tenant.
+    """
+    EraseUser: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.EraseUserRequest, _tenant_service_pb2.EraseUserResponse]  # type: ignore[assignment]
+    """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+    was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+    erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+    nothing and returns no tables.
+    Returns NOT_FOUND if the tenant does not exist.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateApiKeyRequest, _tenant_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key. The secret is in this response and nowhere else, ever: only its keyed hash is kept,
@@ -135,8 +171,16 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListApiKeysRequest, _tenant_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the API keys of a tenant, newest first, without their secrets."""
+    UpdateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateApiKeyRequest, _tenant_service_pb2.ApiKey]  # type: ignore[assignment]
+    """Updates the fields named by the mask. Returns NOT_FOUND if the key does not exist in that tenant."""
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.RotateApiKeyRequest, _tenant_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Makes the successor of an API key: a new id and secret for the same user, name, role, scopes and quota. The old key is
+    accepted for `overlap_seconds` more, so that programs change over without a gap. The secret is shown this once.
+    Returns NOT_FOUND if the key does not exist in that tenant, FAILED_PRECONDITION (API_KEY_ENDED) if it is accepted no
+    more or has a successor already, and PERMISSION_DENIED if it may do what the caller may not.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.RevokeApiKeyRequest, _tenant_service_pb2.ApiKey]  # type: ignore[assignment]
-    """Revokes an API key. Tokens already issued for it lapse within a minute. Repeating it changes nothing.
+    """Revokes an API key: within 5 seconds it is refused everywhere. Repeating it changes nothing.
     Returns NOT_FOUND if the key does not exist in that tenant.
     """
 
@@ -148,6 +192,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     - A Tenant is a customer or a prefeitura. Everything else in the platform belongs to exactly one tenant.
     - A User belongs to one tenant; the e-mail address is unique on the platform.
     - An ApiKey belongs to a tenant and speaks for one of its users, or for anonymous end users when it names none.
+      SessionService gives people a credential of the same kind for an e-mail address and a password.
 
     Only this service's methods name a tenant. A caller without the permission "tenants.admin" that names a tenant
     other than its own gets PERMISSION_DENIED with reason TENANT_MISMATCH, whether that tenant exists or not.
@@ -202,7 +247,18 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.DeactivateTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
-        """Deactivates a tenant: its credentials are refused from then on. Its data stay. Repeating it changes nothing.
+        """Deactivates a tenant: within 5 seconds its credentials are refused everywhere. Its data stay. Repeating it changes
+        nothing.
+        Returns NOT_FOUND if the tenant does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateTenant(
+        self,
+        request: _tenant_service_pb2.ActivateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.Tenant, _abc.Awaitable[_tenant_service_pb2.Tenant]]:
+        """Activates a tenant that was deactivated: its credentials are accepted again. Repeating it changes nothing.
         Returns NOT_FOUND if the tenant does not exist.
         """
 
@@ -238,8 +294,22 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.User, _abc.Awaitable[_tenant_service_pb2.User]]:
-        """Updates the fields named by the mask; setting `active` to false refuses the user's keys from then on.
+        """Updates the fields named by the mask; with `active` false, the user's keys and sessions are refused everywhere within
+        5 seconds.
         Returns NOT_FOUND if the user does not exist in that tenant.
+        """
+
+    @_abc_1.abstractmethod
+    def EraseUser(
+        self,
+        request: _tenant_service_pb2.EraseUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.EraseUserResponse, _abc.Awaitable[_tenant_service_pb2.EraseUserResponse]]:
+        """Erases a person: name, address, password, sessions and keys are gone, and refused everywhere within 5 seconds. What
+        was counted for them stays, under a random name that leads nowhere: no sum of the tenant changes. Conversations are
+        erased where they are kept, by chat_store's EraseUser. Cannot be undone; repeating it, and erasing nobody, changes
+        nothing and returns no tables.
+        Returns NOT_FOUND if the tenant does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -262,12 +332,32 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the API keys of a tenant, newest first, without their secrets."""
 
     @_abc_1.abstractmethod
+    def UpdateApiKey(
+        self,
+        request: _tenant_service_pb2.UpdateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ApiKey, _abc.Awaitable[_tenant_service_pb2.ApiKey]]:
+        """Updates the fields named by the mask. Returns NOT_FOUND if the key does not exist in that tenant."""
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _tenant_service_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_tenant_service_pb2.RotateApiKeyResponse]]:
+        """Makes the successor of an API key: a new id and secret for the same user, name, role, scopes and quota. The old key is
+        accepted for `overlap_seconds` more, so that programs change over without a gap. The secret is shown this once.
+        Returns NOT_FOUND if the key does not exist in that tenant, FAILED_PRECONDITION (API_KEY_ENDED) if it is accepted no
+        more or has a successor already, and PERMISSION_DENIED if it may do what the caller may not.
+        """
+
+    @_abc_1.abstractmethod
     def RevokeApiKey(
         self,
         request: _tenant_service_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.ApiKey, _abc.Awaitable[_tenant_service_pb2.ApiKey]]:
-        """Revokes an API key. Tokens already issued for it lapse within a minute. Repeating it changes nothing.
+        """Revokes an API key: within 5 seconds it is refused everywhere. Repeating it changes nothing.
         Returns NOT_FOUND if the key does not exist in that tenant.
         """
 
