@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from shared.coalescer import Coalescer
 from services.tenant_quota.rates import Subject
+from shared.coalescer import Coalescer
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 
 KNOWN_SECONDS = 5.0

@@ -13,8 +13,8 @@ from collections.abc import Hashable, Sequence
 from itertools import count
 from typing import Any
 
-from shared.coalescer import Coalescer
 from services.tenant_quota.rates import Ask, Share, Standing, Verdict
+from shared.coalescer import Coalescer
 from shared.errors import Unavailable
 from shared.optional_redis import OptionalRedis
 
