@@ -8,30 +8,22 @@ name of a key tells the shape of a message too, so that two releases at work at 
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from pydantic import SecretStr, TypeAdapter
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from services.chat_store.engines.tails import TAIL_BYTES, TAIL_MESSAGES, concerns
 from services.chat_store.fingerprints import digest_of
 from services.chat_store.model import Message
 from services.chat_store.selection import Page, Version, Window
-from shared.errors import Unavailable
-from shared.redis_streams import redis_errors
-from shared.telemetry import get_logger
+from shared.optional_redis import OptionalRedis, open_optional_redis
 
 # What takes longer is had from the engine.
 PATIENCE_SECONDS = 0.05
-# A Redis that is away is asked again, by nobody's request, at pauses that grow up to the longest.
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 MAX_CONNECTIONS = 64
 
 _MESSAGE = TypeAdapter(Message)
@@ -89,8 +81,6 @@ redis.call('HSET', KEYS[1], 'last', string.format('%.0f', last), 'start', string
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """
 
-_log = get_logger()
-
 
 @dataclass(frozen=True, slots=True)
 class RedisHeld:
@@ -110,18 +100,9 @@ async def open_tails(
     url: SecretStr, *, ttl_seconds: float, patience_seconds: float = PATIENCE_SECONDS
 ) -> AsyncIterator["RedisTails"]:
     """Tails over a client of their own that never tries again."""
-    client: Redis = Redis.from_url(
-        url.get_secret_value(),
-        socket_timeout=patience_seconds,
-        socket_connect_timeout=patience_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
-    tails = RedisTails(client, ttl_seconds=ttl_seconds, patience_seconds=patience_seconds)
-    try:
-        yield tails
-    finally:
-        await tails.close()
-        await client.aclose()
+    redis = open_optional_redis(url, used_for="cache", patience_seconds=patience_seconds)
+    async with redis as answering:
+        yield RedisTails(answering, ttl_seconds=ttl_seconds)
 
 
 class RedisTails:
@@ -129,20 +110,19 @@ class RedisTails:
 
     level = "redis"
 
-    def __init__(self, client: Redis, *, ttl_seconds: float, patience_seconds: float) -> None:
-        self._redis: Any = client
-        self._patience_seconds = patience_seconds
+    def __init__(self, redis: OptionalRedis, *, ttl_seconds: float) -> None:
+        self._redis = redis
         self._ttl_ms = round(ttl_seconds * 1000)
-        self._page: Any = client.register_script(_PAGE)
-        self._keep: Any = client.register_script(_KEEP)
-        self._extend: Any = client.register_script(_EXTEND)
+        self._client: Any = redis.client
+        self._page: Any = redis.client.register_script(_PAGE)
+        self._keep: Any = redis.client.register_script(_KEEP)
+        self._extend: Any = redis.client.register_script(_EXTEND)
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._return: asyncio.Task[None] | None = None
 
     @property
     def available(self) -> bool:
         """Whether Redis answered when it was last asked."""
-        return self._return is None
+        return self._redis.available
 
     async def page(self, tenant_id: str, conversation_id: str, window: Window) -> RedisHeld | None:
         """See Tails.page."""
@@ -178,70 +158,26 @@ class RedisTails:
         """See Tails.count_by."""
         found = 0
         async for key in self._keys(tenant_id):
-            fields = await self._ask(partial(self._redis.hgetall, key))
+            fields = await self._ask(partial(self._client.hgetall, key))
             messages = [_MESSAGE.validate_json(value) for name, value in fields.items() if name.isdigit()]
             found += sum(concerns(each, user_id) for each in messages)
         return found
 
-    async def close(self) -> None:
-        """Stops waiting for a Redis that is away."""
-        if self._return is not None:
-            self._return.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._return
-
     async def _keys(self, tenant_id: str) -> AsyncIterator[bytes]:
         pattern, cursor = re.sub(r"([*?\[\]\\])", r"\\\1", _key(tenant_id, "")[:-1]) + "*", 0
         while True:
-            cursor, keys = await self._ask(partial(self._redis.scan, cursor, match=pattern, count=1000))
+            cursor, keys = await self._ask(partial(self._client.scan, cursor, match=pattern, count=1000))
             for key in keys:
                 yield key
             if not cursor:
                 return
 
     async def _delete(self, key: bytes | str) -> int:
-        return int(await self._ask(partial(self._redis.delete, key)))
+        return int(await self._ask(partial(self._client.delete, key)))
 
     async def _ask(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer of Redis; Unavailable when it takes longer than a cache may, or refuses for whatever reason."""
         async with self._connections:
-            if not self.available:
-                raise _away()
-            try:
-                with redis_errors():
-                    async with asyncio.timeout(self._patience_seconds):
-                        return await ask()
-            except (Unavailable, RedisError) as error:
-                self._wait_for_return(error)
-                raise _away() from error
-
-    def _wait_for_return(self, error: Exception) -> None:
-        if self.available:
-            _log.warning("cache_unavailable", error=type(error.__cause__ or error).__name__)
-            self._return = asyncio.create_task(self._until_back())
-
-    async def _until_back(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
-        while not await self._answers():
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-        self._return = None
-        _log.info("cache_available")
-
-    async def _answers(self) -> bool:
-        try:
-            with redis_errors():
-                async with asyncio.timeout(self._patience_seconds):
-                    # Those that lie idle are as dead as the one that failed, and each would cost another failure.
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
-                    await self._redis.ping()
-        except (Unavailable, RedisError):
-            return False
-        return True
-
-
-def _away() -> Unavailable:
-    return Unavailable("the cache is unavailable", dependency="redis")
+            return await self._redis.ask(ask)
 
 
 def _subject(tenant_id: str, conversation_id: str) -> str:
