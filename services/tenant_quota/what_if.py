@@ -284,10 +284,15 @@ class Replay:
 
     def _end_child(self, parent: _Open, entry: Entry, *, is_settled: bool) -> None:
         cost = self._paid(entry, parent.day) if is_settled else 0
-        spent, spent_cost = -entry["held_delta"], min(cost, parent.cost - parent.spent_cost)
+        spent, used = -entry["held_delta"], entry["used_delta"]
+        spent_cost = min(cost, parent.cost - parent.spent_cost)
+        if used > spent:
+            # It used more than all it held, which was this part of what its parent held.
+            left = max(parent.granted - parent.spent, spent, 1)
+            spent_cost = min(cost, (parent.cost - parent.spent_cost) * spent // left)
         parent.spent += spent
         parent.spent_cost += spent_cost
-        self._move(parent.day, entry["used_delta"] - spent, cost - spent_cost)
+        self._move(parent.day, used - spent, cost - spent_cost)
 
     def _end_own(self, reservation: _Open, entry: Entry, *, is_settled: bool) -> None:
         cost = self._paid(entry, reservation.day) if is_settled else 0

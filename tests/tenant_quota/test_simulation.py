@@ -97,7 +97,7 @@ class World:
             child = await self.store.reserve(
                 ask(account.tenant_id, 9, model=self.model, parent=held.reservation_id, lease_seconds=3600)
             )
-            usage = TokenUsage(dice.randint(0, 6), 0, 2, 0)
+            usage = TokenUsage(dice.randint(0, 60), 0, 2, 0)
             await self.store.settle(Settlement(account.tenant_id, child.reservation_id, State.COMMITTED, usage, 1))
 
     async def _extend(self, account: Account, held: str, tokens: int) -> None:
