@@ -52,7 +52,7 @@ class UsageReports:
         self, tenant_id: str, wanted: UsageQuery, after: Sequence[str] | None, most: int
     ) -> Sequence[UsageLine]:
         """The lines, in the order of their names, after the one with the names `after`. NotFound without the tenant."""
-        sql = _query(wanted.group_by, is_first=after is None)
+        sql = query_sql(wanted.group_by, is_first=after is None)
         values = (wanted.first_day, wanted.last_day, wanted.user_id, wanted.key_id, wanted.model)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await require_tenant(connection, tenant_id)
@@ -60,7 +60,8 @@ class UsageReports:
         return [_line(row, len(wanted.group_by)) for row in rows]
 
 
-def _query(group_by: Sequence[Dimension], *, is_first: bool) -> str:
+def query_sql(group_by: Sequence[Dimension], *, is_first: bool) -> str:
+    """The statement that sums up by these; unless `is_first`, it begins after the names in $7 and so on."""
     names = [NAMES[dimension] for dimension in group_by]
     places = [] if is_first else [f"${number}" for number in range(7, 7 + len(names))]
     groups = ", ".join(str(number) for number in range(1, len(names) + 1))
