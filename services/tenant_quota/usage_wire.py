@@ -8,6 +8,7 @@ from prosa.tenant_quota.v1 import usage_service_pb2 as pb
 from services.tenant_quota import quota_wire
 from services.tenant_quota.audit import Discrepancy
 from services.tenant_quota.audits import Audit
+from services.tenant_quota.model import clean_text
 from services.tenant_quota.plan_model import Rates
 from services.tenant_quota.quota_model import Level
 from services.tenant_quota.simulation import Question, Simulation
@@ -31,6 +32,7 @@ from shared.paging import page_position, page_token
 MOST_LINES = 1_000
 MOST_USERS = 20
 MOST_MODELS = 100
+MOST_IN_NAME = 200
 DEFAULT_DAYS = 30
 _FIELDS: Mapping[Dimension, str] = {
     Dimension.DAY: "day",
@@ -105,7 +107,9 @@ def question(request: pb.SimulateRequest, tenant_id: str) -> Question:
     """What is proposed; InvalidArgument when nothing is, a model twice, or what no replay looks at."""
     quota = quota_wire.quota(tenant_id, request.user_id, request.key_id, request.quota)
     prices = {
-        each.model: Rates(each.input_micros, each.cached_input_micros, each.output_micros, each.reasoning_micros)
+        clean_text("prices.model", each.model, MOST_IN_NAME): Rates(
+            each.input_micros, each.cached_input_micros, each.output_micros, each.reasoning_micros
+        )
         for each in request.prices
     }
     is_shared_out = quota.fair_share_borrow_percent is not None or quota.fair_share_weight

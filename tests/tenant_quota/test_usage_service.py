@@ -205,6 +205,8 @@ MISTAKES = [
     ("Simulate", proposal(days=31), "days"),
     ("Simulate", proposal(user_id="u", key_id="k"), "key_id"),
     ("Simulate", proposal(prices=[PRICE, PRICE]), "prices"),
+    ("Simulate", proposal(prices=[PRICE, pb.ProposedPrice(model=" m ")]), "prices"),
+    ("Simulate", proposal(prices=[pb.ProposedPrice(model=" ")]), "prices.model"),
     ("Simulate", proposal(prices=[pb.ProposedPrice()]), "prices[0].model"),
     ("Simulate", proposal(prices=[pb.ProposedPrice(model="m", input_micros=-1)]), "prices[0].input_micros"),
     (
