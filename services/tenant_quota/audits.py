@@ -31,45 +31,45 @@ SELECT greatest(0, coalesce((SELECT sum(held) FROM balances WHERE tenant_id = $1
 # How far a grant went beyond a hard limit that had been in force for a minute: what a limit refuses must be known to
 # whoever grants. Settlements may go beyond, since usage is charged in full; so each grant is looked at in its turn. The
 # month is yesterday's, so that a month's last day is audited. Top-ups are counted in whole in the tenant's favour.
+# Whoever is limited has a balance.
 OVERSHOOT = """
 WITH now AS (
     SELECT t.tenant_id, t.plan_id, t.plan_time, t.time_zone, date_trunc('month', l.day::timestamp)::date AS month
       FROM tenants t, LATERAL (SELECT (clock_timestamp() AT TIME ZONE t.time_zone)::date - 1 AS day) l
      WHERE t.tenant_id = $1
-), moves AS (
-    SELECT l.level, l.subject, r.day, r.month, e.entry_id, e.create_time, e.kind = 1 AND e.held_delta > 0 AS is_grant,
-           sum(e.held_delta + e.used_delta) OVER by_day AS in_day,
-           sum(e.held_delta + e.used_delta) OVER by_month AS in_month
-      FROM now n
-      JOIN ledger e ON e.tenant_id = n.tenant_id AND e.create_time >= n.month::timestamp AT TIME ZONE n.time_zone
-      JOIN reservations r ON r.tenant_id = e.tenant_id AND r.reservation_id = e.reservation_id AND r.month >= n.month
-     CROSS JOIN LATERAL (VALUES (1::smallint, ''), (2::smallint, nullif(r.user_id, '')),
-                                (3::smallint, nullif(r.key_id, ''))) l(level, subject)
-     WHERE l.subject IS NOT NULL
-    WINDOW by_day AS (PARTITION BY l.level, l.subject, r.day ORDER BY e.entry_id),
-           by_month AS (PARTITION BY l.level, l.subject, r.month ORDER BY e.entry_id)
 ), limits AS (
-    SELECT s.level, s.subject, coalesce(q.unlimited, false) AS unlimited,
-           CASE WHEN q.tokens_per_day IS NOT NULL THEN q.enforcement ELSE p.enforcement END <> 2 AS day_hard,
-           coalesce(q.tokens_per_day, CASE s.level WHEN 1 THEN p.tokens_per_day WHEN 2 THEN p.user_tokens_per_day
-                                                   ELSE p.key_tokens_per_day END) AS day_limit,
-           CASE WHEN q.tokens_per_month IS NOT NULL THEN q.enforcement ELSE p.enforcement END <> 2 AS month_hard,
-           coalesce(q.tokens_per_month, CASE s.level WHEN 1 THEN p.tokens_per_month WHEN 2 THEN p.user_tokens_per_month
-                                                     ELSE p.key_tokens_per_month END) AS month_limit,
+    SELECT s.level, s.subject,
+           CASE WHEN CASE WHEN q.tokens_per_day IS NOT NULL THEN q.enforcement ELSE p.enforcement END <> 2 THEN
+               coalesce(q.tokens_per_day,
+                        CASE s.level WHEN 1 THEN p.tokens_per_day WHEN 2 THEN p.user_tokens_per_day
+                                     ELSE p.key_tokens_per_day END) END AS day_limit,
+           CASE WHEN CASE WHEN q.tokens_per_month IS NOT NULL THEN q.enforcement ELSE p.enforcement END <> 2 THEN
+               coalesce(q.tokens_per_month,
+                        CASE s.level WHEN 1 THEN p.tokens_per_month WHEN 2 THEN p.user_tokens_per_month
+                                     ELSE p.key_tokens_per_month END) END AS month_limit,
            coalesce(greatest(q.update_time, p.update_time, n.plan_time), '-infinity') + interval '1 minute' AS since,
            CASE s.level WHEN 1 THEN coalesce((SELECT sum(u.tokens) FROM top_ups u WHERE u.tenant_id = $1), 0)
                 ELSE 0 END AS topped_up
       FROM now n
-     CROSS JOIN (SELECT DISTINCT level, subject FROM moves) s
+     CROSS JOIN LATERAL (SELECT DISTINCT b.level, b.subject FROM balances b
+                          WHERE b.tenant_id = n.tenant_id AND b.month >= n.month) s
       LEFT JOIN quotas q ON q.tenant_id = n.tenant_id AND q.level = s.level AND q.subject = s.subject
       LEFT JOIN plans p ON p.plan_id = nullif(n.plan_id, '')
+     WHERE NOT coalesce(q.unlimited, false)
+), moves AS (
+    SELECT l.level, l.subject, r.month, e.create_time, e.kind = 1 AND e.held_delta > 0 AS is_grant,
+           l.day_limit, l.month_limit, l.since, l.topped_up,
+           sum(e.held_delta + e.used_delta) OVER (PARTITION BY l.level, l.subject, r.day ORDER BY e.entry_id) AS in_day,
+           sum(e.held_delta + e.used_delta) OVER by_month AS in_month
+      FROM now n
+      JOIN ledger e ON e.tenant_id = n.tenant_id AND e.create_time >= n.month::timestamp AT TIME ZONE n.time_zone
+      JOIN reservations r ON r.tenant_id = e.tenant_id AND r.reservation_id = e.reservation_id AND r.month >= n.month
+      JOIN limits l ON coalesce(l.day_limit, l.month_limit) IS NOT NULL
+                   AND l.subject = CASE l.level WHEN 1 THEN '' WHEN 2 THEN r.user_id ELSE r.key_id END
+    WINDOW by_month AS (PARTITION BY l.level, l.subject, r.month ORDER BY e.entry_id)
 ), beyond AS (
-    SELECT m.level, m.subject, m.month, max(greatest(
-               CASE WHEN l.day_hard THEN m.in_day - l.day_limit END,
-               CASE WHEN l.month_hard THEN m.in_month - l.month_limit END) - l.topped_up) AS tokens
-      FROM moves m JOIN limits l USING (level, subject)
-     WHERE m.is_grant AND NOT l.unlimited AND m.create_time >= l.since
-     GROUP BY m.level, m.subject, m.month
+    SELECT max(greatest(in_day - day_limit, in_month - month_limit) - topped_up) AS tokens
+      FROM moves WHERE is_grant AND create_time >= since GROUP BY level, subject, month
 )
 SELECT coalesce(sum(tokens) FILTER (WHERE tokens > 0), 0)::bigint FROM beyond
 """
