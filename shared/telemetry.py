@@ -12,6 +12,7 @@ import prometheus_client
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.metrics import _Gauge as Gauge
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,7 +23,7 @@ from shared.config import CannotStartError, ServiceConfig
 from shared.identifiers import new_id
 from shared.logs import get_logger
 
-__all__ = ["counter", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
+__all__ = ["counter", "gauge", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
 
 HistogramName: TypeAlias = Literal[
     "http.server.request.duration",
@@ -34,6 +35,12 @@ HistogramName: TypeAlias = Literal[
 ]
 CounterName: TypeAlias = Literal[
     "prosa.internal_errors", "prosa.cache.reads", "prosa.audit.entries_lost", "prosa.rates.unchecked"
+]
+GaugeName: TypeAlias = Literal[
+    "prosa.quota.discrepancies",
+    "prosa.quota.phantom_held_tokens",
+    "prosa.quota.overshoot_tokens",
+    "prosa.quota.oldest_audit_time",
 ]
 
 
@@ -60,6 +67,18 @@ _COUNTERS: dict[CounterName, _Instrument] = {
     "prosa.audit.entries_lost": _Instrument("{entry}", "Audit entries that no store could be given in time."),
     "prosa.rates.unchecked": _Instrument("{request}", "Requests let through uncounted, because Redis was away."),
 }
+_GAUGES: dict[GaugeName, _Instrument] = {
+    "prosa.quota.discrepancies": _Instrument(
+        "{discrepancy}", "Counters that the last audits of all tenants contradict."
+    ),
+    "prosa.quota.phantom_held_tokens": _Instrument(
+        "{token}", "Tokens held without a live reservation, as last audited."
+    ),
+    "prosa.quota.overshoot_tokens": _Instrument("{token}", "Tokens granted beyond a hard limit, as last audited."),
+    "prosa.quota.oldest_audit_time": _Instrument(
+        "s", "When the tenant audited longest ago was, in seconds since 1970."
+    ),
+}
 
 tracer = trace.get_tracer("prosa")
 _meter = metrics.get_meter("prosa")
@@ -73,6 +92,9 @@ _counters = {
     name: _meter.create_counter(name, unit=shape.unit, description=shape.description)
     for name, shape in _COUNTERS.items()
 }
+_gauges = {
+    name: _meter.create_gauge(name, unit=shape.unit, description=shape.description) for name, shape in _GAUGES.items()
+}
 
 
 def histogram(name: HistogramName) -> Histogram:
@@ -83,6 +105,11 @@ def histogram(name: HistogramName) -> Histogram:
 def counter(name: CounterName) -> Counter:
     """The counter of that name."""
     return _counters[name]
+
+
+def gauge(name: GaugeName) -> Gauge:
+    """The gauge of that name: what is set last is shown."""
+    return _gauges[name]
 
 
 def trace_id() -> str:

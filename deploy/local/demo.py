@@ -17,8 +17,10 @@ from prosa.document_rag.v1 import assistant_service_pb2 as assistants
 from prosa.document_rag.v1 import document_service_pb2 as documents
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from prosa.document_rag.v1.document_service_pb2_grpc import DocumentServiceStub
+from prosa.tenant_quota.v1 import plan_service_pb2 as plans
 from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
 from prosa.tenant_quota.v1 import tenant_service_pb2 as tenants
+from prosa.tenant_quota.v1.plan_service_pb2_grpc import PriceServiceStub
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 
@@ -32,6 +34,8 @@ INSTRUCTIONS = (
     "Atendimento 156."
 )
 QUESTION = "Até que dia posso pagar o IPTU em cota única com desconto?"
+# Quotes from documents cost nothing, and the price book says so: a price of 0 is not an unknown one.
+FREE_MODEL = "extractive"
 TOKENS_PER_DAY = 2_000_000
 TOKENS_PER_MONTH = 30_000_000
 
@@ -83,6 +87,7 @@ class Seeder:
             admin = _caller(directory, self.admin_key)
             await _create_tenant(directory, admin)
             await _set_quota(QuotaServiceStub(quota_channel), admin)
+            await _set_price(PriceServiceStub(quota_channel), admin)
             await _create_user(directory, admin)
             api_key = await self._key("api_key", directory, admin, user_id=USER_ID)
             end_user_key = await self._key("end_user_key", directory, admin, role=tenants.ROLE_END_USER)
@@ -179,6 +184,18 @@ async def _set_quota(quota: Any, admin: Caller) -> None:
     )
     request = quotas.SetQuotaRequest(tenant_id=TENANT_ID, quota=limits)
     await quota.SetQuota(request, metadata=await admin(), timeout=CALL_SECONDS)
+
+
+async def _set_price(prices: Any, admin: Caller) -> None:
+    """Only the first time, as the quota."""
+    wanted = plans.ListPricesRequest(model=FREE_MODEL, page_size=1)
+    known = await prices.ListPrices(wanted, metadata=await admin(), timeout=CALL_SECONDS)
+    if known.prices:
+        return
+    request = plans.SetPriceRequest(
+        model=FREE_MODEL, input_micros=0, cached_input_micros=0, output_micros=0, reasoning_micros=0
+    )
+    await prices.SetPrice(request, metadata=await admin(), timeout=CALL_SECONDS)
 
 
 async def _upload_missing(library: Any, owner: Caller) -> None:

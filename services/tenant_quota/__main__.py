@@ -26,6 +26,7 @@ from services.tenant_quota.prices import Prices
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
+from services.tenant_quota.reporting import open_reporting
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.signalling import open_signalling
 from services.tenant_quota.sweeper import Sweeper
@@ -66,13 +67,14 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
         async with (
             open_identity(pool, config) as identity,
             open_rates(pool, config) as rates,
+            open_reporting(pool, config) as reports,
             _in_background(sweeper),
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
             plans = _plan_endpoints(pool, config)
             yield Service(
-                [*identity.endpoints, _endpoint(quota_handlers), *plans, edge, signalling.endpoint],
+                [*identity.endpoints, _endpoint(quota_handlers), *plans, reports, edge, signalling.endpoint],
                 {"postgresql": lambda: postgres.pool_ready(pool)},
                 pool,
             )

@@ -105,4 +105,12 @@ async def discrepancies(pool: asyncpg.Pool, tenant_id: str) -> Sequence[Discrepa
     usage by day and the top-ups; none is the only good answer.
     """
     async with tenant_transaction(pool, tenant_id, snapshot=True) as connection:
-        return [Discrepancy(**row) for row in await connection.fetch(AUDIT, tenant_id)]
+        return await discrepancies_seen(connection, tenant_id)
+
+
+async def discrepancies_seen(
+    connection: asyncpg.Connection, tenant_id: str, timeout_seconds: float | None = None
+) -> Sequence[Discrepancy]:
+    """The same, as the tenant's transaction in progress sees it."""
+    rows = await connection.fetch(AUDIT, tenant_id, timeout=timeout_seconds)
+    return [Discrepancy(**row) for row in rows]

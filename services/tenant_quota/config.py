@@ -78,6 +78,9 @@ class Config(ServiceConfig):
     signal_scan_seconds: float = Field(default=60.0, gt=0)
     """How often everybody's usage is held against its limits, for what was missed beside the settlements."""
 
+    audit_utc_hour: int = Field(default=6, ge=0, le=23)
+    """Hour of the day, in UTC, from which on all accounts are audited in turn; a missed night is made up for."""
+
     webhook_private_addresses_allowed: bool = False
     """Whether webhooks may lead into private networks: only where all tenants are trusted with yours."""
 

@@ -14,6 +14,7 @@ BENCHES = {
     "chat_soak": "tests.bench.chat_soak",
     "quota": "tests.bench.quota",
     "rates": "tests.bench.rates",
+    "statement": "tests.bench.statement",
     "retrieval": "tests.bench.retrieval",
     "events": "tests.bench.events",
     "gateway": "tests.bench.gateway",

@@ -193,6 +193,10 @@ CASES: dict[str, Case] = {
     "SignalService.RotateWebhookSecret": _foreign_webhook(),
     "SignalService.TestWebhook": _foreign_webhook(),
     "SignalService.ListDeliveries": _foreign_webhook(),
+    "UsageService.QueryUsage": _foreign_tenant(first_day="2026-11-01", last_day="2026-11-30"),
+    "UsageService.GetStatement": _foreign_tenant(month="2026-11"),
+    "UsageService.AuditLedger": _foreign_tenant(),
+    "UsageService.Simulate": _foreign_tenant(quota={}),
     # A client's own id is its own in every tenant: the second one gets a conversation, not the first one's.
     "ConversationService.CreateConversation": Case(lambda world: {"conversation_id": SAME_ID}, OK),
     "ConversationService.GetConversation": _foreign_conversation(),

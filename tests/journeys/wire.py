@@ -27,6 +27,7 @@ from prosa.tenant_quota.v1 import (
     session_service_pb2,
     signal_service_pb2,
     tenant_service_pb2,
+    usage_service_pb2,
 )
 from tests.house.processes import REPOSITORY
 
@@ -35,6 +36,7 @@ CONTRACTS = (
     quota_service_pb2,
     plan_service_pb2,
     signal_service_pb2,
+    usage_service_pb2,
     session_service_pb2,
     conversation_service_pb2,
     task_service_pb2,

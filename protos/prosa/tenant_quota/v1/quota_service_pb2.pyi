@@ -110,7 +110,7 @@ class _LedgerEntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ledge
     LEDGER_ENTRY_KIND_UNSPECIFIED: _LedgerEntryKind.ValueType  # 0
     """Not stated."""
     LEDGER_ENTRY_KIND_RESERVED: _LedgerEntryKind.ValueType  # 1
-    """Tokens were held: `held_delta` is positive."""
+    """Tokens were held: `held_delta` is positive; zero for a child, whose parent holds them already."""
     LEDGER_ENTRY_KIND_SETTLED: _LedgerEntryKind.ValueType  # 2
     """Usage was settled: `used_delta` is what was used, `held_delta` minus what had been held."""
     LEDGER_ENTRY_KIND_RELEASED: _LedgerEntryKind.ValueType  # 3
@@ -128,7 +128,7 @@ class LedgerEntryKind(_LedgerEntryKind, metaclass=_LedgerEntryKindEnumTypeWrappe
 LEDGER_ENTRY_KIND_UNSPECIFIED: LedgerEntryKind.ValueType  # 0
 """Not stated."""
 LEDGER_ENTRY_KIND_RESERVED: LedgerEntryKind.ValueType  # 1
-"""Tokens were held: `held_delta` is positive."""
+"""Tokens were held: `held_delta` is positive; zero for a child, whose parent holds them already."""
 LEDGER_ENTRY_KIND_SETTLED: LedgerEntryKind.ValueType  # 2
 """Usage was settled: `used_delta` is what was used, `held_delta` minus what had been held."""
 LEDGER_ENTRY_KIND_RELEASED: LedgerEntryKind.ValueType  # 3

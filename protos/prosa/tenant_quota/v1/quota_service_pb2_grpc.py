@@ -121,8 +121,8 @@ class QuotaServiceServicer:
     """
 
     def SetQuota(self, request, context):
-        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
-        a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
+        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's,
+        and lifted where the plan has none. It counts from the next request on, against what the period has used so far.
         Lowering a limit below what is used refuses new grants and takes nothing back.
         Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """

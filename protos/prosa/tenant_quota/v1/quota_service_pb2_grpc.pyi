@@ -47,8 +47,8 @@ class QuotaServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QuotaServiceAsyncStub: ...
     SetQuota: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.Quota]
-    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
-    a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
+    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's,
+    and lifted where the plan has none. It counts from the next request on, against what the period has used so far.
     Lowering a limit below what is used refuses new grants and takes nothing back.
     Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
@@ -120,8 +120,8 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetQuota: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.SetQuotaRequest, _quota_service_pb2.Quota]  # type: ignore[assignment]
-    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
-    a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
+    """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's,
+    and lifted where the plan has none. It counts from the next request on, against what the period has used so far.
     Lowering a limit below what is used refuses new grants and takes nothing back.
     Returns NOT_FOUND if the tenant, the user or the key does not exist.
     """
@@ -196,8 +196,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_service_pb2.SetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Quota, _abc.Awaitable[_quota_service_pb2.Quota]]:
-        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's for
-        a tenant, and lifted for a user or key. It counts from the next request on, against what the period has used so far.
+        """Sets the quota of a tenant, of one of its users or of one of its keys, in whole: a limit left out is the plan's,
+        and lifted where the plan has none. It counts from the next request on, against what the period has used so far.
         Lowering a limit below what is used refuses new grants and takes nothing back.
         Returns NOT_FOUND if the tenant, the user or the key does not exist.
         """
