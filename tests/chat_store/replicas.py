@@ -4,13 +4,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pytest
+
 from services.chat_store.engines import open_store
 from services.chat_store.selection import Reach
 from services.chat_store.store import ChatStore
 from shared.errors import NotFound
 from tests.chat_store.places import fresh_place
 
-ENGINES = ("memory", "mongo", "mongo on motor", "postgres")
+# Motor is the same engine by an older driver.
+ENGINES = ("memory", "mongo", pytest.param("mongo on motor", marks=pytest.mark.long), "postgres")
 
 
 @dataclass(frozen=True)

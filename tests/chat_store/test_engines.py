@@ -32,6 +32,7 @@ class TestMemory(StoreContract):
         return MemoryWorkshop().store
 
 
+@pytest.mark.long
 class TestMongoOnMotor(StoreContract):
     @pytest.fixture
     def workshop(self, on_motor: Workshop) -> Workshop:

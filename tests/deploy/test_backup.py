@@ -7,6 +7,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.house.processes import REPOSITORY, System
 
 
@@ -30,6 +32,7 @@ def converse(system: System) -> None:
         assert answer.status == 200
 
 
+@pytest.mark.long
 def test_what_is_backed_up_is_restored(system: System, tmp_path: Path) -> None:
     converse(system)
     file, again = str(tmp_path / "one.jsonl.gz"), str(tmp_path / "two.jsonl.gz")

@@ -21,6 +21,7 @@ def on_postgres() -> Iterator[System]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_turn_is_kept_through_a_restart_and_counted(on_postgres: System) -> None:
     tenant = new_tenant(on_postgres, patience_seconds=PATIENCE_SECONDS)
     told = tenant.admin.ask(tenant.assistant_id, "Qual é o prazo?")

@@ -75,6 +75,7 @@ async def test_seeding_again_after_a_crash_that_lost_the_keys_adds_only_keys(sys
     assert (call(system, "/v1/documents"), call(system, "/v1/assistants")) == before
 
 
+@pytest.mark.long
 async def test_what_a_visitor_deleted_stays_deleted(system: System, tmp_path: Path) -> None:
     call(system, f"/v1/documents/{call(system, '/v1/documents')['documents'][0]['documentId']}", method="DELETE")
     system.restart()

@@ -48,6 +48,7 @@ def test_a_turn_survives_kill_9_of_any_process(system: System, victim: str) -> N
     eventually(lambda: _reported(tenant) == (1, _total(messages[1]["usage"])), within_seconds=COUNTED_WITHIN_SECONDS)
 
 
+@pytest.mark.long
 def test_a_reservation_whose_holder_was_killed_is_given_back_when_its_lease_ends(system: System) -> None:
     tenant = _tenant(system, model="fake-slow-10")
     former_pid = _killed_in_mid_turn(system, tenant, str(uuid4()), "document_rag")
