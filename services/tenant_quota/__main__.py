@@ -1,9 +1,8 @@
 """tenant_quota put together: `python -m services.tenant_quota [serve | migrate | new-key]`."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
 from services.tenant_quota.reporting import open_reporting
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.signalling import open_signalling
+from services.tenant_quota.steadily import in_background
 from services.tenant_quota.sweeper import Sweeper
 from services.tenant_quota.top_ups import TopUps
 from shared import postgres
@@ -68,7 +68,7 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
             open_identity(pool, config) as identity,
             open_rates(pool, config) as rates,
             open_reporting(pool, config) as reports,
-            _in_background(sweeper),
+            in_background(sweeper.run()),
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
@@ -109,17 +109,6 @@ def _plan_endpoints(pool: asyncpg.Pool, config: Config) -> list[Endpoint]:
         Endpoint(grpc_module.add_PlanServiceServicer_to_server, plans, services["PlanService"].full_name),
         Endpoint(grpc_module.add_PriceServiceServicer_to_server, prices, services["PriceService"].full_name),
     ]
-
-
-@asynccontextmanager
-async def _in_background(sweeper: Sweeper) -> AsyncIterator[None]:
-    task = asyncio.create_task(sweeper.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 if __name__ == "__main__":

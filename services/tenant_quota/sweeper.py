@@ -1,13 +1,13 @@
 """Gives back what dead holders hold, and forgets requests too old to be repeated. Every replica runs one."""
 
-import asyncio
 import time
+from typing import NoReturn
 
 import asyncpg
 
 from services.tenant_quota.replays import forget
 from services.tenant_quota.reservations import Reservations
-from shared.errors import ServiceError
+from services.tenant_quota.steadily import steadily
 from shared.telemetry import get_logger
 
 FORGET_AFTER_HOURS = 48
@@ -26,18 +26,9 @@ class Sweeper:
         self._batch = batch
         self._forget_at = 0.0
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Until cancelled. A database that is down is waited for."""
-        while True:
-            try:
-                await self.sweep()
-                await self._forget()
-            except ServiceError as error:
-                _log.warning("sweep_failed", reason=error.reason)
-            except Exception:
-                # A sweeper that died silently would leave ghosts holding tokens for ever.
-                _log.exception("sweep_failed")
-            await asyncio.sleep(self._interval_seconds)
+        await steadily("sweep", self._round, self._interval_seconds)
 
     async def sweep(self) -> int:
         """Gives back everything whose lease has ended; returns how many reservations that were."""
@@ -47,6 +38,10 @@ class Sweeper:
         if total:
             _log.info("leases_expired", count=total)
         return total
+
+    async def _round(self) -> None:
+        await self.sweep()
+        await self._forget()
 
     async def _forget(self) -> None:
         if time.monotonic() >= self._forget_at:
