@@ -12,9 +12,10 @@ message is appended: its `seq` says how long the conversation is, so a cap may b
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from services.chat_store.model import Conversation, ConversationStatus
 from services.chat_store.policies import Policies
@@ -24,6 +25,7 @@ from services.chat_store.store import ChatStore
 from services.chat_store.walks import all_conversations
 from shared.clock import Clock, SystemClock
 from shared.errors import ServiceError, Unavailable
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 TRIM_STRIDE = 100
@@ -80,13 +82,10 @@ class Retention:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Cleans up regularly inside the block; at its end the trims under way are waited for."""
-        task = asyncio.create_task(self._run())
         try:
-            yield
+            async with in_background(self._run()):
+                yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             await self.drained()
 
     async def drained(self) -> None:
@@ -123,18 +122,10 @@ class Retention:
 
         await self._purge_all(lambda: self._store.upkeep.leaving(now, BATCH), still, cleaned or Cleaned())
 
-    async def _run(self) -> None:
+    async def _run(self) -> NoReturn:
         # Replicas that start together shall not clean up together.
         await asyncio.sleep(random.uniform(0, self._interval_seconds))  # noqa: S311 no secret
-        while True:
-            try:
-                await self.cleanup()
-            except ServiceError as error:
-                _log.warning("cleanup_failed", reason=error.reason)
-            except Exception:
-                # A cleanup that died silently would keep for ever what people were promised to be rid of.
-                _log.exception("cleanup_failed")
-            await asyncio.sleep(self._interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 no secret
+        await steadily("cleanup", self.cleanup, self._interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311 no secret
 
     async def _purge_idle(self, tenant_id: str, policy: Policy, cleaned: Cleaned) -> None:
         before = self._clock.now() - timedelta(days=policy.retention_days)

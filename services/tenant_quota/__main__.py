@@ -28,13 +28,13 @@ from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
 from services.tenant_quota.reporting import open_reporting
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.signalling import open_signalling
-from services.tenant_quota.steadily import in_background
 from services.tenant_quota.sweeper import Sweeper
 from services.tenant_quota.top_ups import TopUps
 from shared import postgres
 from shared.caller import TokenVerifier
 from shared.command_line import command
 from shared.server import Endpoint, serve
+from shared.steadily import in_background
 from shared.telemetry import get_logger
 
 SCHEMA = "tenant_quota"

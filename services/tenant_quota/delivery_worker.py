@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 
 from services.tenant_quota.deliveries import Attempt, Deliveries
 from services.tenant_quota.signal_wire import event_body
-from services.tenant_quota.steadily import in_background, steadily
 from services.tenant_quota.webhook_post import Poster, PostFailedError
 from services.tenant_quota.webhook_secrets import WebhookSecrets, signed_headers
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 POLL_SECONDS = 1.0

@@ -25,12 +25,12 @@ from services.tenant_quota.model import Principal, Role
 from services.tenant_quota.passwords import PasswordHashing
 from services.tenant_quota.session_handlers import SessionHandlers
 from services.tenant_quota.sessions import Sessions
-from services.tenant_quota.steadily import in_background, steadily
 from services.tenant_quota.tenant_handlers import TenantHandlers
 from services.tenant_quota.tenants import Tenants
 from shared.caller import TokenSigner
 from shared.errors import ServiceError
 from shared.server import Endpoint
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 FORGET_EVERY_SECONDS = 300.0

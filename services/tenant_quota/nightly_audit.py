@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from services.tenant_quota.audits import Audit, Audits
-from services.tenant_quota.steadily import in_background, steadily
+from shared.steadily import in_background, steadily
 from shared.telemetry import gauge, get_logger
 
 LOOK_SECONDS = 60.0

@@ -16,9 +16,9 @@ import asyncpg
 
 from services.tenant_quota.signal_model import Signal
 from services.tenant_quota.signal_store import SignalStore
-from services.tenant_quota.steadily import in_background, steadily
 from shared.errors import Unavailable
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
+from shared.steadily import in_background, steadily
 
 # What record_signals notifies; the payload is the tenant's id.
 CHANNEL = "tenant_quota_signals"

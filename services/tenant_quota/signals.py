@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 from services.tenant_quota.quota_model import Level
 from services.tenant_quota.signal_store import SignalStore, Subject
-from services.tenant_quota.steadily import in_background, steadily
 from shared.errors import ServiceError
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 COALESCE_SECONDS = 0.2

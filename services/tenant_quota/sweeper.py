@@ -7,7 +7,7 @@ import asyncpg
 
 from services.tenant_quota.replays import forget
 from services.tenant_quota.reservations import Reservations
-from services.tenant_quota.steadily import steadily
+from shared.steadily import steadily
 from shared.telemetry import get_logger
 
 FORGET_AFTER_HOURS = 48

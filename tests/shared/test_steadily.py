@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from services.tenant_quota.steadily import in_background, steadily
 from shared.errors import Unavailable
+from shared.steadily import in_background, steadily
 
 
 async def test_neither_an_outage_nor_a_bug_ends_it() -> None:
