@@ -13,23 +13,24 @@ from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, s
 from prosa.document_rag.v1.assistant_service_pb2_grpc import add_AssistantServiceServicer_to_server
 from prosa.document_rag.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from prosa.document_rag.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
-from services.document_rag.answer import AnswerSettings, AnswerStory
-from services.document_rag.assistant_handlers import AssistantHandlers
-from services.document_rag.assistant_model import EXTRACTIVE, Budget
-from services.document_rag.assistants import AssistantStore
-from services.document_rag.chunk_index import ChunkIndex
+from services.document_rag.assistants.answer import AnswerSettings, AnswerStory
+from services.document_rag.assistants.assistant_store import AssistantStore
+from services.document_rag.assistants.conversations import Conversations
+from services.document_rag.assistants.handlers import AssistantHandlers
+from services.document_rag.assistants.model import EXTRACTIVE, Budget
+from services.document_rag.assistants.providers_by_model import Providers
+from services.document_rag.assistants.token_budget import TokenBudget
+from services.document_rag.assistants.turns import TurnStore
 from services.document_rag.config import Config
-from services.document_rag.conversations import Conversations
-from services.document_rag.document_store import DocumentStore, register_vector_type
-from services.document_rag.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
-from services.document_rag.handlers import DocumentHandlers, SearchHandlers
-from services.document_rag.ingest import Ingest, IngestLimits
-from services.document_rag.originals import Originals
-from services.document_rag.providers_by_model import Providers
-from services.document_rag.sandbox import ExtractionLimits
-from services.document_rag.stems import Stemmer
-from services.document_rag.token_budget import TokenBudget
-from services.document_rag.turns import TurnStore
+from services.document_rag.documents.document_store import DocumentStore, register_vector_type
+from services.document_rag.documents.handlers import DocumentHandlers
+from services.document_rag.documents.ingest import Ingest, IngestLimits
+from services.document_rag.documents.originals import Originals
+from services.document_rag.documents.sandbox import ExtractionLimits
+from services.document_rag.search.chunk_index import ChunkIndex
+from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
+from services.document_rag.search.handlers import SearchHandlers
+from services.document_rag.search.stems import Stemmer
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel, token_ready
 from shared.command_line import command

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from services.document_rag.assistant_model import ModelPrice
+from services.document_rag.assistants.model import ModelPrice
 from shared.config import MIB, ServiceConfig, service_settings
 
 

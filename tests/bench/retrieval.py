@@ -24,13 +24,13 @@ from deploy.local.engine import running_engine
 from deploy.local.engines import Postgres
 from deploy.local.ports import free_port
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA
-from services.document_rag.chunk_index import ChunkIndex
-from services.document_rag.document_store import DocumentStore, IngestedText, register_vector_type
-from services.document_rag.embedders import HashedEmbedder
+from services.document_rag.documents.document_store import DocumentStore, IngestedText, register_vector_type
 from services.document_rag.model import Chunk, Description, NewDocument, SearchMode
-from services.document_rag.postings import vocabulary_of
-from services.document_rag.stems import Stemmer
-from services.document_rag.words import words_of
+from services.document_rag.search.chunk_index import ChunkIndex
+from services.document_rag.search.embedders import HashedEmbedder
+from services.document_rag.search.postings import vocabulary_of
+from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.words import words_of
 from shared.identifiers import new_id
 from shared.postgres import migrate, open_pool
 from shared.server import run

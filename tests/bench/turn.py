@@ -31,14 +31,14 @@ from services.chat_store.batch import Batch
 from services.chat_store.engines.mongo.store import MongoChatStore
 from services.chat_store.model import Draft, MessageType, NewConversation
 from services.chat_store.selection import Reach
-from services.document_rag.assistant_model import OnDisconnect, Question
-from services.document_rag.assistants import AssistantStore
-from services.document_rag.chunk_index import ChunkIndex
-from services.document_rag.document_store import register_vector_type
-from services.document_rag.embedders import HashedEmbedder
+from services.document_rag.assistants.assistant_store import AssistantStore
+from services.document_rag.assistants.model import OnDisconnect, Question
+from services.document_rag.assistants.turns import TurnStore
+from services.document_rag.documents.document_store import register_vector_type
 from services.document_rag.model import SearchMode
-from services.document_rag.stems import Stemmer
-from services.document_rag.turns import TurnStore
+from services.document_rag.search.chunk_index import ChunkIndex
+from services.document_rag.search.embedders import HashedEmbedder
+from services.document_rag.search.stems import Stemmer
 from services.tenant_quota.quota_model import Settlement, State, TokenUsage, Wish
 from services.tenant_quota.reservations import Reservations
 from shared.identifiers import new_id

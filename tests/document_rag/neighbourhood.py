@@ -20,10 +20,10 @@ from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStu
 from services.chat_store.__main__ import open_endpoints as open_chat_store
 from services.chat_store.config import Config as ChatStoreConfig
 from services.document_rag import __main__ as document_rag
+from services.document_rag.assistants.conversations import Conversations
+from services.document_rag.assistants.token_budget import TokenBudget
+from services.document_rag.assistants.turns import TurnStore
 from services.document_rag.config import Config
-from services.document_rag.conversations import Conversations
-from services.document_rag.token_budget import TokenBudget
-from services.document_rag.turns import TurnStore
 from services.tenant_quota import __main__ as tenant_quota
 from services.tenant_quota.audit import discrepancies
 from services.tenant_quota.config import Config as TenantQuotaConfig

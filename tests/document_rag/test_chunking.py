@@ -1,6 +1,6 @@
 """Chunks keep to headings, sentences and pages, and are verbatim spans of the text."""
 
-from services.document_rag.chunking import cut
+from services.document_rag.documents.chunking import cut
 from services.document_rag.model import Chunk, ExtractedText, Page
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.samples import LIXO

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from openai import AsyncOpenAI
 
-from services.document_rag.embedders import DIMENSIONS, HashedEmbedder, OpenAIEmbedder
-from services.document_rag.words import fold, words_of
+from services.document_rag.search.embedders import DIMENSIONS, HashedEmbedder, OpenAIEmbedder
+from services.document_rag.search.words import fold, words_of
 from shared.errors import Unavailable
 from tests.house.fake_provider import FakeProvider, fake_provider
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from services.document_rag.documents.sandbox import ExtractionLimits, extract
 from services.document_rag.model import DocumentEmpty, DocumentUnreadable, ExtractedText
-from services.document_rag.sandbox import ExtractionLimits, extract
 from tests.document_rag import samples
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from services.document_rag.assistant_model import Budget, FinishReason, Utterance, cited
-from services.document_rag.extractive_provider import NOT_FOUND, ExtractiveProvider
+from services.document_rag.assistants.extractive_provider import NOT_FOUND, ExtractiveProvider
+from services.document_rag.assistants.model import Budget, FinishReason, Utterance, cited
+from services.document_rag.assistants.prompt import Prompt, build_prompt
+from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.model import Passage
-from services.document_rag.prompt import Prompt, build_prompt
-from services.document_rag.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found, passage
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.generation import Draft, generate
+from services.document_rag.assistants.model import (
     Budget,
     FinishReason,
     ModelPrice,
@@ -15,10 +16,9 @@ from services.document_rag.assistant_model import (
     TokenCount,
     UsageSource,
 )
-from services.document_rag.generation import Draft, generate
-from services.document_rag.outbox import Outbox
-from services.document_rag.prompt import build_prompt
-from services.document_rag.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.outbox import Outbox
+from services.document_rag.assistants.prompt import build_prompt
+from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found
 

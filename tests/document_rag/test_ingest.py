@@ -12,8 +12,8 @@ import pytest
 
 from services.document_rag.__main__ import Documents
 from services.document_rag.config import Config
-from services.document_rag.document_store import DocumentStore, IngestedText
-from services.document_rag.ingest import Ingest, IngestLimits
+from services.document_rag.documents.document_store import DocumentStore, IngestedText
+from services.document_rag.documents.ingest import Ingest, IngestLimits
 from services.document_rag.model import Description, NewDocument, SearchMode, UploadResult, Verdict
 from shared.errors import Unavailable
 from tests.document_rag.samples import LIXO
@@ -23,7 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 # Uploads a document and stands still inside the transaction, its chunks inserted and its words not yet.
 HALF_WAY = """
 import asyncio, sys
-from services.document_rag import __main__ as service, document_store
+from services.document_rag import __main__ as service
+from services.document_rag.documents import document_store
 from services.document_rag.config import Config
 from services.document_rag.model import Description
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from services.document_rag.answer import AnswerEvent, Telling
-from services.document_rag.outbox import Outbox
-from services.document_rag.providers import Delta
+from services.document_rag.assistants.answer import AnswerEvent, Telling
+from services.document_rag.assistants.outbox import Outbox
+from services.document_rag.assistants.providers import Delta
 from shared.errors import DeadlineExceeded
 
 MANY = [Delta(f"palavra{number} ") for number in range(400)]

@@ -10,7 +10,7 @@ import pytest
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.model import (
     DEFAULT_MAX_OUTPUT_TOKENS,
     Answer,
     Budget,
@@ -20,9 +20,9 @@ from services.document_rag.assistant_model import (
     TokenCount,
     UsageSource,
 )
-from services.document_rag.prompt import most_prompt_tokens
-from services.document_rag.token_budget import Hold, Paid, Wanted
-from services.document_rag.turns import Turn
+from services.document_rag.assistants.prompt import most_prompt_tokens
+from services.document_rag.assistants.token_budget import Hold, Paid, Wanted
+from services.document_rag.assistants.turns import Turn
 from tests.document_rag.neighbourhood import TURN_LEASE_SECONDS, Tenant, Told, ask, replica, request_id
 from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS
 from tests.house.waiting import until

@@ -159,7 +159,7 @@ def test_except_exception_is_the_street_s_alone() -> None:
         "gateway/app.py",
         "services/chat_store/audit.py",
         "services/chat_store/retention.py",
-        "services/document_rag/extraction.py",
+        "services/document_rag/documents/extraction.py",
         "services/tenant_quota/steadily.py",
         "services/tenant_quota/sweeper.py",
     }

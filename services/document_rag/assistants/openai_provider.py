@@ -9,14 +9,14 @@ from typing import Any
 
 import openai
 
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.model import (
     FinishReason,
     ProviderFailed,
     ProviderRateLimited,
     TokenCount,
 )
-from services.document_rag.prompt import Prompt
-from services.document_rag.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.prompt import Prompt
+from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from shared.telemetry import get_logger
 
 _log = get_logger()

@@ -8,9 +8,9 @@ from google.protobuf.empty_pb2 import Empty
 
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from prosa.document_rag.v1 import assistant_service_pb2_grpc
-from services.document_rag import assistant_wire as wire
-from services.document_rag.answer import AnswerStory
-from services.document_rag.assistants import AssistantStore
+from services.document_rag.assistants import wire
+from services.document_rag.assistants.answer import AnswerStory
+from services.document_rag.assistants.assistant_store import AssistantStore
 from shared.caller import current_caller
 from shared.paging import page_position, page_size, page_token
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 
-from services.document_rag.assistant_model import EXTRACTIVE, FinishReason, TokenCount
+from services.document_rag.assistants.model import EXTRACTIVE, FinishReason, TokenCount
+from services.document_rag.assistants.prompt import Prompt
+from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.model import Passage
-from services.document_rag.prompt import Prompt
-from services.document_rag.providers import Delta, Finish, Sampling
+from services.document_rag.search.words import fold, words_of
 from services.document_rag.tokens import count_tokens
-from services.document_rag.words import fold, words_of
 
 SENTENCES = 4
 _SHORTEST_SENTENCE = 12  # characters

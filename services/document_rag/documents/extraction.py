@@ -1,4 +1,4 @@
-"""The extraction process: `python -m services.document_rag.extraction [--filename NAME] [--mime-type TYPE] FILE`.
+"""The extraction process: `python -m services.document_rag.documents.extraction [--filename …] [--mime-type …] FILE`.
 
 Reads one untrusted file under limits that it sets on itself before it looks at a byte, and writes one JSON object to
 its standard output. A bomb or an endless loop ends this process, not the service (sandbox.py watches it).
@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from services.document_rag.readers import (
+from services.document_rag.documents.readers import (
     MAX_TEXT_CHARACTERS,
     Extracted,
     UnreadableError,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.document_rag.words import fold
+from services.document_rag.search.words import fold
 
 BM25_K1 = 1.2
 BM25_B = 0.75

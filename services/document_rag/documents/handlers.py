@@ -1,4 +1,4 @@
-"""DocumentService and SearchService: one RPC, one intent. (Assistants: assistant_handlers.py.)"""
+"""DocumentService: one RPC, one intent."""
 
 from typing import Any
 
@@ -6,12 +6,10 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
-from prosa.document_rag.v1 import document_service_pb2_grpc, search_service_pb2_grpc
-from prosa.document_rag.v1 import search_service_pb2 as search_pb2
-from services.document_rag import wire
-from services.document_rag.chunk_index import ChunkIndex
-from services.document_rag.document_store import DocumentStore
-from services.document_rag.ingest import Ingest
+from prosa.document_rag.v1 import document_service_pb2_grpc
+from services.document_rag.documents import wire
+from services.document_rag.documents.document_store import DocumentStore
+from services.document_rag.documents.ingest import Ingest
 from shared.caller import current_caller
 from shared.paging import page_position, page_size, page_token
 
@@ -50,21 +48,3 @@ class DocumentHandlers(document_service_pb2_grpc.DocumentServiceServicer):
     async def DeleteDocument(self, request: documents_pb2.DeleteDocumentRequest, _context: Context) -> Empty:
         await self._ingest.delete(current_caller().tenant_id, request.document_id)
         return Empty()
-
-
-class SearchHandlers(search_service_pb2_grpc.SearchServiceServicer):
-    """Search over the documents of the caller's tenant."""
-
-    def __init__(self, index: ChunkIndex) -> None:
-        self._index = index
-
-    async def Search(self, request: search_pb2.SearchRequest, _context: Context) -> search_pb2.SearchResponse:
-        mode, top_k = wire.search_of(request)
-        result = await self._index.search(
-            current_caller().tenant_id,
-            request.query,
-            top_k=top_k,
-            mode=mode,
-            document_ids=request.document_ids,
-        )
-        return wire.search_response(result)

@@ -7,10 +7,10 @@ import grpc
 
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
-from services.document_rag.assistant_model import Answer
-from services.document_rag.neighbours import CALL_TIMEOUT_SECONDS, answers_of
-from services.document_rag.turns import Turn
-from services.document_rag.usage_wire import tokens_to_proto, usage_source_to_proto
+from services.document_rag.assistants.model import Answer
+from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
+from services.document_rag.assistants.turns import Turn
+from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
 from shared.errors import FailedPrecondition, ServiceError
 from shared.identifiers import derived_id
 

@@ -7,21 +7,21 @@ import grpc
 
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.model import (
     Answer,
     FinishReason,
     Question,
     Utterance,
 )
-from services.document_rag.model import Passage
-from services.document_rag.neighbours import CALL_TIMEOUT_SECONDS, answers_of
-from services.document_rag.turns import Turn
-from services.document_rag.usage_wire import (
+from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
+from services.document_rag.assistants.turns import Turn
+from services.document_rag.assistants.usage_wire import (
     tokens_from_proto,
     tokens_to_proto,
     usage_source_from_proto,
     usage_source_to_proto,
 )
+from services.document_rag.model import Passage
 from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id
 

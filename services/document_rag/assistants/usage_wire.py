@@ -1,7 +1,7 @@
 """Token counts between the contracts and the model."""
 
 from prosa.common.v1 import usage_pb2 as pb
-from services.document_rag.assistant_model import TokenCount, UsageSource
+from services.document_rag.assistants.model import TokenCount, UsageSource
 
 _SOURCES = {
     UsageSource.PROVIDER: pb.USAGE_SOURCE_PROVIDER,

@@ -26,7 +26,7 @@ from openai import (
     omit,
 )
 
-from services.document_rag.words import fold, words_of
+from services.document_rag.search.words import fold, words_of
 from shared.errors import Unavailable
 
 DIMENSIONS = 1536

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.assistant_model import Assistant, AssistantFields
+from services.document_rag.assistants.model import Assistant, AssistantFields
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from services.document_rag.assistant_model import Question
+from services.document_rag.assistants.model import Question
 from shared.errors import RequestIdReused, RequestInProgress, ServiceError
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction

@@ -2,10 +2,10 @@
 
 import openai
 
-from services.document_rag.assistant_model import EXTRACTIVE, ModelUnavailable
-from services.document_rag.extractive_provider import ExtractiveProvider
-from services.document_rag.openai_provider import OpenAIProvider
-from services.document_rag.providers import AnswerProvider
+from services.document_rag.assistants.extractive_provider import ExtractiveProvider
+from services.document_rag.assistants.model import EXTRACTIVE, ModelUnavailable
+from services.document_rag.assistants.openai_provider import OpenAIProvider
+from services.document_rag.assistants.providers import AnswerProvider
 
 
 class Providers:

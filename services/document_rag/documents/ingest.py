@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from services.document_rag.chunking import cut
-from services.document_rag.document_store import DocumentStore, IngestedText
-from services.document_rag.embedders import Embedder
+from services.document_rag.documents.chunking import cut
+from services.document_rag.documents.document_store import DocumentStore, IngestedText
+from services.document_rag.documents.originals import Originals
+from services.document_rag.documents.sandbox import ExtractionLimits, extract
 from services.document_rag.model import (
     Chunk,
     Description,
@@ -26,11 +27,10 @@ from services.document_rag.model import (
     UploadResult,
     document_title,
 )
-from services.document_rag.originals import Originals
-from services.document_rag.postings import vocabulary_of
-from services.document_rag.sandbox import ExtractionLimits, extract
-from services.document_rag.stems import Stemmer
-from services.document_rag.words import words_of
+from services.document_rag.search.embedders import Embedder
+from services.document_rag.search.postings import vocabulary_of
+from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.words import words_of
 from shared.errors import FieldViolation, InvalidArgument, NotFound, ServiceError
 from shared.identifiers import new_id
 

@@ -8,11 +8,11 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
-from services.document_rag.answer import Accepted, AnswerEvent, Citation, Completed
-from services.document_rag.assistant_model import Assistant, AssistantFields, FinishReason, OnDisconnect, Question
+from services.document_rag.assistants.answer import Accepted, AnswerEvent, Citation, Completed
+from services.document_rag.assistants.model import Assistant, AssistantFields, FinishReason, OnDisconnect, Question
+from services.document_rag.assistants.providers import Delta
+from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
 from services.document_rag.model import Passage, refuse_nul
-from services.document_rag.providers import Delta
-from services.document_rag.usage_wire import tokens_to_proto, usage_source_to_proto
 from shared.errors import FieldViolation, InvalidArgument
 from shared.identifiers import new_id
 

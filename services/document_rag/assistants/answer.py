@@ -12,7 +12,10 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.assistant_store import AssistantStore
+from services.document_rag.assistants.conversations import Conversations, Earlier, Stored, StoredAnswer, question_id
+from services.document_rag.assistants.generation import Draft, generate
+from services.document_rag.assistants.model import (
     Answer,
     Assistant,
     Budget,
@@ -22,17 +25,14 @@ from services.document_rag.assistant_model import (
     Utterance,
     cited,
 )
-from services.document_rag.assistants import AssistantStore
-from services.document_rag.chunk_index import ChunkIndex
-from services.document_rag.conversations import Conversations, Earlier, Stored, StoredAnswer, question_id
-from services.document_rag.generation import Draft, generate
+from services.document_rag.assistants.neighbours import patiently
+from services.document_rag.assistants.outbox import Outbox
+from services.document_rag.assistants.prompt import build_prompt, most_prompt_tokens, search_query
+from services.document_rag.assistants.providers import AnswerProvider, Delta, Sampling
+from services.document_rag.assistants.token_budget import Hold, Paid, TokenBudget, Wanted
+from services.document_rag.assistants.turns import Turn, TurnStore
 from services.document_rag.model import DEFAULT_TOP_K, Passage, SearchMode, SearchResult
-from services.document_rag.neighbours import patiently
-from services.document_rag.outbox import Outbox
-from services.document_rag.prompt import build_prompt, most_prompt_tokens, search_query
-from services.document_rag.providers import AnswerProvider, Delta, Sampling
-from services.document_rag.token_budget import Hold, Paid, TokenBudget, Wanted
-from services.document_rag.turns import Turn, TurnStore
+from services.document_rag.search.chunk_index import ChunkIndex
 from shared.caller import current_caller
 from shared.errors import DeadlineExceeded, Internal, RequestIdReused, ServiceError, Unavailable
 from shared.telemetry import get_logger

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypeVar
 
-from services.document_rag.assistant_model import Budget, Utterance
+from services.document_rag.assistants.model import Budget, Utterance
 from services.document_rag.model import Passage, SearchResult
+from services.document_rag.search.words import words_of
 from services.document_rag.tokens import count_tokens
-from services.document_rag.words import words_of
 
-_RULES = resources.files("services.document_rag").joinpath("prompts/answer.txt").read_text(encoding="utf-8")
+_RULES = resources.files("services.document_rag.assistants").joinpath("prompts/answer.txt").read_text(encoding="utf-8")
 
 _TOKENS_AROUND_A_MESSAGE = 8  # what chat formats add to each message, rounded up
 _MESSAGES_ALWAYS_SENT = 2

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.document_store import halfvec
-from services.document_rag.embedders import Embedder, Vectors
+from services.document_rag.documents.document_store import halfvec
 from services.document_rag.model import Passage, RetrievalMode, SearchMode, SearchResult, fuse_by_rank
-from services.document_rag.postings import (
+from services.document_rag.search.embedders import Embedder, Vectors
+from services.document_rag.search.postings import (
     BM25_B,
     BM25_K1,
     MIN_CORRECTED_LENGTH,
@@ -24,8 +24,8 @@ from services.document_rag.postings import (
     term_weights,
     word_weights,
 )
-from services.document_rag.stems import Stemmer
-from services.document_rag.words import fold, words_of
+from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.words import fold, words_of
 from shared.postgres import tenant_transaction
 
 MIN_SIMILARITY = 0.3

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.embedders import Vectors
 from services.document_rag.model import Chunk, Document, NewDocument, UploadResult, Verdict
-from services.document_rag.postings import Vocabulary
+from services.document_rag.search.embedders import Vectors
+from services.document_rag.search.postings import Vocabulary
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import derived_id
 from shared.postgres import tenant_transaction

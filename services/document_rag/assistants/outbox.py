@@ -5,7 +5,7 @@ import time
 from collections import deque
 from typing import Generic, TypeVar
 
-from services.document_rag.providers import Delta
+from services.document_rag.assistants.providers import Delta
 
 _MOST_WAITING = 256
 # How long, in all, a reader who does not read may keep a turn waiting: the answer costs money while it stands still.

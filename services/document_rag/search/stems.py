@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import asyncpg
 
-from services.document_rag.words import fold
+from services.document_rag.search.words import fold
 from shared.postgres import postgres_errors
 
 _REMEMBERED = 200_000

@@ -1,4 +1,4 @@
-"""Documents and passages between protobuf and the model."""
+"""Documents between protobuf and the model."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
@@ -7,33 +7,12 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.document_rag.v1 import document_service_pb2 as documents_pb2
-from prosa.document_rag.v1 import search_service_pb2 as search_pb2
-from services.document_rag.model import (
-    DEFAULT_TOP_K,
-    Description,
-    Document,
-    Passage,
-    RetrievalMode,
-    SearchMode,
-    SearchResult,
-    UploadResult,
-    Verdict,
-)
+from services.document_rag.model import Description, Document, UploadResult, Verdict
 from shared.errors import InvalidArgument
 
 _VERDICTS = {
     Verdict.NEW: documents_pb2.VERDICT_NEW,
     Verdict.DUPLICATE_OF: documents_pb2.VERDICT_DUPLICATE_OF,
-}
-_MODES = {
-    search_pb2.SEARCH_MODE_UNSPECIFIED: SearchMode.HYBRID,
-    search_pb2.SEARCH_MODE_VECTOR: SearchMode.VECTOR,
-    search_pb2.SEARCH_MODE_KEYWORD: SearchMode.KEYWORD,
-    search_pb2.SEARCH_MODE_HYBRID: SearchMode.HYBRID,
-}
-_RETRIEVAL_MODES = {
-    RetrievalMode.NONE: search_pb2.RETRIEVAL_MODE_UNSPECIFIED,
-    RetrievalMode.EXACT: search_pb2.RETRIEVAL_MODE_EXACT,
 }
 
 UploadStream = AsyncIterator[documents_pb2.UploadDocumentRequest]
@@ -95,31 +74,3 @@ def list_position(position: Mapping[str, Any] | None) -> str | None:
         return str(UUID(position["before"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID") from None
-
-
-def search_of(request: search_pb2.SearchRequest) -> tuple[SearchMode, int]:
-    """How to search and how many passages to return, the unspecified filled in."""
-    return _MODES[request.mode], request.top_k or DEFAULT_TOP_K
-
-
-def search_response(result: SearchResult) -> search_pb2.SearchResponse:
-    """What a search found."""
-    return search_pb2.SearchResponse(
-        passages=map(passage_message, result.passages), retrieval_mode=_RETRIEVAL_MODES[result.retrieval_mode]
-    )
-
-
-def passage_message(passage: Passage) -> search_pb2.Passage:
-    """A passage as clients see it."""
-    return search_pb2.Passage(
-        chunk_id=passage.chunk_id,
-        document_id=passage.document_id,
-        document_version=passage.version,
-        title=passage.title,
-        section=passage.section,
-        page=passage.page,
-        char_start=passage.char_start,
-        char_end=passage.char_end,
-        text=passage.text,
-        score=passage.score,
-    )

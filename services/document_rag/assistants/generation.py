@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.document_rag.assistant_model import (
+from services.document_rag.assistants.model import (
     Answer,
     FinishReason,
     ModelPrice,
@@ -15,9 +15,9 @@ from services.document_rag.assistant_model import (
     TokenCount,
     UsageSource,
 )
-from services.document_rag.outbox import Outbox
-from services.document_rag.prompt import Prompt
-from services.document_rag.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.outbox import Outbox
+from services.document_rag.assistants.prompt import Prompt
+from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
 
 Event = TypeVar("Event")

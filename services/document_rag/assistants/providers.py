@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.document_rag.assistant_model import FinishReason, TokenCount
-from services.document_rag.prompt import Prompt
+from services.document_rag.assistants.model import FinishReason, TokenCount
+from services.document_rag.assistants.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)

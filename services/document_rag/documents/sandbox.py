@@ -31,7 +31,7 @@ async def extract(path: Path, filename: str, mime_type: str, limits: ExtractionL
     """The text of the file. DocumentUnreadable for the damaged, hostile or unsupported; DocumentEmpty for no text."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "services.document_rag.extraction"),
+        *("-m", "services.document_rag.documents.extraction"),
         *("--memory-bytes", str(limits.memory_bytes), "--cpu-seconds", str(limits.cpu_seconds)),
         *(f"--filename={filename}", f"--mime-type={mime_type}"),
         *("--", str(path)),
