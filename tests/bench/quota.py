@@ -120,7 +120,7 @@ def main() -> Sequence[Row]:
 
 
 async def _compare(url: str, rows: list[Row]) -> None:
-    async with _prepared(url) as (ours, same, update, pool):
+    async with prepared(url) as (ours, same, update, pool):
         for case, tenants, bars in CASES:
             mine, *others = await _in_turns([ours, update, same], tenants)
             for name, theirs, bar in zip(("one UPDATE", "same account"), others, bars, strict=True):
@@ -135,7 +135,8 @@ async def _compare(url: str, rows: list[Row]) -> None:
 
 
 @asynccontextmanager
-async def _prepared(url: str) -> AsyncIterator[tuple[Ours, Ours, OneUpdateEach, asyncpg.Pool]]:
+async def prepared(url: str) -> AsyncIterator[tuple[Ours, Ours, OneUpdateEach, asyncpg.Pool]]:
+    """The schema with its tenants, and the sides over it."""
     secret = SecretStr(url)
     await migrate(secret, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
     superuser = await asyncpg.connect(url, server_settings={"search_path": SCHEMA})
