@@ -389,6 +389,37 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_COLLECTION_NAME_TAKEN: _ErrorReason.ValueType  # 70
+    """Another collection of the tenant, or of the global library, has the name.
+
+        {"code": 6, "message": "a collection has this name", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NAME_TAKEN", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_COLLECTION_NOT_EMPTY: _ErrorReason.ValueType  # 71
+    """The collection holds documents, and it was not said that they are to be deleted with it.
+
+        {"code": 9, "message": "the collection holds 3 documents", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NOT_EMPTY", "domain": "prosa", "metadata": {"documents": "3"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "COLLECTION_NOT_EMPTY", "description": "the collection holds 3 documents"}]}
+        ]}
+    """
+    ERROR_REASON_TEAM_MEMBER_UNKNOWN: _ErrorReason.ValueType  # 65
+    """The leader or a member named for a team is no assistant of the tenant.
+
+        {"code": 3, "message": "the team names assistants that do not exist", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_MEMBER_UNKNOWN", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "team.member_ids[1]", "description": "must be an assistant of the tenant", "reason": "team.member"}]}
+        ]}
+    """
+    ERROR_REASON_TEAM_INCOMPLETE: _ErrorReason.ValueType  # 66
+    """The team's leader, or all its members, were deleted.
+
+        {"code": 9, "message": "the team has no leader any more", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_INCOMPLETE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -761,6 +792,37 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_COLLECTION_NAME_TAKEN: ErrorReason.ValueType  # 70
+"""Another collection of the tenant, or of the global library, has the name.
+
+    {"code": 6, "message": "a collection has this name", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NAME_TAKEN", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_COLLECTION_NOT_EMPTY: ErrorReason.ValueType  # 71
+"""The collection holds documents, and it was not said that they are to be deleted with it.
+
+    {"code": 9, "message": "the collection holds 3 documents", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NOT_EMPTY", "domain": "prosa", "metadata": {"documents": "3"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "COLLECTION_NOT_EMPTY", "description": "the collection holds 3 documents"}]}
+    ]}
+"""
+ERROR_REASON_TEAM_MEMBER_UNKNOWN: ErrorReason.ValueType  # 65
+"""The leader or a member named for a team is no assistant of the tenant.
+
+    {"code": 3, "message": "the team names assistants that do not exist", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_MEMBER_UNKNOWN", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "team.member_ids[1]", "description": "must be an assistant of the tenant", "reason": "team.member"}]}
+    ]}
+"""
+ERROR_REASON_TEAM_INCOMPLETE: ErrorReason.ValueType  # 66
+"""The team's leader, or all its members, were deleted.
+
+    {"code": 9, "message": "the team has no leader any more", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_INCOMPLETE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
