@@ -389,6 +389,41 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_VECTOR_DIMENSIONS_WRONG: _ErrorReason.ValueType  # 60
+    """The vector has not as many dimensions as the collection's vectors.
+
+        {"code": 3, "message": "a vector has 768 dimensions, the collection's have 384", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dimensions": "384", "chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_VECTOR_INVALID: _ErrorReason.ValueType  # 61
+    """The vector holds a number that is not finite, or nothing but zeros.
+
+        {"code": 3, "message": "a vector is zero or not finite", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_INVALID", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_VECTOR_MISSING: _ErrorReason.ValueType  # 62
+    """The collection lives on vectors that programs bring, and none was brought.
+
+        {"code": 3, "message": "the vectors of this collection are brought by the program", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_MISSING", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_METADATA_TOO_LARGE: _ErrorReason.ValueType  # 63
+    """The metadata of a chunk are larger than they may be.
+
+        {"code": 3, "message": "the metadata of a chunk may have 16384 bytes at most", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METADATA_TOO_LARGE", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_CHUNK_ID_REPEATED: _ErrorReason.ValueType  # 64
+    """A message brings two chunks of the same id.
+
+        {"code": 3, "message": "a message brings a chunk twice", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CHUNK_ID_REPEATED", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
     ERROR_REASON_COLLECTION_NAME_TAKEN: _ErrorReason.ValueType  # 70
     """Another collection of the tenant, or of the global library, has the name.
 
@@ -792,6 +827,41 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_VECTOR_DIMENSIONS_WRONG: ErrorReason.ValueType  # 60
+"""The vector has not as many dimensions as the collection's vectors.
+
+    {"code": 3, "message": "a vector has 768 dimensions, the collection's have 384", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dimensions": "384", "chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_VECTOR_INVALID: ErrorReason.ValueType  # 61
+"""The vector holds a number that is not finite, or nothing but zeros.
+
+    {"code": 3, "message": "a vector is zero or not finite", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_INVALID", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_VECTOR_MISSING: ErrorReason.ValueType  # 62
+"""The collection lives on vectors that programs bring, and none was brought.
+
+    {"code": 3, "message": "the vectors of this collection are brought by the program", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_MISSING", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_METADATA_TOO_LARGE: ErrorReason.ValueType  # 63
+"""The metadata of a chunk are larger than they may be.
+
+    {"code": 3, "message": "the metadata of a chunk may have 16384 bytes at most", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METADATA_TOO_LARGE", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_CHUNK_ID_REPEATED: ErrorReason.ValueType  # 64
+"""A message brings two chunks of the same id.
+
+    {"code": 3, "message": "a message brings a chunk twice", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CHUNK_ID_REPEATED", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
     ]}
 """
 ERROR_REASON_COLLECTION_NAME_TAKEN: ErrorReason.ValueType  # 70
