@@ -9,8 +9,14 @@ from pathlib import Path
 import asyncpg
 from openai import AsyncOpenAI
 
-from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, search_service_pb2
+from prosa.document_rag.v1 import (
+    assistant_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    search_service_pb2,
+)
 from prosa.document_rag.v1.assistant_service_pb2_grpc import add_AssistantServiceServicer_to_server
+from prosa.document_rag.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
 from prosa.document_rag.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from prosa.document_rag.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 from services.document_rag.assistants.answer import AnswerSettings, AnswerStory
@@ -22,6 +28,8 @@ from services.document_rag.assistants.providers_by_model import Providers
 from services.document_rag.assistants.token_budget import TokenBudget
 from services.document_rag.assistants.turns import TurnStore
 from services.document_rag.config import Config
+from services.document_rag.documents.collection_handlers import CollectionHandlers
+from services.document_rag.documents.collection_store import CollectionStore
 from services.document_rag.documents.document_store import DocumentStore, register_vector_type
 from services.document_rag.documents.handlers import DocumentHandlers
 from services.document_rag.documents.ingest import Ingest, IngestLimits
@@ -47,6 +55,7 @@ class Documents:
 
     pool: asyncpg.Pool
     store: DocumentStore
+    collections: CollectionStore
     index: ChunkIndex
     ingest: Ingest
 
@@ -65,7 +74,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
     ):
         store, stemmer = DocumentStore(pool), Stemmer(pool)
         ingest = Ingest(store, Originals(config.originals_url), embedder, stemmer, _limits(config))
-        yield Documents(pool, store, ChunkIndex(pool, embedder, stemmer), ingest)
+        yield Documents(pool, store, CollectionStore(pool), ChunkIndex(pool, embedder, stemmer), ingest)
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,13 @@ class Assistants:
 
 
 def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
-    """DocumentService and SearchService."""
+    """DocumentService, CollectionService and SearchService."""
     return [
+        Endpoint(
+            add=add_CollectionServiceServicer_to_server,
+            servicer=CollectionHandlers(documents.collections, documents.ingest),
+            full_name=collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"].full_name,
+        ),
         Endpoint(
             add=add_DocumentServiceServicer_to_server,
             servicer=DocumentHandlers(documents.ingest, documents.store),
@@ -87,7 +101,7 @@ def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
         ),
         Endpoint(
             add=add_SearchServiceServicer_to_server,
-            servicer=SearchHandlers(documents.index),
+            servicer=SearchHandlers(documents.index, documents.collections),
             full_name=search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
         ),
     ]

@@ -45,6 +45,7 @@ class World:
     document_id: str
     reservation_id: str
     webhook_id: str
+    collection_id: str
 
     def token(self, key: str) -> str:
         """A token for an API key, good for seconds."""
@@ -248,6 +249,23 @@ CASES: dict[str, Case] = {
     "DocumentService.GetDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
     "DocumentService.ListDocuments": Case(lambda world: {}, OK),
     "DocumentService.DeleteDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
+    "CollectionService.CreateCollection": Case(lambda world: {"collection": {"display_name": "acervo"}}, OK),
+    "CollectionService.GetCollection": Case(
+        lambda world: {"collection_id": world.collection_id}, NOT_FOUND, "collection_id"
+    ),
+    "CollectionService.ListCollections": Case(lambda world: {}, OK),
+    "CollectionService.UpdateCollection": Case(
+        lambda world: {
+            "collection_id": world.collection_id,
+            "collection": {"display_name": "x"},
+            "update_mask": {"paths": ["display_name"]},
+        },
+        NOT_FOUND,
+        "collection_id",
+    ),
+    "CollectionService.DeleteCollection": Case(
+        lambda world: {"collection_id": world.collection_id, "delete_documents": True}, NOT_FOUND, "collection_id"
+    ),
     "SearchService.Search": Case(lambda world: {"query": SECRET_TEXT, "document_ids": [world.document_id]}, OK),
     "AssistantService.CreateAssistant": Case(lambda world: {"assistant": {"display_name": "x"}}, OK),
     "AssistantService.GetAssistant": Case(
@@ -285,6 +303,7 @@ def world(system: System) -> World:
         {"assistant": {"displayName": f"{CANARY} assistente"}, "updateMask": "displayName"},
     )
     document = first.admin.upload("segredo.txt", SECRET_TEXT.encode(), title=f"{CANARY} título")["document"]
+    collection = first.admin.post("/v1/collections", {"collection": {"displayName": f"{CANARY} acervo"}})
     first.admin.post("/v1/conversations", {"conversationId": SAME_ID, "title": f"{CANARY} conversa"})
     told = first.admin.ask(first.assistant_id, f"{CANARY}: com que senha abre o cofre da prefeitura?")
     assert CANARY in told.text
@@ -316,6 +335,7 @@ def world(system: System) -> World:
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
         webhook_id=webhook["webhookId"],
+        collection_id=collection["collectionId"],
     )
 
 

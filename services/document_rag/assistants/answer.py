@@ -31,7 +31,7 @@ from services.document_rag.assistants.prompt import build_prompt, most_prompt_to
 from services.document_rag.assistants.providers import AnswerProvider, Delta, Sampling
 from services.document_rag.assistants.token_budget import Hold, Paid, TokenBudget, Wanted
 from services.document_rag.assistants.turns import Turn, TurnStore
-from services.document_rag.model import DEFAULT_TOP_K, Passage, SearchMode, SearchResult
+from services.document_rag.model import DEFAULT_TOP_K, Filter, Passage, SearchMode, SearchResult
 from services.document_rag.search.chunk_index import ChunkIndex
 from shared.caller import current_caller
 from shared.errors import DeadlineExceeded, Internal, RequestIdReused, ServiceError, Unavailable
@@ -220,7 +220,7 @@ class AnswerStory:
             query,
             top_k=assistant.top_k or DEFAULT_TOP_K,
             mode=SearchMode.HYBRID,
-            document_ids=assistant.document_ids,
+            filter=Filter(document_ids=assistant.document_ids),
         )
         return earlier, found
 

@@ -1,7 +1,15 @@
-"""Passages between protobuf and the model."""
+"""Searches and passages between protobuf and the model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from google.protobuf.struct_pb2 import Struct
 
 from prosa.document_rag.v1 import search_service_pb2 as pb
-from services.document_rag.model import DEFAULT_TOP_K, Passage, RetrievalMode, SearchMode, SearchResult
+from services.document_rag.model import DEFAULT_TOP_K, Filter, Passage, RetrievalMode, SearchMode, SearchResult
+from services.document_rag.scope_wire import conditions_of, scope_to_proto, scope_to_read
+from services.document_rag.search.embedders import Vectors
 
 _MODES = {
     pb.SEARCH_MODE_UNSPECIFIED: SearchMode.HYBRID,
@@ -12,6 +20,8 @@ _MODES = {
 _RETRIEVAL_MODES = {
     RetrievalMode.NONE: pb.RETRIEVAL_MODE_UNSPECIFIED,
     RetrievalMode.EXACT: pb.RETRIEVAL_MODE_EXACT,
+    RetrievalMode.INDEX: pb.RETRIEVAL_MODE_INDEX,
+    RetrievalMode.EXACT_FALLBACK: pb.RETRIEVAL_MODE_EXACT_FALLBACK,
 }
 
 
@@ -20,10 +30,28 @@ def search_of(request: pb.SearchRequest) -> tuple[SearchMode, int]:
     return _MODES[request.mode], request.top_k or DEFAULT_TOP_K
 
 
+def filter_of(request: pb.SearchRequest) -> Filter:
+    """What may be found; InvalidArgument for conditions that make no sense."""
+    return Filter(
+        document_ids=tuple(request.document_ids),
+        collection_ids=tuple(request.collection_ids),
+        conditions=conditions_of(request.metadata_filter),
+        languages=tuple(request.languages),
+        scope=scope_to_read(request.scope),
+    )
+
+
+def vector_of(request: pb.SearchRequest) -> Vectors | None:
+    """The query as the vector that came with it."""
+    return np.array(request.vector, dtype=np.float32) if request.vector else None
+
+
 def search_response(result: SearchResult) -> pb.SearchResponse:
     """What a search found."""
     return pb.SearchResponse(
-        passages=map(passage_message, result.passages), retrieval_mode=_RETRIEVAL_MODES[result.retrieval_mode]
+        passages=map(passage_message, result.passages),
+        retrieval_mode=_RETRIEVAL_MODES[result.retrieval_mode],
+        reranker=result.reranker,
     )
 
 
@@ -40,4 +68,14 @@ def passage_message(passage: Passage) -> pb.Passage:
         char_end=passage.char_end,
         text=passage.text,
         score=passage.score,
+        collection_id=passage.collection_id,
+        scope=scope_to_proto(passage.scope),
+        language=passage.language,
+        metadata=_struct(passage.metadata),
     )
+
+
+def _struct(metadata: Mapping[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(metadata)
+    return struct
