@@ -34,6 +34,7 @@ from services.document_rag.documents.document_store import DocumentStore, regist
 from services.document_rag.documents.handlers import DocumentHandlers
 from services.document_rag.documents.ingest import Ingest, IngestLimits
 from services.document_rag.documents.originals import Originals
+from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.documents.sandbox import ExtractionLimits
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
@@ -120,13 +121,12 @@ async def _open_embedder(config: Config) -> AsyncIterator[Embedder]:
 def _limits(config: Config) -> IngestLimits:
     return IngestLimits(
         document_bytes=config.max_document_bytes,
-        chunk_characters=config.chunk_characters,
-        chunk_overlap_characters=config.chunk_overlap_characters,
         at_once=config.ingests_at_once,
         extraction=ExtractionLimits(
             memory_bytes=config.extraction_memory_bytes,
             cpu_seconds=config.extraction_cpu_seconds,
             wall_seconds=config.extraction_wall_seconds,
+            chunk=ChunkSize(config.chunk_tokens, config.chunk_overlap_tokens),
         ),
     )
 

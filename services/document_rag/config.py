@@ -29,14 +29,14 @@ class Config(ServiceConfig):
     originals_url: str = ".prosa/originals"
     """Where uploaded files are kept: a directory, or file:///…, s3://bucket/prefix, gs://…, az://…"""
 
-    max_document_bytes: int = Field(default=25 * MIB, gt=0)
+    max_document_bytes: int = Field(default=128 * MIB, gt=0)
     """Largest file that may be uploaded."""
 
-    chunk_characters: int = Field(default=800, ge=200, le=4000)
-    """Most characters of a chunk."""
+    chunk_tokens: int = Field(default=200, ge=50, le=2000)
+    """Most tokens of a chunk."""
 
-    chunk_overlap_characters: int = Field(default=100, ge=0, le=400)
-    """Characters at most that a chunk repeats of the one before it."""
+    chunk_overlap_tokens: int = Field(default=25, ge=0, le=500)
+    """Tokens at most that a chunk repeats of the one before it."""
 
     ingests_at_once: int = Field(default=2, ge=1, le=64)
     """Uploads worked on at the same time; others wait."""
@@ -44,10 +44,10 @@ class Config(ServiceConfig):
     extraction_memory_bytes: int = Field(default=1024 * MIB, ge=256 * MIB)
     """Address space of the process that reads one file."""
 
-    extraction_cpu_seconds: int = Field(default=60, ge=1)
+    extraction_cpu_seconds: int = Field(default=120, ge=1)
     """Processor time that reading one file may take."""
 
-    extraction_wall_seconds: float = Field(default=90.0, gt=0)
+    extraction_wall_seconds: float = Field(default=180.0, gt=0)
     """Time that reading one file may take."""
 
     embedder: Literal["hashed", "openai"] = "hashed"
@@ -118,6 +118,12 @@ class Config(ServiceConfig):
 
     turns_kept_days: float = Field(default=7.0, gt=0)
     """How long a request_id of Ask is remembered."""
+
+    @model_validator(mode="after")
+    def _chunks_go_on(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError("chunk_overlap_tokens must be less than chunk_tokens")
+        return self
 
     @model_validator(mode="after")
     def _leases_outlive_answers(self) -> Self:

@@ -1,40 +1,58 @@
 """Reading untrusted files: every type gives its text, and nothing hostile gets further than its own process."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from services.document_rag.documents.sandbox import ExtractionLimits, extract
-from services.document_rag.model import DocumentEmpty, DocumentUnreadable, ExtractedText
+from services.document_rag.documents.read_text import ReadText
+from services.document_rag.documents.sandbox import ExtractionLimits, reading
+from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
 from tests.document_rag import samples
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an upload of the bytes would get, its chunks taken out of their file."""
+
+    about: ReadText
+    chunks: list[Chunk]
+
+    @property
+    def text(self) -> str:
+        """The text of a document that is one chunk."""
+        (only,) = self.chunks
+        return only.text
 
 
 async def read(
     directory: Path, content: bytes, filename: str = "", limits: ExtractionLimits | None = None, mime_type: str = ""
-) -> ExtractedText:
+) -> Read:
     """The text of the bytes, as an upload would get it."""
     path = directory / "upload"
     path.write_bytes(content)
-    return await extract(path, filename, mime_type, limits or ExtractionLimits())
+    async with reading(path, filename, mime_type, limits or ExtractionLimits()) as text:
+        return Read(text, [chunk for piece in text.slices() for chunk in piece])
 
 
 async def test_markdown_is_kept_as_written_and_its_heading_is_the_title(tmp_path: Path) -> None:
     extracted = await read(tmp_path, samples.LIXO.encode(), "lixo.md")
-    assert (extracted.title, extracted.mime_type, extracted.text) == ("Coleta de lixo", "text/markdown", samples.LIXO)
+    assert (extracted.about.title, extracted.about.mime_type) == ("Coleta de lixo", "text/markdown")
+    assert extracted.text == samples.LIXO.strip()
 
 
 async def test_pages_of_a_pdf_are_numbered_and_its_wrapped_lines_joined(tmp_path: Path) -> None:
     content = samples.pdf("A prefeitura informa que o prazo de\ninscrição termina na sexta-feira.", "Segunda página.")
     extracted = await read(tmp_path, content, "edital.bin")
-    assert extracted.mime_type == "application/pdf"
-    assert [page.number for page in extracted.pages] == [1, 2]
-    assert extracted.pages[0].text == "A prefeitura informa que o prazo de inscrição termina na sexta-feira."
-    assert extracted.page_count == 2
+    assert extracted.about.mime_type == "application/pdf"
+    assert [chunk.page for chunk in extracted.chunks] == [1, 2]
+    assert extracted.chunks[0].text == "A prefeitura informa que o prazo de inscrição termina na sexta-feira."
+    assert extracted.about.page_count == 2
 
 
 async def test_html_loses_its_furniture_and_keeps_headings_lists_and_rows(tmp_path: Path) -> None:
     extracted = await read(tmp_path, samples.HTML.encode())
-    assert extracted.title == "Alvará de funcionamento"
+    assert extracted.about.title == "Alvará de funcionamento"
     assert "# Alvará de funcionamento" in extracted.text
     assert "## Documentos\n\n- Contrato social" in extracted.text
     assert "Análise | 15 |" in extracted.text
@@ -47,7 +65,7 @@ async def test_html_loses_its_furniture_and_keeps_headings_lists_and_rows(tmp_pa
 async def test_docx_gives_headings_paragraphs_and_tables_in_order(tmp_path: Path) -> None:
     content = samples.docx_of("Cemitério municipal", "Sepultamento", "O velório é gratuito.")
     extracted = await read(tmp_path, content, "arquivo")
-    assert extracted.title == "Cemitério municipal"
+    assert extracted.about.title == "Cemitério municipal"
     assert extracted.text == "# Sepultamento\n\nO velório é gratuito.\n\nTaxa | R$ 35,00"
 
 
@@ -59,7 +77,7 @@ async def test_brazilian_text_is_read_in_the_encodings_it_comes_in(tmp_path: Pat
 
 async def test_content_decides_the_type_against_name_and_declaration(tmp_path: Path) -> None:
     extracted = await read(tmp_path, samples.pdf("Texto."), "nota.docx", mime_type="text/html")
-    assert extracted.mime_type == "application/pdf"
+    assert extracted.about.mime_type == "application/pdf"
 
 
 async def test_a_declared_html_fragment_is_read_as_html(tmp_path: Path) -> None:

@@ -13,16 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from services.document_rag.documents.chunking import cut
 from services.document_rag.documents.document_store import DocumentStore, IngestedText
 from services.document_rag.documents.originals import Originals
-from services.document_rag.documents.sandbox import ExtractionLimits, extract
+from services.document_rag.documents.sandbox import ExtractionLimits, reading
 from services.document_rag.model import (
-    Chunk,
     Description,
-    DocumentEmpty,
     DocumentTooLarge,
-    ExtractedText,
     NewDocument,
     UploadResult,
     document_title,
@@ -39,9 +35,7 @@ from shared.identifiers import new_id
 class IngestLimits:
     """What one upload may cost, and how many are worked on at once."""
 
-    document_bytes: int = 25 * 1024 * 1024
-    chunk_characters: int = 800
-    chunk_overlap_characters: int = 100
+    document_bytes: int = 128 * 1024 * 1024
     at_once: int = 2
     extraction: ExtractionLimits = field(default_factory=ExtractionLimits)
 
@@ -101,33 +95,23 @@ class Ingest:
 
     async def _read(self, upload: NewDocument, path: Path) -> IngestedText:
         said = upload.said
-        extracted = await extract(path, said.filename, said.mime_type, self._limits.extraction)
-        title = document_title(said.title, extracted.title, said.filename)
-        chunks = await asyncio.to_thread(self._cut, extracted)
+        async with reading(path, said.filename, said.mime_type, self._limits.extraction) as read:
+            title = document_title(said.title, read.title, said.filename)
+            chunks = [chunk for piece in read.slices() for chunk in piece]
         searchable = [chunk.searchable(title) for chunk in chunks]
         vectors = await self._embedder.embed_documents(searchable)
         chunk_words = await asyncio.to_thread(lambda: [words_of(text) for text in searchable])
         terms = await self._stemmer.terms(word for words in chunk_words for word in words)
         return IngestedText(
             title=title,
-            mime_type=extracted.mime_type,
-            page_count=extracted.page_count,
-            char_count=len(extracted.text),
+            mime_type=read.mime_type,
+            page_count=read.page_count,
+            char_count=read.char_count,
             chunks=chunks,
             vectors=vectors,
             embedding_model=self._embedder.model,
             vocabulary=await asyncio.to_thread(vocabulary_of, chunk_words, terms),
         )
-
-    def _cut(self, extracted: ExtractedText) -> list[Chunk]:
-        chunks = cut(
-            extracted,
-            size_characters=self._limits.chunk_characters,
-            overlap_characters=self._limits.chunk_overlap_characters,
-        )
-        if not chunks:
-            raise DocumentEmpty("the document holds no text")
-        return chunks
 
     async def _commit(self, tenant_id: str, upload: NewDocument, text: IngestedText, path: Path) -> UploadResult:
         await self._originals.put(tenant_id, upload.document_id, path)
