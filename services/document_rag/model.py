@@ -219,34 +219,6 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Text of one page. `number` counts from 1; 0 means that the format has no pages."""
-
-    number: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractedText:
-    """What extraction made of the bytes. `title` is "" when the document names none."""
-
-    title: str
-    mime_type: str
-    is_markdown: bool
-    pages: tuple[Page, ...]
-
-    @property
-    def text(self) -> str:
-        """The text that character spans count in: the pages, one empty line between them."""
-        return PAGE_BREAK.join(page.text for page in self.pages)
-
-    @property
-    def page_count(self) -> int:
-        """Pages; 0 when the format has none."""
-        return sum(1 for page in self.pages if page.number)
-
-
-@dataclass(frozen=True, slots=True)
 class Chunk:
     """A verbatim span of the document's text. `page` 0 = no pages; spans count characters, end exclusive."""
 
