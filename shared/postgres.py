@@ -8,8 +8,10 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from itertools import chain
 from typing import Literal, cast
 
 import asyncpg
@@ -115,24 +117,31 @@ def _session(schema: str, role: str, command_timeout_seconds: float) -> dict[str
 
 @asynccontextmanager
 async def tenant_transaction(
-    pool: asyncpg.Pool, tenant_id: str, *, snapshot: bool = False
+    pool: asyncpg.Pool, tenant_id: str, *, snapshot: bool = False, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncpg.Connection]:
     """A transaction that sees and writes the rows of one tenant only ("*": of all, on tables that allow it).
 
     Committed at the end of the block, rolled back when it raises. With `snapshot` it only reads, all as of one moment.
+    `settings` are the server's own, by name, for this transaction.
     Raises Unavailable and Conflict as postgres_errors does; a connection whose state is unknown is thrown away.
     """
     isolation: Literal["repeatable_read"] | None = "repeatable_read" if snapshot else None
+    local = {"app.tenant": tenant_id, **(settings or {})}
     with postgres_errors():
         async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as proxy:
             connection = cast("asyncpg.Connection", proxy)
             try:
                 async with connection.transaction(isolation=isolation, readonly=snapshot):
-                    await connection.execute("select set_config('app.tenant', $1, true)", tenant_id)
+                    await connection.execute(_set_local(len(local)), *chain.from_iterable(local.items()))
                     yield connection
             except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError):
                 connection.terminate()
                 raise
+
+
+@cache
+def _set_local(count: int) -> str:
+    return "select " + ", ".join(f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(count))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Composition root of document_rag: `python -m services.document_rag [migrate]`."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from openai import AsyncOpenAI
 
 from prosa.document_rag.v1 import (
     assistant_service_pb2,
+    chunk_service_pb2,
     collection_service_pb2,
     document_service_pb2,
     search_service_pb2,
 )
 from prosa.document_rag.v1.assistant_service_pb2_grpc import add_AssistantServiceServicer_to_server
+from prosa.document_rag.v1.chunk_service_pb2_grpc import add_ChunkServiceServicer_to_server
 from prosa.document_rag.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
 from prosa.document_rag.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from prosa.document_rag.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
@@ -36,15 +38,22 @@ from services.document_rag.documents.ingest import Ingest, IngestLimits
 from services.document_rag.documents.originals import Originals
 from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.documents.sandbox import ExtractionLimits
+from services.document_rag.search.chunk_handlers import ChunkHandlers
 from services.document_rag.search.chunk_index import ChunkIndex
+from services.document_rag.search.chunk_push import ChunkPush
+from services.document_rag.search.chunk_store import ChunkStore
 from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
 from services.document_rag.search.handlers import SearchHandlers
+from services.document_rag.search.recall_sampler import RecallSampler
 from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.vector_indexes import IndexSettings, VectorIndexes
+from services.document_rag.search.vectors import VectorSearch
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel, token_ready
 from shared.command_line import command
 from shared.postgres import migrate, open_pool, pool_ready
 from shared.server import Endpoint, Ready, serve
+from shared.steadily import in_background, steadily
 
 SCHEMA = "document_rag"
 MIGRATIONS = Path(__file__).parent / "schema"
@@ -59,6 +68,8 @@ class Documents:
     collections: CollectionStore
     index: ChunkIndex
     ingest: Ingest
+    push: ChunkPush
+    chunks: ChunkStore
 
 
 @asynccontextmanager
@@ -75,7 +86,31 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
     ):
         store, stemmer = DocumentStore(pool), Stemmer(pool)
         ingest = Ingest(store, Originals(config.originals_url), embedder, stemmer, _limits(config))
-        yield Documents(pool, store, CollectionStore(pool), ChunkIndex(pool, embedder, stemmer), ingest)
+        vectors = VectorSearch(pool, config.vectors_compared_exactly)
+        chunks = ChunkStore(pool, vectors, embedder.model)
+        async with _keeping_indexes(config, pool, vectors):
+            yield Documents(
+                pool=pool,
+                store=store,
+                collections=CollectionStore(pool),
+                index=ChunkIndex(pool, embedder, stemmer),
+                ingest=ingest,
+                push=ChunkPush(chunks, embedder),
+                chunks=chunks,
+            )
+
+
+def _keeping_indexes(config: Config, pool: asyncpg.Pool, vectors: VectorSearch) -> AbstractAsyncContextManager[None]:
+    indexes = VectorIndexes(
+        config.database_url,
+        SCHEMA,
+        IndexSettings(memory_bytes=config.vector_index_memory_bytes, compared_exactly=config.vectors_compared_exactly),
+    )
+    sampler = RecallSampler(pool, vectors)
+    return in_background(
+        steadily("vector_indexes", indexes.keep, config.vector_index_look_seconds),
+        steadily("recall_sampling", sampler.sample, config.recall_sample_seconds),
+    )
 
 
 @dataclass(frozen=True)
@@ -88,12 +123,17 @@ class Assistants:
 
 
 def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
-    """DocumentService, CollectionService and SearchService."""
+    """DocumentService, CollectionService, ChunkService and SearchService."""
     return [
         Endpoint(
             add=add_CollectionServiceServicer_to_server,
             servicer=CollectionHandlers(documents.collections, documents.ingest),
             full_name=collection_service_pb2.DESCRIPTOR.services_by_name["CollectionService"].full_name,
+        ),
+        Endpoint(
+            add=add_ChunkServiceServicer_to_server,
+            servicer=ChunkHandlers(documents.push, documents.chunks),
+            full_name=chunk_service_pb2.DESCRIPTOR.services_by_name["ChunkService"].full_name,
         ),
         Endpoint(
             add=add_DocumentServiceServicer_to_server,

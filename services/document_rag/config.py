@@ -59,6 +59,19 @@ class Config(ServiceConfig):
     embedding_deadline_seconds: float = Field(default=20.0, gt=0)
     """How long one batch of embeddings may take, retries included."""
 
+    vectors_compared_exactly: int | None = Field(default=None, ge=1)
+    """Up to how many vectors of a tenant, or of a collection, are compared one by one: recall is 1 then. More get an
+    approximate index. Unset: by their dimensions, 5000 at 1536, 10000 at 768 or fewer."""
+
+    vector_index_memory_bytes: int = Field(default=1024 * MIB, ge=64 * MIB)
+    """What PostgreSQL may use at most while it builds an approximate index."""
+
+    vector_index_look_seconds: float = Field(default=3.0, gt=0)
+    """How often it is looked whether an approximate index is due."""
+
+    recall_sample_seconds: float = Field(default=60.0, gt=0)
+    """How often the recall of an approximate index is sampled; each time of one."""
+
     openai_api_key: SecretStr = Field(
         default=SecretStr(""), validation_alias=AliasChoices("DOCUMENT_RAG_OPENAI_API_KEY", "OPENAI_API_KEY")
     )

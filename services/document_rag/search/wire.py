@@ -17,7 +17,7 @@ _MODES = {
     pb.SEARCH_MODE_KEYWORD: SearchMode.KEYWORD,
     pb.SEARCH_MODE_HYBRID: SearchMode.HYBRID,
 }
-_RETRIEVAL_MODES = {
+RETRIEVAL_MODES = {
     RetrievalMode.NONE: pb.RETRIEVAL_MODE_UNSPECIFIED,
     RetrievalMode.EXACT: pb.RETRIEVAL_MODE_EXACT,
     RetrievalMode.INDEX: pb.RETRIEVAL_MODE_INDEX,
@@ -50,7 +50,7 @@ def search_response(result: SearchResult) -> pb.SearchResponse:
     """What a search found."""
     return pb.SearchResponse(
         passages=map(passage_message, result.passages),
-        retrieval_mode=_RETRIEVAL_MODES[result.retrieval_mode],
+        retrieval_mode=RETRIEVAL_MODES[result.retrieval_mode],
         reranker=result.reranker,
     )
 

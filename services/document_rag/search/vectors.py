@@ -1,0 +1,297 @@
+"""Nearest vectors, and the guard over how many of them may be missed.
+
+Vectors that are compared with one another form a space. A small space is compared whole. Over a large one lie segments,
+approximate indexes (HNSW) each over a range of the numbers that ascend with every write; what no segment covers, the
+newest always, is compared one by one beside them. So a write never waits for an index, and is found at once.
+
+Which of the two is used is decided here and never by the planner: an exact comparison sorts by `distance + 0`, which no
+index answers; an approximate one forbids the planner to sort. Spaces, tenants and ranges stand in the statements as
+literals, because only then does the planner know that a partial index covers them, without planning each call anew.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import asyncpg
+import numpy as np
+
+from services.document_rag.model import RetrievalMode
+from services.document_rag.search.embedders import Vectors
+from services.document_rag.search.filters import Parameters
+from shared.postgres import tenant_transaction
+
+MAX_CANDIDATES = 1000
+_CANDIDATES_AT_20_000 = 100
+_STATE_SECONDS = 1.0
+_MOST_SPACES_KEPT = 10_000
+_PROMISED_RECALL, _AMPLE_RECALL = 0.95, 0.995
+_STEP, _WIDEST = 1.4, 4.0
+
+
+class Kind(Enum):
+    """Whose chunks a space holds: those of documents, by model, or those that programs pushed, by collection."""
+
+    DOCUMENTS = "documents"
+    PUSHED = "pushed"
+
+
+_TABLES = {Kind.DOCUMENTS: ("chunks", "embedding_model"), Kind.PUSHED: ("pushed_chunks", "collection_id")}
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Vectors of one tenant that are compared with one another; all have the same dimensions."""
+
+    tenant_id: str
+    kind: Kind
+    key: str
+
+    @property
+    def table(self) -> str:
+        """Where its rows are."""
+        return _TABLES[self.kind][0]
+
+    @property
+    def members(self) -> str:
+        """Which rows of the table are its, as SQL without parameters."""
+        return f"tenant_id = {literal(self.tenant_id)} and {_TABLES[self.kind][1]} = {literal(self.key)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An approximate index over the rows with low < number <= high; `rows` as many as there were when it was built."""
+
+    segment_id: int
+    dimensions: int
+    low: int
+    high: int
+    rows: int
+    ready: bool = True
+
+    @property
+    def index_name(self) -> str:
+        """Name of the index in the schema."""
+        return f"vector_segment_{self.segment_id}"
+
+    @property
+    def range(self) -> str:
+        """Its rows within the space, as SQL."""
+        return f"number > {self.low} and number <= {self.high}"
+
+    @property
+    def distance_type(self) -> str:
+        """What both sides are cast to, so that the index, which needs fixed dimensions, fits."""
+        return f"halfvec({self.dimensions})"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What else must hold of a row, as SQL with parameters from $2 on; and, where known, how many rows can meet it."""
+
+    sql: str = ""
+    parameters: tuple[object, ...] = ()
+    at_most: int | None = None
+
+    @property
+    def clause(self) -> str:
+        """To be put behind a where clause."""
+        return f" and {self.sql}" if self.sql else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """The nearest rows, nearest first: the columns asked for, and `distance`, the negative inner product."""
+
+    rows: Sequence[asyncpg.Record]
+    mode: RetrievalMode
+
+
+ALL = Condition()
+
+
+def condition_parameters() -> Parameters:
+    """Where a Condition's parameters are collected; the first place is the vector's."""
+    return Parameters([None])
+
+
+def candidates_for(rows: int) -> int:
+    """How many candidates a search through a segment of so many rows keeps, so that it misses few."""
+    return int(min(400, max(40, _CANDIDATES_AT_20_000 * (rows / 20_000) ** 0.35)))
+
+
+def exact_rows(dimensions: int) -> int:
+    """Up to how many vectors comparing them all is no slower than an index is worth: 15 to 30 ms."""
+    return int(min(10_000, max(3_000, 7_680_000 / dimensions)))
+
+
+def literal(text: str) -> str:
+    """A text as it stands in SQL."""
+    if "\0" in text:
+        raise ValueError("no text of PostgreSQL")
+    escaped = text.replace("'", "''")
+    if "\\" in text:
+        return " E'" + escaped.replace("\\", "\\\\") + "'"
+    return f"'{escaped}'"
+
+
+def halfvec_rows(vectors: Vectors) -> list[bytes]:
+    """Vectors as PostgreSQL receives them: dimensions, zero, big-endian halves."""
+    count, dimensions = vectors.shape
+    rows = np.empty((count, 4 + 2 * dimensions), np.uint8)
+    rows[:, :4] = np.frombuffer(dimensions.to_bytes(2, "big") + b"\0\0", np.uint8)
+    rows[:, 4:] = vectors.astype(">f2").view(np.uint8)
+    return [row.tobytes() for row in rows]
+
+
+def from_halfvec(raw: bytes) -> Vectors:
+    """The way back."""
+    return np.frombuffer(raw, dtype=">f2", offset=4).astype(np.float32)
+
+
+@dataclass(slots=True)
+class VectorSearch:
+    """Finds nearest vectors. Which segments a space has is asked at most once a second: one that was just dropped costs
+    time, never a result, because the statement holds without the index, too."""
+
+    pool: asyncpg.Pool
+    compared_exactly: int | None = None
+    _known: dict[Space, tuple[float, Sequence[Segment]]] = field(default_factory=dict)
+    _widened: dict[Space, float] = field(default_factory=dict)
+
+    async def nearest(
+        self,
+        space: Space,
+        vector: Vectors,
+        limit: int,
+        *,
+        columns: str,
+        as_tenant: str | None = None,
+        condition: Condition = ALL,
+        candidates: int = 0,
+    ) -> Near:
+        """The `limit` nearest rows that meet the condition, read as the tenant (the space's own unless stated).
+
+        `columns` are those of the space's table. `candidates` 0: as many as keep recall high. Complete whenever so many
+        rows exist.
+        """
+        reader = as_tenant or space.tenant_id
+        parameters = (halfvec_rows(vector.reshape(1, -1))[0], *condition.parameters)
+        segments = await self.segments(space, reader)
+        compared = exact(space, limit, condition, columns)
+        if not segments or self._few(condition, len(vector)):
+            async with tenant_transaction(self.pool, reader) as connection:
+                return Near(await connection.fetch(compared, *parameters), RetrievalMode.EXACT)
+        settings = approximate_settings(max(limit, candidates or self.candidates(space, segments)))
+        async with tenant_transaction(self.pool, reader, settings=settings) as connection:
+            rows = await connection.fetch(approximate(space, segments, limit, condition, columns), *parameters)
+            if len(rows) == limit:
+                return Near(rows, RetrievalMode.INDEX)
+            return Near(await connection.fetch(compared, *parameters), RetrievalMode.EXACT_FALLBACK)
+
+    def candidates(self, space: Space, segments: Sequence[Segment]) -> int:
+        """As many as its largest segment asks for, more where that was seen to be too few."""
+        usual = candidates_for(max(segment.rows for segment in segments))
+        return min(MAX_CANDIDATES, int(usual * self._widened.get(space, 1.0)))
+
+    def heed(self, space: Space, recall: float) -> None:
+        """A recall@10 that is too low widens the search of the space, an ample one narrows it back to the usual."""
+        wider = self._widened.pop(space, 1.0)
+        if recall < _PROMISED_RECALL:
+            wider = min(wider * _STEP, _WIDEST)
+        elif recall > _AMPLE_RECALL:
+            wider = max(wider / _STEP, 1.0)
+        if wider > 1.0:
+            self._widened[space] = wider
+
+    def _few(self, condition: Condition, dimensions: int) -> bool:
+        few = self.compared_exactly or exact_rows(dimensions)
+        return condition.at_most is not None and condition.at_most <= few
+
+    async def segments(self, space: Space, reader: str) -> Sequence[Segment]:
+        """The approximate indexes over the space that can be used, oldest rows first."""
+        at, segments = self._known.get(space, (0.0, ()))
+        if time.monotonic() - at < _STATE_SECONDS:
+            return segments
+        async with tenant_transaction(self.pool, reader) as connection:
+            segments = await ready_segments(connection, space)
+        if len(self._known) >= _MOST_SPACES_KEPT:
+            self._known.clear()
+        self._known[space] = time.monotonic(), segments
+        return segments
+
+
+async def ready_segments(connection: asyncpg.Connection, space: Space) -> Sequence[Segment]:
+    """The segments of the space whose index is built."""
+    rows = await connection.fetch(
+        "select segment_id, dimensions, low, high, rows from vector_segments"
+        " where tenant_id = $1 and kind = $2 and key = $3 and ready order by low, high desc",
+        space.tenant_id,
+        space.kind.value,
+        space.key,
+    )
+    segments: list[Segment] = []
+    for row in rows:
+        segment = Segment(**dict(row))
+        # One that was merged into a wider one is still there for a moment, and covered.
+        if not segments or segment.low >= segments[-1].high:
+            segments.append(segment)
+    return segments
+
+
+def exact(space: Space, limit: int, condition: Condition = ALL, columns: str = "number") -> str:
+    """The statement that compares all rows of the space that meet the condition; $1 is the vector."""
+    return _joined(_compared(space, "true", limit, condition), space, limit, columns)
+
+
+def approximate(
+    space: Space, segments: Sequence[Segment], limit: int, condition: Condition = ALL, columns: str = "number"
+) -> str:
+    """The statement that searches the segments, and compares what they do not cover."""
+    legs = [
+        f"(select number, embedding::{segment.distance_type} <#> $1::{segment.distance_type} as distance"  # noqa: S608
+        f" from {space.table} where {space.members} and {segment.range}{condition.clause}"
+        f" order by embedding::{segment.distance_type} <#> $1::{segment.distance_type} limit {limit})"
+        for segment in segments
+    ]
+    legs += [f"({_compared(space, gap, limit, condition)})" for gap in _gaps(segments)]
+    return _joined(" union all ".join(legs), space, limit, columns)
+
+
+def approximate_settings(candidates: int) -> dict[str, str]:
+    """What an approximate statement runs under: an index scan that goes on until it has enough, and no sort instead."""
+    return {
+        "hnsw.ef_search": str(min(candidates, MAX_CANDIDATES)),
+        "hnsw.iterative_scan": "relaxed_order",
+        "enable_sort": "off",
+    }
+
+
+def _joined(legs: str, space: Space, limit: int, columns: str) -> str:
+    # What is read of a row besides its vector is read of the rows found only.
+    return (
+        f"with legs as materialized ({legs}),"  # noqa: S608
+        f" near as materialized (select * from legs order by distance, number desc limit {limit})"
+        f" select distance, {columns} from near join {space.table} using (number) where {space.members}"
+        " order by distance, number desc"
+    )
+
+
+def _compared(space: Space, where: str, limit: int, condition: Condition) -> str:
+    # "+ 0": no index can give this order, so all of it is compared.
+    return (
+        f"select number, (embedding <#> $1::halfvec) + 0 as distance from {space.table}"  # noqa: S608
+        f" where {space.members} and {where}{condition.clause} order by distance, number desc limit {limit}"
+    )
+
+
+def _gaps(segments: Sequence[Segment]) -> list[str]:
+    gaps, covered = [], None
+    for segment in segments:
+        if covered is None and segment.low > 0:
+            gaps.append(f"number <= {segment.low}")
+        elif covered is not None and segment.low > covered:
+            gaps.append(f"number > {covered} and number <= {segment.low}")
+        covered = segment.high
+    return [*gaps, f"number > {covered or 0}"]
