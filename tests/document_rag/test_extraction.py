@@ -8,7 +8,7 @@ import pytest
 from services.document_rag.documents.read_text import ReadText
 from services.document_rag.documents.sandbox import ExtractionLimits, reading
 from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
-from tests.document_rag import samples
+from tests.document_rag import office_samples, samples
 
 
 @dataclass(frozen=True)
@@ -95,22 +95,115 @@ async def test_blank_text_is_empty(tmp_path: Path) -> None:
         await read(tmp_path, b" \n\t \n", "vazio.txt")
 
 
+async def test_docx_gives_what_stands_beside_the_running_text_too(tmp_path: Path) -> None:
+    extracted = await read(tmp_path, office_samples.rich_docx())
+    body = "# Edital\n\nO prazo é de dez dias.\n\nAviso na caixa\n\nContados em dias úteis.\n\nCampo preenchido"
+    assert extracted.text == f"{body}\n\nPrefeitura de Exemplo\n\nRua das Flores, 10"
+
+
+async def test_slides_of_a_pptx_are_pages_with_their_tables_groups_and_notes(tmp_path: Path) -> None:
+    extracted = await read(tmp_path, office_samples.pptx(), "audiencia.pptx")
+    first, second = extracted.chunks
+    assert (extracted.about.title, extracted.about.page_count) == ("Audiência pública", 2)
+    assert (first.page, first.section) == (1, "Orçamento")
+    assert first.text.endswith("Receita de dez milhões\nDespesa de nove milhões\n\nLembrar do superávit.")
+    assert (second.page, second.text) == (2, "Texto agrupado\n\nObras | R$ 2 milhões")
+
+
+async def test_visible_sheets_of_an_xlsx_are_tables_that_know_their_columns(tmp_path: Path) -> None:
+    extracted = await read(tmp_path, office_samples.xlsx(), "planilha.xlsx")
+    assert [chunk.section for chunk in extracted.chunks] == ["Telefones: Secretaria, Ramal", "Datas: Evento, Dia"]
+    assert extracted.chunks[0].text.endswith("| Saúde | 4012 |\n| Educação | 40.5 |")
+    assert extracted.chunks[1].text.endswith("| Carnaval | 2026-02-17 |")
+
+
+async def test_a_brazilian_csv_is_a_table_and_every_chunk_of_it_knows_its_columns(tmp_path: Path) -> None:
+    rows = "".join(f'Rua {n};segunda-feira;"{n}h; à noite"\r\n' for n in range(100))
+    extracted = await read(tmp_path, f"Rua;Coleta;Horário\r\n{rows}".encode("cp1252"), "coleta.csv")
+    assert len(extracted.chunks) > 5
+    assert {chunk.section for chunk in extracted.chunks} == {"Rua, Coleta, Horário"}
+    assert "| Rua 42 | segunda-feira | 42h; à noite |" in "\n".join(chunk.text for chunk in extracted.chunks)
+
+
+async def test_chapters_of_an_epub_come_in_reading_order_without_the_table_of_contents(tmp_path: Path) -> None:
+    extracted = await read(tmp_path, office_samples.epub(), "guia.epub")
+    assert extracted.about.title == "Guia do cidadão"
+    assert [chunk.section for chunk in extracted.chunks] == ["Saúde", "Impostos"]
+
+
+async def test_bookmarks_of_a_pdf_are_the_sections_of_its_pages(tmp_path: Path) -> None:
+    content = samples.pdf("Capa.", "Objeto da lei.", "Ainda o objeto.", "Prazos.", bookmarks={"Objeto": 1, "Prazos": 3})
+    extracted = await read(tmp_path, content)
+    assert [chunk.section for chunk in extracted.chunks] == ["", "Objeto", "Objeto", "Prazos"]
+
+
+async def test_a_pdf_page_that_is_a_scan_among_others_is_counted(tmp_path: Path) -> None:
+    about = (await read(tmp_path, samples.pdf("Texto.", "", ""))).about
+    assert (about.page_count, about.empty_pages) == (3, 2)
+
+
+async def test_the_same_words_in_another_format_have_the_same_text_digest(tmp_path: Path) -> None:
+    texts = [
+        await read(tmp_path, samples.pdf("O prazo termina na\nsexta-feira.")),
+        await read(tmp_path, b"o PRAZO termina   na sexta-feira.\n", "aviso.txt"),
+        await read(tmp_path, b"O prazo termina na quinta-feira.", "aviso.txt"),
+    ]
+    digests = [text.about.text_sha256 for text in texts]
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("text", "language"),
     [
-        b"%PDF-1.7 truncated",
-        b"PK\x03\x04 not a zip",
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0",
-        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old word",
-        samples.docx_of("t", "h", "p")[:2000],
-        samples.entity_docx(),
-        samples.bomb_docx(80_000_000),
+        (samples.IPTU, "pt"),
+        ("The tax is due in February, and those who pay it at once will have a discount of ten per cent.", "en"),
+        ("El impuesto vence en febrero y los que pagan de una sola vez tienen un descuento del diez por ciento.", "es"),
+        ("12345 67890", ""),
     ],
-    ids=["cut pdf", "false zip", "picture", "old word", "cut docx", "entities", "zip bomb"],
+    ids=["Portuguese", "English", "Spanish", "numbers"],
 )
-async def test_damaged_and_foreign_files_are_unreadable(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(DocumentUnreadable):
-        await read(tmp_path, content)
+async def test_the_language_of_a_document_is_told(tmp_path: Path, text: str, language: str) -> None:
+    assert (await read(tmp_path, text.encode())).about.language == language
+
+
+async def test_a_text_with_a_few_broken_bytes_keeps_all_the_others(tmp_path: Path) -> None:
+    text = "A licitação é pública e a sessão é às três. " * 5
+    broken = text.encode().replace("sessão".encode(), b"sess\xc3", 1)
+    assert (await read(tmp_path, broken, "ata.txt")).chunks[0].text.startswith("A licitação é pública e a sess\ufffd é")
+
+
+@pytest.mark.parametrize(
+    ("content", "filename", "says"),
+    [
+        (b"%PDF-1.7 truncated", "a.pdf", "the PDF is damaged"),
+        (b"Not at all", "a.pdf", "the PDF is damaged: it does not begin like one"),
+        (samples.pdf("Segredo.", locked=True), "a.pdf", "the PDF is locked by a password"),
+        (office_samples.locked_office(), "a.docx", "locked by a password"),
+        (office_samples.locked_archive(office_samples.epub()), "a.epub", "locked by a password"),
+        (office_samples.epub({"META-INF/rights.xml": "<rights/>"}), "a.epub", "DRM"),
+        (b"PK\x03\x04 not a zip", "a.docx", "begins like a DOCX, XLSX or other archive, but is none"),
+        (office_samples.archive({"leia-me.txt": "oi"}), "a.zip", "an archive, not a document"),
+        (office_samples.archive({"mimetype": "application/vnd.oasis.opendocument.text"}), "a.odt", "OpenDocument"),
+        (office_samples.archive({"word/document.xml": "<w:document"}), "a.docx", "the DOCX is damaged"),
+        (office_samples.archive({"ppt/presentation.xml": "<p"}), "a.pptx", "the PPTX is damaged"),
+        (office_samples.archive({"xl/workbook.xml": "<workbook"}), "a.xlsx", "the XLSX is damaged"),
+        (office_samples.archive({"mimetype": "application/epub+zip"}), "a.epub", "the EPUB is damaged"),
+        (samples.docx_of("t", "h", "p")[:2000], "a.docx", "is damaged"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "a.pdf", "a PNG picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a.txt", "a JPEG picture"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old word", "a.doc", "old Word, Excel or PowerPoint"),
+        (b"{\\rtf1 oi}", "a.rtf", "an RTF file"),
+        (b"um texto\0 com bytes nulos \0\0", "a.txt", "NUL bytes"),
+        (samples.entity_docx(), "a.docx", "XML entities"),
+        (office_samples.epub({"livro/x.xhtml": '<!DOCTYPE l [<!ENTITY a "ha">]>'}), "a.epub", "XML entities"),
+        (samples.bomb_docx(80_000_000), "a.docx", "unpacks to far more"),
+        (b"|".join([b"c"] * 2_000), "a.csv", "columns"),
+    ],
+    ids=lambda each: each[:40] if isinstance(each, str) else "",
+)
+async def test_what_cannot_be_read_says_what_it_was(tmp_path: Path, content: bytes, filename: str, says: str) -> None:
+    with pytest.raises(DocumentUnreadable, match=says):
+        await read(tmp_path, content, filename)
 
 
 async def test_a_bomb_ends_its_own_process_at_the_memory_limit(tmp_path: Path) -> None:

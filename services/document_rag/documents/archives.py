@@ -51,10 +51,14 @@ def parsed(content: bytes) -> Any:
     return root
 
 
+def refuse_locked(archive: zipfile.ZipFile, kind: str) -> None:
+    """UnreadableError for parts under a password."""
+    if any(part.flag_bits & _ENCRYPTED for part in archive.infolist()):
+        raise UnreadableError(f"the {kind} is locked by a password; save it without one and upload that")
+
+
 def _refuse_bombs(archive: zipfile.ZipFile, kind: str) -> None:
     parts = archive.infolist()
-    if any(part.flag_bits & _ENCRYPTED for part in parts):
-        raise UnreadableError(f"the {kind} is locked by a password; save it without one")
     unpacked = sum(part.file_size for part in parts)
     packed = max(1, sum(part.compress_size for part in parts))
     is_bomb = unpacked > max(_SAFE_TO_UNPACK_BYTES, packed * MAX_COMPRESSION_RATIO)

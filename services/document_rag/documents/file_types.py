@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from services.document_rag.documents.archives import read_part
+from services.document_rag.documents.archives import read_part, refuse_locked
 from services.document_rag.documents.decoding import decoded
 from services.document_rag.documents.extracted import UnreadableError
 
@@ -49,7 +49,7 @@ _ENDINGS = {
     **dict.fromkeys(("csv", "tsv"), CSV),
 }
 _ARCHIVES = {"word/document.xml": DOCX, "ppt/presentation.xml": PPTX, "xl/workbook.xml": XLSX}
-_OPEN_DOCUMENT = "application/vnd.oasis.opendocument"
+_OPEN_DOCUMENT = b"application/vnd.oasis.opendocument"
 
 
 def type_of(path: Path, filename: str, mime_type: str) -> str:
@@ -83,21 +83,19 @@ def _text_type(opening: bytes, filename: str, mime_type: str) -> str:
 def _archive_type(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
+            refuse_locked(archive, "file")
             names = set(archive.namelist())
-            for part, kind in _ARCHIVES.items():
-                if part in names:
-                    return kind
-            stated = read_part(archive, "mimetype", "archive")[:100].decode("ascii", "replace").strip()
+            stated = read_part(archive, "mimetype", "file").strip() if "mimetype" in names else b""
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UnreadableError(
-            "the file is damaged: it begins like a DOCX, XLSX or other archive, but is none"
-        ) from error
-    except UnreadableError:
-        stated = ""
-    if stated == EPUB:
+        told = "the file is damaged: it begins like a DOCX, XLSX or other archive, but is none"
+        raise UnreadableError(told) from error
+    if stated == EPUB.encode():
         return EPUB
     if stated.startswith(_OPEN_DOCUMENT):
         raise UnreadableError(f"this is an OpenDocument file; save it as DOCX, XLSX, PPTX or PDF ({_SUPPORTED})")
+    for part, kind in _ARCHIVES.items():
+        if part in names:
+            return kind
     raise UnreadableError(f"this is an archive, not a document; upload the files in it ({_SUPPORTED})")
 
 

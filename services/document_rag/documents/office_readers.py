@@ -19,7 +19,7 @@ _FOOTNOTES = "/footnotes"
 
 
 def read_docx(path: Path) -> Extracted:
-    """Headers, then paragraphs, text boxes and tables in reading order with their footnotes, then footers."""
+    """Paragraphs, text boxes and tables in reading order with their footnotes; then headers and footers, each once."""
     import docx
 
     open_archive(path, "DOCX").close()
@@ -27,7 +27,7 @@ def read_docx(path: Path) -> Extracted:
         document = docx.Document(str(path))
         notes = _footnotes(document)
         body = document.element.body
-        parts = [*_margins(document, "header"), *_blocks(body, document, notes), *_margins(document, "footer")]
+        parts = [*_blocks(body, document, notes), *_margins(document, "header"), *_margins(document, "footer")]
         title = document.core_properties.title or ""
     except Exception as error:  # whatever XML or zip trouble: to the sender it is one thing
         raise UnreadableError("the DOCX is damaged") from error
