@@ -18,6 +18,7 @@ BENCHES = {
     "retrieval": "tests.bench.retrieval",
     "events": "tests.bench.events",
     "gateway": "tests.bench.gateway",
+    "chroma": "tests.bench.chroma",
 }
 
 
