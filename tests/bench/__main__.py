@@ -16,6 +16,7 @@ BENCHES = {
     "rates": "tests.bench.rates",
     "statement": "tests.bench.statement",
     "retrieval": "tests.bench.retrieval",
+    "ingest_memory": "tests.bench.ingest_memory",
     "events": "tests.bench.events",
     "gateway": "tests.bench.gateway",
     "chroma": "tests.bench.chroma",
