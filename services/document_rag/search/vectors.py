@@ -23,7 +23,7 @@ from services.document_rag.search.filters import Parameters
 from shared.postgres import tenant_transaction
 
 MAX_CANDIDATES = 1000
-_CANDIDATES_AT_20_000 = 100
+_CANDIDATES_AT_20_000 = 110
 _STATE_SECONDS = 1.0
 _MOST_SPACES_KEPT = 10_000
 _PROMISED_RECALL, _AMPLE_RECALL = 0.95, 0.995
@@ -118,7 +118,7 @@ def condition_parameters() -> Parameters:
 
 def candidates_for(rows: int) -> int:
     """How many candidates a search through a segment of so many rows keeps, so that it misses few."""
-    return int(min(400, max(40, _CANDIDATES_AT_20_000 * (rows / 20_000) ** 0.35)))
+    return int(min(400, max(40, _CANDIDATES_AT_20_000 * (rows / 20_000) ** 0.37)))
 
 
 def exact_rows(dimensions: int) -> int:
@@ -240,13 +240,13 @@ async def ready_segments(connection: asyncpg.Connection, space: Space) -> Sequen
     return segments
 
 
-def exact(space: Space, limit: int, condition: Condition = ALL, columns: str = "number") -> str:
+def exact(space: Space, limit: int, condition: Condition = ALL, columns: str = "chunk_id") -> str:
     """The statement that compares all rows of the space that meet the condition; $1 is the vector."""
     return _joined(_compared(space, "true", limit, condition), space, limit, columns)
 
 
 def approximate(
-    space: Space, segments: Sequence[Segment], limit: int, condition: Condition = ALL, columns: str = "number"
+    space: Space, segments: Sequence[Segment], limit: int, condition: Condition = ALL, columns: str = "chunk_id"
 ) -> str:
     """The statement that searches the segments, and compares what they do not cover."""
     legs = [
@@ -269,12 +269,12 @@ def approximate_settings(candidates: int) -> dict[str, str]:
 
 
 def _joined(legs: str, space: Space, limit: int, columns: str) -> str:
-    # What is read of a row besides its vector is read of the rows found only.
+    # What is read of a row besides its vector is read of the rows found only; "offset 0": by key, whatever is planned.
     return (
         f"with legs as materialized ({legs}),"  # noqa: S608
         f" near as materialized (select * from legs order by distance, number desc limit {limit})"
-        f" select distance, {columns} from near join {space.table} using (number) where {space.members}"
-        " order by distance, number desc"
+        f" select distance, found.* from near cross join lateral (select {columns} from {space.table}"
+        f" where {space.members} and {space.table}.number = near.number offset 0) as found order by distance"
     )
 
 
