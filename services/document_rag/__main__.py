@@ -32,12 +32,14 @@ from services.document_rag.assistants.turns import TurnStore
 from services.document_rag.config import Config
 from services.document_rag.documents.collection_handlers import CollectionHandlers
 from services.document_rag.documents.collection_store import CollectionStore
-from services.document_rag.documents.document_store import DocumentStore, register_vector_type
+from services.document_rag.documents.document_store import DocumentStore
 from services.document_rag.documents.handlers import DocumentHandlers
+from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.documents.ingest import Ingest, IngestLimits
-from services.document_rag.documents.originals import Originals
+from services.document_rag.documents.ingestion import Ingestion, IngestionSettings, open_ingestion
 from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.documents.sandbox import ExtractionLimits
+from services.document_rag.documents.upkeep import UpkeepTimes
 from services.document_rag.search.chunk_handlers import ChunkHandlers
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.chunk_push import ChunkPush
@@ -64,12 +66,21 @@ class Documents:
     """The documents half of the service, wired."""
 
     pool: asyncpg.Pool
-    store: DocumentStore
+    ingestion: Ingestion
     collections: CollectionStore
     index: ChunkIndex
-    ingest: Ingest
     push: ChunkPush
     chunks: ChunkStore
+
+    @property
+    def store(self) -> DocumentStore:
+        """The documents."""
+        return self.ingestion.store
+
+    @property
+    def ingest(self) -> Ingest:
+        """How documents come in and go."""
+        return self.ingestion.ingest
 
 
 @asynccontextmanager
@@ -84,17 +95,18 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         ) as pool,
         _open_embedder(config) as embedder,
     ):
-        store, stemmer = DocumentStore(pool), Stemmer(pool)
-        ingest = Ingest(store, Originals(config.originals_url), embedder, stemmer, _limits(config))
+        stemmer = Stemmer(pool)
         vectors = VectorSearch(pool, config.vectors_compared_exactly)
         chunks = ChunkStore(pool, vectors, embedder.model)
-        async with _keeping_indexes(config, pool, vectors):
+        async with (
+            _keeping_indexes(config, pool, vectors),
+            open_ingestion(pool, embedder, stemmer, _ingestion_settings(config)) as ingestion,
+        ):
             yield Documents(
                 pool=pool,
-                store=store,
+                ingestion=ingestion,
                 collections=CollectionStore(pool),
                 index=ChunkIndex(pool, embedder, stemmer),
-                ingest=ingest,
                 push=ChunkPush(chunks, embedder),
                 chunks=chunks,
             )
@@ -137,7 +149,7 @@ def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
         ),
         Endpoint(
             add=add_DocumentServiceServicer_to_server,
-            servicer=DocumentHandlers(documents.ingest, documents.store),
+            servicer=DocumentHandlers(documents.ingest, documents.store, documents.ingestion.admission),
             full_name=document_service_pb2.DESCRIPTOR.services_by_name["DocumentService"].full_name,
         ),
         Endpoint(
@@ -158,16 +170,25 @@ async def _open_embedder(config: Config) -> AsyncIterator[Embedder]:
         yield OpenAIEmbedder(client, model=config.embedding_model, deadline_seconds=config.embedding_deadline_seconds)
 
 
-def _limits(config: Config) -> IngestLimits:
-    return IngestLimits(
-        document_bytes=config.max_document_bytes,
-        at_once=config.ingests_at_once,
+def _ingestion_settings(config: Config) -> IngestionSettings:
+    return IngestionSettings(
+        originals_url=config.originals_url,
+        upload=IngestLimits(config.max_document_bytes, config.upload_patience_seconds),
         extraction=ExtractionLimits(
             memory_bytes=config.extraction_memory_bytes,
             cpu_seconds=config.extraction_cpu_seconds,
             wall_seconds=config.extraction_wall_seconds,
             chunk=ChunkSize(config.chunk_tokens, config.chunk_overlap_tokens),
         ),
+        upkeep=UpkeepTimes(
+            sweep_seconds=config.sweep_seconds,
+            orphan_seconds=config.orphan_original_hours * 3600,
+            cache_days=config.embedding_cache_days,
+        ),
+        workers=config.ingests_at_once,
+        lease_seconds=config.ingestion_lease_seconds,
+        embedding_calls_at_once=config.embedding_calls_at_once,
+        is_cached=config.embedder != "hashed",
     )
 
 

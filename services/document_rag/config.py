@@ -39,7 +39,25 @@ class Config(ServiceConfig):
     """Tokens at most that a chunk repeats of the one before it."""
 
     ingests_at_once: int = Field(default=2, ge=1, le=64)
-    """Uploads worked on at the same time; others wait."""
+    """Documents worked on at the same time; others wait."""
+
+    upload_patience_seconds: float = Field(default=120.0, gt=0)
+    """How long an upload waits for its document to be searchable before it is answered with how far that is."""
+
+    ingestion_lease_seconds: float = Field(default=30.0, ge=1)
+    """How long a document whose worker died waits for another one."""
+
+    sweep_seconds: float = Field(default=3600.0, gt=0)
+    """How often it is looked for what is left over: originals without a document, vectors not used for long."""
+
+    orphan_original_hours: float = Field(default=24.0, ge=0.1)
+    """How old an original without a document must be to be taken away."""
+
+    embedding_cache_days: int = Field(default=90, ge=1)
+    """How long the vector of a text is remembered after it was last needed."""
+
+    embedding_calls_at_once: int = Field(default=4, ge=1, le=64)
+    """Batches of texts that are with the embedding provider at the same time."""
 
     extraction_memory_bytes: int = Field(default=1024 * MIB, ge=256 * MIB)
     """Address space of the process that reads one file."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from shared.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument
+from shared.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, Unavailable
 
 RECIPROCAL_RANK_OFFSET = 60
 LEXICAL_WEIGHT = 3.0  # measured: words find Portuguese paragraphs better than hashed vectors do
@@ -42,6 +42,12 @@ class DocumentTooLarge(InvalidArgument):
     """The upload went past the size limit of this deployment."""
 
     reason = "DOCUMENT_TOO_LARGE"
+
+
+class EmbeddingDimensionsWrong(Unavailable):
+    """The embedding provider's vectors have another length than this deployment stores."""
+
+    reason = "EMBEDDING_DIMENSIONS_WRONG"
 
 
 class CollectionNameTaken(AlreadyExists):
@@ -211,13 +217,6 @@ class Collection:
     updated_at: datetime
 
 
-class Verdict(enum.Enum):
-    """What an upload turned out to be. None of them is an error."""
-
-    NEW = "new"
-    DUPLICATE_OF = "duplicate_of"
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A verbatim span of the document's text. `page` 0 = no pages; spans count characters, end exclusive."""
@@ -233,61 +232,6 @@ class Chunk:
     def searchable(self, title: str) -> str:
         """The span under its title and section, so that a chunk is found by what it is about."""
         return "\n".join(part for part in (title, self.section, self.text) if part)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the uploader says about a file; "" where nothing was said."""
-
-    request_id: str = ""
-    title: str = ""
-    filename: str = ""
-    mime_type: str = ""
-
-    def __post_init__(self) -> None:
-        refuse_nul({name: getattr(self, name) for name in self.__slots__})
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """An upload as it was received, before anything was read out of it."""
-
-    document_id: str
-    said: Description
-    size_bytes: int
-    sha256: bytes
-
-    def fingerprint(self) -> bytes:
-        """What a retry with the same request_id must repeat: the bytes and their description."""
-        parts = (self.sha256.hex(), self.said.title, self.said.filename, self.said.mime_type)
-        return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document as kept."""
-
-    document_id: str
-    title: str
-    filename: str
-    mime_type: str
-    size_bytes: int
-    sha256: bytes
-    version: int
-    page_count: int
-    chunk_count: int
-    token_count: int
-    char_count: int
-    embedding_model: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class UploadResult:
-    """The document an upload led to: the new one, or the one that already held the same bytes."""
-
-    verdict: Verdict
-    document: Document
 
 
 @dataclass(frozen=True, slots=True)

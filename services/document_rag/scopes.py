@@ -12,6 +12,11 @@ def reading_tenant(caller: Caller) -> str:
     return caller.tenant_id or GLOBAL_LIBRARY
 
 
+def tenant_read(caller: Caller, scope: Scope) -> str:
+    """The tenant whose documents a list of one scope is of."""
+    return GLOBAL_LIBRARY if scope is Scope.GLOBAL else reading_tenant(caller)
+
+
 def writing_tenant(caller: Caller, scope: Scope = Scope.TENANT) -> str:
     """The tenant as which the caller writes. PermissionDenied for the library without library.write, and for the
     platform where a tenant's own documents are meant."""

@@ -24,15 +24,15 @@ from deploy.local.engine import running_engine
 from deploy.local.engines import Postgres
 from deploy.local.ports import free_port
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA
-from services.document_rag.documents.document_store import DocumentStore, IngestedText, register_vector_type
-from services.document_rag.model import Chunk, Description, NewDocument, SearchMode
+from services.document_rag.documents.index_writer import add_chunks, add_vocabulary, halfvec, register_vector_type
+from services.document_rag.model import Chunk, SearchMode
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.postings import vocabulary_of
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.words import words_of
 from shared.identifiers import new_id
-from shared.postgres import migrate, open_pool
+from shared.postgres import migrate, open_pool, tenant_transaction
 from shared.server import run
 from tests.bench.table import Row, at_least, publish
 
@@ -54,6 +54,12 @@ _PEER = """
 _PEER_QUERY = """
     select id from peer, to_tsquery('folded', $1) as asked
     where words @@ asked order by ts_rank(words, asked, 1) desc limit 10
+"""
+
+_DOCUMENT = """
+    insert into documents (tenant_id, document_id, title, filename, mime_type, size_bytes, sha256, page_count,
+                           chunk_count, token_count, char_count, embedding_model, state, is_current)
+    values ($1, $2, '', '', 'text/plain', $3, $4, 0, 1, 1, $3, $5, 'ready', true)
 """
 
 Find = Callable[[str], Awaitable[list[int]]]
@@ -159,24 +165,19 @@ async def _found_by_peer(peer: asyncpg.Connection, query: str) -> list[int]:
 
 async def _fill(pool: asyncpg.Pool, paragraphs: Sequence[str]) -> dict[str, int]:
     """Each paragraph as a document of one chunk; their ids → their numbers."""
-    store, stemmer, embedder = DocumentStore(pool), Stemmer(pool), HashedEmbedder()
+    stemmer, embedder = Stemmer(pool), HashedEmbedder()
     numbers: dict[str, int] = {}
     for number, text in enumerate(paragraphs):
-        words = words_of(text)
-        content = IngestedText(
-            title="",
-            mime_type="text/plain",
-            page_count=0,
-            char_count=len(text),
-            chunks=[Chunk(0, 0, 0, len(text), "", text, 1)],
-            vectors=await embedder.embed_documents([text]),
-            embedding_model=embedder.model,
-            vocabulary=vocabulary_of([words], await stemmer.terms(words)),
-        )
+        words, document_id = words_of(text), new_id()
+        vocabulary = vocabulary_of([words], await stemmer.terms(words))
+        vectors = [halfvec(each) for each in await embedder.embed_documents([text])]
         sha256 = hashlib.sha256(f"{number} {text}".encode()).digest()
-        upload = NewDocument(new_id(), Description(), len(text), sha256)
-        numbers[upload.document_id] = number
-        await store.add(TENANT, upload, content)
+        async with tenant_transaction(pool, TENANT) as connection:
+            await connection.execute(_DOCUMENT, TENANT, document_id, len(text), sha256, embedder.model)
+            chunk = Chunk(0, 0, 0, len(text), "", text, 1)
+            await add_chunks(connection, TENANT, document_id, embedder.model, [chunk], vectors)
+            await add_vocabulary(connection, TENANT, document_id, vocabulary)
+        numbers[document_id] = number
     return numbers
 
 

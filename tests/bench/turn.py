@@ -34,7 +34,7 @@ from services.chat_store.selection import Reach
 from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.model import OnDisconnect, Question
 from services.document_rag.assistants.turns import TurnStore
-from services.document_rag.documents.document_store import register_vector_type
+from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.model import SearchMode
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.embedders import HashedEmbedder

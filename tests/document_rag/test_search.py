@@ -5,15 +5,8 @@ from uuid import uuid4
 import pytest
 
 from services.document_rag.__main__ import Documents
-from services.document_rag.model import (
-    Description,
-    Filter,
-    RetrievalMode,
-    SearchMode,
-    SearchResult,
-    UploadResult,
-    fuse_by_rank,
-)
+from services.document_rag.documents.model import Description, UploadResult
+from services.document_rag.model import Filter, RetrievalMode, SearchMode, SearchResult, fuse_by_rank
 from tests.document_rag.samples import IPTU, LIXO, ORCAMENTO, POSTO
 
 

@@ -87,6 +87,10 @@ def _foreign_conversation(**more: Any) -> Case:
     return Case(lambda world: {"conversation_id": world.conversation_id, **more}, NOT_FOUND, "conversation_id")
 
 
+def _foreign_document(**more: Any) -> Case:
+    return Case(lambda world: {"document_id": world.document_id, **more}, NOT_FOUND, "document_id")
+
+
 def _foreign_message(**more: Any) -> Case:
     return Case(
         lambda world: {"conversation_id": world.conversation_id, "message_id": world.message_id, **more},
@@ -249,6 +253,13 @@ CASES: dict[str, Case] = {
     "DocumentService.GetDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
     "DocumentService.ListDocuments": Case(lambda world: {}, OK),
     "DocumentService.DeleteDocument": Case(lambda world: {"document_id": world.document_id}, NOT_FOUND, "document_id"),
+    "DocumentService.UpdateDocument": _foreign_document(document={"title": "x"}, update_mask={"paths": ["title"]}),
+    "DocumentService.ListDocumentVersions": _foreign_document(),
+    "DocumentService.CheckDuplicate": Case(lambda world: {"title": f"{CANARY} título"}, OK),
+    "DocumentService.WatchIngestion": _foreign_document(),
+    "DocumentService.RetryIngestion": _foreign_document(),
+    "DocumentService.DiagnoseDocument": _foreign_document(),
+    "DocumentService.DownloadOriginal": _foreign_document(),
     "CollectionService.CreateCollection": Case(lambda world: {"collection": {"display_name": "acervo"}}, OK),
     "CollectionService.GetCollection": Case(
         lambda world: {"collection_id": world.collection_id}, NOT_FOUND, "collection_id"

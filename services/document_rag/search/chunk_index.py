@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.document_store import halfvec
+from services.document_rag.documents.index_writer import halfvec
 from services.document_rag.model import (
     EVERYTHING,
     GLOBAL_LIBRARY,

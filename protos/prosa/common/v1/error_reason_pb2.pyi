@@ -389,6 +389,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_EMBEDDING_DIMENSIONS_WRONG: _ErrorReason.ValueType  # 55
+    """The embedding provider's vectors have another length than this deployment stores: its model was set wrongly.
+
+        {"code": 14, "message": "the model x gives vectors of 384 dimensions, not of 1536", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "EMBEDDING_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dependency": "embeddings"}},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+        ]}
+    """
+    ERROR_REASON_ORIGINAL_MISSING: _ErrorReason.ValueType  # 56
+    """The object store no longer has the file of the document.
+
+        {"code": 9, "message": "the object store does not have the original", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ORIGINAL_MISSING", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ORIGINAL_MISSING", "description": "the object store does not have the original"}]}
+        ]}
+    """
+    ERROR_REASON_INGESTION_CRASHED: _ErrorReason.ValueType  # 57
+    """Worker after worker died over the document. In a document's `stage_error`.
+
+        {"code": 9, "message": "the processes that worked on it died, one after another", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INGESTION_CRASHED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "INGESTION_CRASHED", "description": "the processes that worked on it died, one after another"}]}
+        ]}
+    """
     ERROR_REASON_VECTOR_DIMENSIONS_WRONG: _ErrorReason.ValueType  # 60
     """The vector has not as many dimensions as the collection's vectors.
 
@@ -827,6 +851,30 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_EMBEDDING_DIMENSIONS_WRONG: ErrorReason.ValueType  # 55
+"""The embedding provider's vectors have another length than this deployment stores: its model was set wrongly.
+
+    {"code": 14, "message": "the model x gives vectors of 384 dimensions, not of 1536", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "EMBEDDING_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dependency": "embeddings"}},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+    ]}
+"""
+ERROR_REASON_ORIGINAL_MISSING: ErrorReason.ValueType  # 56
+"""The object store no longer has the file of the document.
+
+    {"code": 9, "message": "the object store does not have the original", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ORIGINAL_MISSING", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ORIGINAL_MISSING", "description": "the object store does not have the original"}]}
+    ]}
+"""
+ERROR_REASON_INGESTION_CRASHED: ErrorReason.ValueType  # 57
+"""Worker after worker died over the document. In a document's `stage_error`.
+
+    {"code": 9, "message": "the processes that worked on it died, one after another", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INGESTION_CRASHED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "INGESTION_CRASHED", "description": "the processes that worked on it died, one after another"}]}
     ]}
 """
 ERROR_REASON_VECTOR_DIMENSIONS_WRONG: ErrorReason.ValueType  # 60
