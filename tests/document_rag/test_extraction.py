@@ -1,5 +1,6 @@
 """Reading untrusted files: every type gives its text, and nothing hostile gets further than its own process."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,6 +211,35 @@ async def test_a_bomb_ends_its_own_process_at_the_memory_limit(tmp_path: Path) -
     limits = ExtractionLimits(memory_bytes=400 << 20, cpu_seconds=20, wall_seconds=40)
     with pytest.raises(DocumentUnreadable):
         await read(tmp_path, samples.bomb_pdf(200_000_000), limits=limits)
+
+
+async def test_a_loop_ends_its_own_process_at_the_limit_of_processor_time(tmp_path: Path) -> None:
+    with pytest.raises(DocumentUnreadable, match="more memory or time"):
+        await read(tmp_path, b"a" * 9_000_000, "laco.txt", ExtractionLimits(cpu_seconds=1))
+
+
+@pytest.mark.parametrize("content", [b"a b " * 2_500_001, b"a" * 40_000_001], ids=["characters", "bytes"])
+async def test_a_text_too_long_for_one_document_says_so(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(DocumentUnreadable, match="more than 10,000,000 characters of text; split it"):
+        await read(tmp_path, content, "tudo.txt")
+
+
+async def test_a_process_that_does_not_run_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="does not run"):
+        await read(tmp_path, samples.LIXO.encode(), "lixo.md")
+
+
+async def test_the_process_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    spy = tmp_path / "sitecustomize.py"
+    spy.write_text(f"import os, pathlib; pathlib.Path({str(tmp_path / 'seen')!r}).write_text(repr(dict(os.environ)))")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    await read(tmp_path, samples.LIXO.encode(), "lixo.md")
+    assert "PYTHONPATH" in (tmp_path / "seen").read_text()
+    assert "secret" not in (tmp_path / "seen").read_text()
 
 
 async def test_reading_ends_at_the_wall_clock(tmp_path: Path) -> None:

@@ -94,8 +94,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _judged(return_code: int | None, output: bytes) -> dict[str, Any]:
-    if return_code != 0:
+    if return_code is None or return_code < 0:
         raise DocumentUnreadable("reading the document takes more memory or time than is allowed")
+    if return_code > 0:  # it answers for every document with 0: this is no fault of the file's
+        raise RuntimeError(f"the extraction process does not run (exit code {return_code})")
     outcome: dict[str, Any] = json.loads(output)
     match outcome.get("error"):
         case None:
