@@ -15,19 +15,26 @@ from prosa.document_rag.v1 import (
     collection_service_pb2,
     document_service_pb2,
     search_service_pb2,
+    team_service_pb2,
 )
 from prosa.document_rag.v1.assistant_service_pb2_grpc import add_AssistantServiceServicer_to_server
 from prosa.document_rag.v1.chunk_service_pb2_grpc import add_ChunkServiceServicer_to_server
 from prosa.document_rag.v1.collection_service_pb2_grpc import add_CollectionServiceServicer_to_server
 from prosa.document_rag.v1.document_service_pb2_grpc import add_DocumentServiceServicer_to_server
 from prosa.document_rag.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
-from services.document_rag.assistants.answer import AnswerSettings, AnswerStory
+from prosa.document_rag.v1.team_service_pb2_grpc import add_TeamServiceServicer_to_server
+from services.document_rag.assistants.answer import AnswerStory
 from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.conversations import Conversations
 from services.document_rag.assistants.handlers import AssistantHandlers
 from services.document_rag.assistants.model import EXTRACTIVE, Budget
+from services.document_rag.assistants.one_assistant import OneAssistant
 from services.document_rag.assistants.providers_by_model import Providers
+from services.document_rag.assistants.team_handlers import TeamHandlers
+from services.document_rag.assistants.team_store import TeamStore
+from services.document_rag.assistants.team_turn import TeamAnswerer
 from services.document_rag.assistants.token_budget import TokenBudget
+from services.document_rag.assistants.turn_work import AnswerSettings, TurnWork
 from services.document_rag.assistants.turns import TurnStore
 from services.document_rag.config import Config
 from services.document_rag.documents.collection_handlers import CollectionHandlers
@@ -130,6 +137,7 @@ class Assistants:
     """The answering half of the service, wired."""
 
     store: AssistantStore
+    teams: TeamStore
     story: AnswerStory
     token: ServiceToken
 
@@ -205,17 +213,24 @@ async def open_assistants(config: Config, documents: Documents) -> AsyncIterator
             open_channel(config.chat_store_target, token=token) as chat_channel,
         ):
             store, turns = AssistantStore(documents.pool), TurnStore(documents.pool, config.turn_lease_seconds)
-            story = AnswerStory(
-                assistants=store,
-                turns=turns,
-                conversations=Conversations(chat_channel),
+            teams, conversations = TeamStore(documents.pool, store), Conversations(chat_channel)
+            work = TurnWork(
+                conversations=conversations,
                 budget=TokenBudget(quota_channel, config.reservation_lease_seconds),
                 index=documents.index,
                 providers=Providers(client, config.provider_silence_seconds),
                 settings=_answer_settings(config, has_model=client is not None),
             )
+            story = AnswerStory(
+                turns=turns,
+                conversations=conversations,
+                budget=work.budget,
+                assistant=OneAssistant(store, work),
+                team=TeamAnswerer(teams, store, work),
+                drain_seconds=config.turn_drain_seconds,
+            )
             async with turns.forgotten_regularly(config.turns_kept_days * 86_400):
-                yield Assistants(store, story, token)
+                yield Assistants(store, teams, story, token)
                 await story.drained()
 
 
@@ -223,17 +238,23 @@ async def open_assistants(config: Config, documents: Documents) -> AsyncIterator
 async def open_endpoints(config: Config) -> AsyncIterator[tuple[Sequence[Endpoint], Ready]]:
     """The whole service without its server: what it serves, and the probes of what it needs."""
     async with open_documents(config) as documents, open_assistants(config, documents) as assistants:
-        handlers = AssistantHandlers(assistants.store, assistants.story)
-        asking = Endpoint(
-            add=add_AssistantServiceServicer_to_server,
-            servicer=handlers,
-            full_name=assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"].full_name,
-        )
+        asking = [
+            Endpoint(
+                add=add_AssistantServiceServicer_to_server,
+                servicer=AssistantHandlers(assistants.store, documents.collections, assistants.story),
+                full_name=assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"].full_name,
+            ),
+            Endpoint(
+                add=add_TeamServiceServicer_to_server,
+                servicer=TeamHandlers(assistants.teams, assistants.story),
+                full_name=team_service_pb2.DESCRIPTOR.services_by_name["TeamService"].full_name,
+            ),
+        ]
         ready = {
             "postgresql": partial(pool_ready, documents.pool),
             "identity": partial(token_ready, assistants.token),
         }
-        yield [*document_endpoints(documents), asking], ready
+        yield [*document_endpoints(documents), *asking], ready
 
 
 @asynccontextmanager
@@ -253,7 +274,6 @@ def _answer_settings(config: Config, *, has_model: bool) -> AnswerSettings:
         history_messages=config.history_messages,
         least_answer_tokens=config.least_answer_tokens,
         timeout_seconds=config.answer_timeout_seconds,
-        drain_seconds=config.turn_drain_seconds,
         prices=config.model_prices,
     )
 

@@ -46,6 +46,7 @@ class World:
     reservation_id: str
     webhook_id: str
     collection_id: str
+    team_id: str
 
     def token(self, key: str) -> str:
         """A token for an API key, good for seconds."""
@@ -97,6 +98,10 @@ def _foreign_message(**more: Any) -> Case:
         NOT_FOUND,
         "conversation_id",
     )
+
+
+def _foreign_team(**more: Any) -> Case:
+    return Case(lambda world: {"team_id": world.team_id, **more}, NOT_FOUND, "team_id")
 
 
 CASES: dict[str, Case] = {
@@ -298,6 +303,25 @@ CASES: dict[str, Case] = {
     "AssistantService.Ask": Case(
         lambda world: {"assistant_id": world.first.assistant_id, "question": SECRET_TEXT}, NOT_FOUND, "assistant_id"
     ),
+    "AssistantService.ChatWithAgent": Case(
+        lambda world: {"agent_id": world.first.assistant_id, "message": SECRET_TEXT}, NOT_FOUND, "agent_id"
+    ),
+    "TeamService.CreateTeam": Case(
+        lambda world: {
+            "team": {
+                "display_name": "x",
+                "leader_id": world.second.assistant_id,
+                "member_ids": [world.first.assistant_id],
+            }
+        },
+        grpc.StatusCode.INVALID_ARGUMENT,
+    ),
+    "TeamService.GetTeam": _foreign_team(),
+    "TeamService.ListTeams": Case(lambda world: {}, OK),
+    "TeamService.UpdateTeam": _foreign_team(team={"display_name": "x"}, update_mask={"paths": ["display_name"]}),
+    "TeamService.DeleteTeam": _foreign_team(),
+    "TeamService.ExecuteTeam": _foreign_team(question=SECRET_TEXT),
+    "TeamService.ExecuteTeamTask": _foreign_team(task=SECRET_TEXT),
     "ReportService.GetUsageReport": Case(lambda world: {}, OK),
 }
 
@@ -315,6 +339,8 @@ def world(system: System) -> World:
     )
     document = first.admin.upload("segredo.txt", SECRET_TEXT.encode(), title=f"{CANARY} título")["document"]
     collection = first.admin.post("/v1/collections", {"collection": {"displayName": f"{CANARY} acervo"}})
+    people = {"leaderId": first.assistant_id, "memberIds": [first.assistant_id]}
+    team = first.admin.post("/v1/teams", {"team": {"displayName": f"{CANARY} equipe", **people}})
     first.admin.post("/v1/conversations", {"conversationId": SAME_ID, "title": f"{CANARY} conversa"})
     told = first.admin.ask(first.assistant_id, f"{CANARY}: com que senha abre o cofre da prefeitura?")
     assert CANARY in told.text
@@ -347,6 +373,7 @@ def world(system: System) -> World:
         reservation_id=first.ledger()[0]["reservationId"],
         webhook_id=webhook["webhookId"],
         collection_id=collection["collectionId"],
+        team_id=team["teamId"],
     )
 
 

@@ -25,6 +25,7 @@ from prosa.document_rag.v1 import (
     collection_service_pb2,
     document_service_pb2,
     search_service_pb2,
+    team_service_pb2,
 )
 from prosa.tenant_quota.v1 import (
     plan_service_pb2,
@@ -52,6 +53,7 @@ CONTRACTS = (
     collection_service_pb2,
     search_service_pb2,
     assistant_service_pb2,
+    team_service_pb2,
     report_service_pb2,
 )
 Headers = tuple[tuple[str, str], ...]
