@@ -1,6 +1,5 @@
 """Documents over the wire: in once, found at once, gone for good."""
 
-import asyncio
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -82,16 +81,6 @@ async def test_the_same_bytes_again_are_the_document_that_exists(client: Client)
     again = await client.upload(samples.IPTU.encode(), "outro nome.md", title="Outro título")
     assert again.verdict == pb.VERDICT_DUPLICATE_OF
     assert again.document == first.document
-
-
-async def test_concurrent_identical_uploads_converge_on_one_document(
-    client: Client, tenant_id: str, originals_directory: Path
-) -> None:
-    responses = await asyncio.gather(*(client.upload(samples.POSTO.encode(), f"{n}.md") for n in range(8)))
-    assert len({response.document.document_id for response in responses}) == 1
-    verdicts = sorted(response.verdict for response in responses)
-    assert verdicts == [pb.VERDICT_NEW] + [pb.VERDICT_DUPLICATE_OF] * 7
-    assert len(list((originals_directory / tenant_id).iterdir())) == 1
 
 
 async def test_a_retry_with_the_same_request_id_gets_the_same_answer(client: Client) -> None:

@@ -28,8 +28,9 @@ from services.document_rag.model import document_title
 from shared.errors import NotFound, RequestIdReused
 from shared.postgres import tenant_transaction
 
-# What an upload may be like: what is on its way or there, in its newest version.
-_THERE = "deleted_at is null and not superseded and state in ('pending', 'ready') and document_id <> $2"
+# What an upload may be like: what is on its way or there, in its newest version, but for itself and its later ones.
+_THERE = """deleted_at is null and not superseded and state in ('pending', 'ready')
+    and document_id <> $2 and coalesce(origin_id, document_id) <> $2"""
 
 _BY_SOURCE = f"""
     select document_id, sha256, text_sha256 from documents
@@ -249,9 +250,11 @@ async def _finding_by_text(
     own_id = UUID(document.document_id)
     if job.kind != "ingest" or document.verdict is Verdict.DUPLICATE_OF:
         return None
-    known = Known(b"", text.text_sha256, document.source, title if title != document_title("", "", "") else "")
+    known = Known(text_sha256=text.text_sha256)
     if document.verdict is Verdict.NEW_VERSION_OF:
-        known = replace(known, title="")
+        known = replace(known, source=document.source)
+    elif title != document_title("", "", ""):
+        known = replace(known, title=title)
     return await _resembled(connection, job.tenant_id, known, own_id)
 
 
