@@ -267,10 +267,12 @@ class SearchResult:
     reranker: str = ""
 
 
-def fuse_by_rank(by_vector: Sequence[Ranked], by_words: Sequence[Ranked]) -> dict[Ranked, float]:
+def fuse_by_rank(
+    by_vector: Sequence[Ranked], by_words: Sequence[Ranked], words_weigh: float = LEXICAL_WEIGHT
+) -> dict[Ranked, float]:
     """Reciprocal rank fusion: score by item, best first. What a leg did not find gets nothing from it."""
     scores: dict[Ranked, float] = {}
-    for weight, leg in ((LEXICAL_WEIGHT, by_words), (1.0, by_vector)):
+    for weight, leg in ((words_weigh, by_words), (1.0, by_vector)):
         for rank, item in enumerate(leg, start=1):
             scores[item] = scores.get(item, 0.0) + weight / (RECIPROCAL_RANK_OFFSET + rank)
     return dict(sorted(scores.items(), key=lambda entry: -entry[1]))

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from services.document_rag.search.words import fold
 
-BM25_K1 = 1.2
+BM25_K1 = 0.9
 BM25_B = 0.75
+BM25_DELTA = 0.5  # BM25+: that a word is there at all counts, however long the chunk
 COMMON_SHARE = 0.2
-MIN_CORRECTED_LENGTH = 4
+COMMON_FROM_CHUNKS = 1_000  # a word in fewer chunks costs nothing to count
 _PLACES_A_BATCH = 10_000  # a few milliseconds of the event loop
 
 
@@ -45,12 +46,14 @@ class Vocabulary:
 class WordUse:
     """A folded word of the query, spelt as the documents do, and its terms: each with the chunks it stands in.
 
-    `certainty`: 1 for the word as asked, less for the nearest spelling that the documents have.
+    `certainty`: 1 for the word as asked, less for the nearest spelling that the documents have. `spelt`: the chunks in
+    which it stands in this very spelling.
     """
 
     word: str
     terms: Mapping[str, int]
     certainty: float = 1.0
+    spelt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,16 @@ def _in_batches(places: Iterable[list[tuple[str, int, int, int]]]) -> Iterator[P
 
 
 def term_weights(uses: Iterable[WordUse], statistics: Statistics) -> dict[str, float]:
-    """How much each term of the query tells. A term in more than a fifth of the chunks is dropped if others remain."""
-    counts = {term: (chunks, use.certainty) for use in uses for term, chunks in use.terms.items()}
-    telling = {term: each for term, each in counts.items() if each[0] <= COMMON_SHARE * statistics.chunks}
+    """How much each term of the query tells.
+
+    A term in a thousand chunks and a fifth of all is dropped if others remain: it costs much and tells little.
+    """
+    counts: dict[str, tuple[int, float]] = {}
+    for use in uses:
+        for term, chunks in use.terms.items():
+            counts[term] = (chunks, max(use.certainty, counts.get(term, (0, 0.0))[1]))
+    most = max(COMMON_FROM_CHUNKS, COMMON_SHARE * statistics.chunks)
+    telling = {term: each for term, each in counts.items() if each[0] <= most}
     return {term: rarity(n, statistics.chunks) * certainty for term, (n, certainty) in (telling or counts).items()}
 
 
