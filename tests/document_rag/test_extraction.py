@@ -1,5 +1,6 @@
 """Reading untrusted files: every type gives its text, and nothing hostile gets further than its own process."""
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,44 @@ from services.document_rag.documents.read_text import ReadText
 from services.document_rag.documents.sandbox import ExtractionLimits, reading
 from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
 from tests.document_rag import office_samples, samples
+from tests.house.processes import REPOSITORY
+
+# The event loop of production, and calls that fail at once: threads of gRPC are never idle.
+BESIDE_GRPC = """
+import asyncio, contextlib, sys
+from pathlib import Path
+import grpc
+from services.document_rag.documents.sandbox import ExtractionLimits, reading
+from shared.server import run
+
+async def call(channel):
+    while True:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await channel.unary_unary("/a/b")(b"x" * 100_000, timeout=1)
+
+async def main():
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server_port}") as channel:
+        calls = [asyncio.create_task(call(channel)) for _ in range(8)]
+        for _ in range(6):
+            await asyncio.gather(*(read() for _ in range(2)))
+        for each in calls:
+            each.cancel()
+
+async def read():
+    async with reading(Path(sys.argv[1]), "", "", ExtractionLimits()) as text:
+        assert text.chunk_count
+
+async def serve():
+    global server_port
+    server = grpc.aio.server()
+    server_port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    await main()
+    print("read 12 times", flush=True)
+    await server.stop(0)
+
+run(serve)
+"""
 
 
 @dataclass(frozen=True)
@@ -230,6 +269,15 @@ async def test_a_process_that_does_not_run_is_no_fault_of_the_file(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="does not run"):
         await read(tmp_path, samples.LIXO.encode(), "lixo.md")
+
+
+def test_the_process_starts_also_while_other_threads_use_grpc(tmp_path: Path) -> None:
+    path = tmp_path / "lixo.md"
+    path.write_text(samples.LIXO, encoding="utf-8")
+    told = subprocess.run(
+        [sys.executable, "-c", BESIDE_GRPC, str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert told.stdout == "read 12 times\n", told.stderr
 
 
 async def test_the_process_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

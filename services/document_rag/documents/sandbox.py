@@ -8,13 +8,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from services.document_rag.documents.read_text import ChunkSize, ReadText
 from services.document_rag.model import DocumentEmpty, DocumentUnreadable
@@ -55,46 +56,41 @@ def _command(path: Path, chunks: Path, filename: str, mime_type: str, limits: Ex
 
 
 async def _outcome(command: list[str], wall_seconds: float) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+    with tempfile.TemporaryFile() as output:
+        process = await asyncio.to_thread(_started, command, output)
+        ended = asyncio.create_task(asyncio.to_thread(process.wait))
+        try:
+            async with asyncio.timeout(wall_seconds):
+                await asyncio.shield(ended)
+        except TimeoutError as error:
+            raise DocumentUnreadable("reading the document takes too long") from error
+        finally:
+            if not ended.done():
+                _kill(process)
+                await asyncio.shield(ended)
+        output.seek(0)
+        return _judged(process.returncode, output.read(_MAX_OUTCOME_BYTES))
+
+
+def _started(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Not by the event loop, whose fork() runs gRPC's handlers: they crash the child while other threads use gRPC."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
         env={"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "PYTHONUTF8": "1"},
     )
-    try:
-        async with asyncio.timeout(wall_seconds):
-            output = await _bounded_output(process)
-            await process.wait()
-    except TimeoutError as error:
-        raise DocumentUnreadable("reading the document takes too long") from error
-    finally:
-        await _end(process)
-    return _judged(process.returncode, output)
 
 
-async def _bounded_output(process: asyncio.subprocess.Process) -> bytes:
-    if process.stdout is None:
-        raise RuntimeError("the extraction process was started without its output")
-    output = b""
-    while piece := await process.stdout.read(_MAX_OUTCOME_BYTES):
-        output += piece
-        if len(output) > _MAX_OUTCOME_BYTES:
-            raise DocumentUnreadable("the document could not be read")
-    return output
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(process.wait())
 
 
-def _judged(return_code: int | None, output: bytes) -> dict[str, Any]:
-    if return_code is None or return_code < 0:
+def _judged(return_code: int, output: bytes) -> dict[str, Any]:
+    if return_code < 0:
         raise DocumentUnreadable("reading the document takes more memory or time than is allowed")
     if return_code > 0:  # it answers for every document with 0: this is no fault of the file's
         raise RuntimeError(f"the extraction process does not run (exit code {return_code})")
