@@ -57,12 +57,14 @@ class CollectionNameTaken(AlreadyExists):
 
 
 class CollectionNotEmpty(FailedPrecondition):
-    """The collection holds documents, and they are not to be deleted with it."""
+    """The collection holds documents or pushed chunks, and they are not to be deleted with it."""
 
     reason = "COLLECTION_NOT_EMPTY"
 
-    def __init__(self, documents: int) -> None:
-        super().__init__(f"the collection holds {documents} documents", metadata={"documents": str(documents)})
+    def __init__(self, documents: int, chunks: int = 0) -> None:
+        held = f"{documents} documents" if documents else f"{chunks} chunks"
+        metadata = {"documents": str(documents), "chunks": str(chunks)}
+        super().__init__(f"the collection holds {held}", metadata=metadata)
 
 
 class SearchMode(enum.Enum):

@@ -37,7 +37,7 @@ from tests.house.signing import SigningKeys, new_signing_keys
 SIZES = "PROSA_CHROMA_SIZES"
 DEFAULT_SIZES = "384x20000,1536x10000"
 QUESTIONS = 200
-CLUSTERS = 40
+ROWS_A_CLUSTER = 1_250
 SPREAD = 1.5  # so that an index has to work for its recall, as on texts
 TENANTS = 100
 SMALL_TENANT = 7
@@ -176,7 +176,7 @@ def _recall(found: Sequence[Sequence[str]], nearest: Sequence[set[str]]) -> floa
 
 def _data(dimensions: int, count: int) -> Data:
     chance = np.random.default_rng(7)
-    centres = chance.normal(size=(CLUSTERS, dimensions)).astype(np.float32)
+    centres = chance.normal(size=(max(1, count // ROWS_A_CLUSTER), dimensions)).astype(np.float32)
     vectors, questions = _around(centres, count, chance), _around(centres, QUESTIONS, chance)
     tenants = range(SMALL_TENANT, count, TENANTS)
     return Data(vectors, questions, _nearest(vectors, range(count), questions), _nearest(vectors, tenants, questions))

@@ -75,6 +75,11 @@ def _foreign_user(**more: Any) -> Case:
     )
 
 
+def _foreign_chunks(**more: Any) -> Case:
+    """The collection of the first tenant."""
+    return Case(lambda world: {"collection_id": world.collection_id, **more}, NOT_FOUND, "collection_id")
+
+
 def _foreign_webhook(**more: Any) -> Case:
     return Case(
         lambda world: {"tenant_id": world.second.tenant_id, "webhook_id": world.webhook_id, **more},
@@ -282,6 +287,12 @@ CASES: dict[str, Case] = {
     "CollectionService.DeleteCollection": Case(
         lambda world: {"collection_id": world.collection_id, "delete_documents": True}, NOT_FOUND, "collection_id"
     ),
+    "ChunkService.UpsertChunks": _foreign_chunks(chunks=[{"chunk_id": "roubo", "text": "roubo"}]),
+    "ChunkService.GetChunks": _foreign_chunks(chunk_ids=["segredo"]),
+    "ChunkService.ListChunks": _foreign_chunks(),
+    "ChunkService.CountChunks": _foreign_chunks(),
+    "ChunkService.DeleteChunks": _foreign_chunks(chunk_ids=["segredo"]),
+    "ChunkService.QueryChunks": _foreign_chunks(text=SECRET_TEXT),
     "SearchService.Search": Case(lambda world: {"query": SECRET_TEXT, "document_ids": [world.document_id]}, OK),
     "AssistantService.CreateAssistant": Case(lambda world: {"assistant": {"display_name": "x"}}, OK),
     "AssistantService.GetAssistant": Case(

@@ -22,6 +22,7 @@ from prosa.chat_store.v1 import (
 from prosa.common.v1 import access_pb2
 from prosa.document_rag.v1 import (
     assistant_service_pb2,
+    chunk_service_pb2,
     collection_service_pb2,
     document_service_pb2,
     search_service_pb2,
@@ -50,6 +51,7 @@ CONTRACTS = (
     feed_service_pb2,
     admin_service_pb2,
     document_service_pb2,
+    chunk_service_pb2,
     collection_service_pb2,
     search_service_pb2,
     assistant_service_pb2,

@@ -1,4 +1,4 @@
-"""Deleting a collection together with the documents in it."""
+"""Deleting a collection together with the documents and the pushed chunks in it."""
 
 from contextlib import suppress
 
@@ -15,4 +15,4 @@ async def delete_with_documents(store: CollectionStore, ingest: Ingest, tenant_i
     for document_id in await store.documents_of(tenant_id, collection_id):
         with suppress(NotFound):  # somebody else was faster
             await ingest.delete(tenant_id, document_id)
-    await store.delete(tenant_id, collection_id)
+    await store.delete(tenant_id, collection_id, with_chunks=True)

@@ -141,8 +141,9 @@ class CollectionStore:
             )
         return [str(row["document_id"]) for row in rows]
 
-    async def delete(self, tenant_id: str, collection_id: str) -> None:
-        """Leaves a tombstone. NotFound if the tenant does not own it, CollectionNotEmpty while it holds documents."""
+    async def delete(self, tenant_id: str, collection_id: str, *, with_chunks: bool = False) -> None:
+        """Leaves a tombstone. NotFound if the tenant does not own it, CollectionNotEmpty while it holds documents, or
+        chunks that programs pushed and that are not to go with it."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
             await _locked(connection, tenant_id, collection_id)
             held = await connection.fetchval(
@@ -150,8 +151,19 @@ class CollectionStore:
                 tenant_id,
                 _uuid(collection_id),
             )
-            if held:
-                raise CollectionNotEmpty(held)
+            if with_chunks:
+                await connection.execute(
+                    "delete from pushed_chunks where tenant_id = $1 and collection_id = $2",
+                    tenant_id,
+                    _uuid(collection_id),
+                )
+            chunks = await connection.fetchval(
+                "select count(*) from pushed_chunks where tenant_id = $1 and collection_id = $2",
+                tenant_id,
+                _uuid(collection_id),
+            )
+            if held or chunks:
+                raise CollectionNotEmpty(held, chunks)
             await connection.execute(
                 "update collections set deleted_at = now(), display_name = '', description = ''"
                 " where tenant_id = $1 and collection_id = $2",

@@ -12,6 +12,7 @@ from services.document_rag.search import chunk_wire as wire
 from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.chunk_store import ChunkStore
 from shared.caller import current_caller
+from shared.interceptors import messages_stand_alone
 from shared.paging import page_position, page_size, page_token
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,6 +25,7 @@ class ChunkHandlers(chunk_service_pb2_grpc.ChunkServiceServicer):
         self._push = push
         self._store = store
 
+    @messages_stand_alone
     async def UpsertChunks(self, request_iterator: wire.UpsertStream, _context: Context) -> pb.UpsertChunksResponse:
         collection_id, batches = await wire.upsert_of(request_iterator)
         tenant_id = home_of_writes(current_caller())

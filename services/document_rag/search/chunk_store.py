@@ -27,7 +27,7 @@ from services.document_rag.search.vectors import Kind, Space, VectorSearch, from
 from shared.errors import NotFound
 from shared.postgres import tenant_transaction
 
-_COLUMNS = "chunk_id, number, body, metadata, updated_at"
+_COLUMNS = "chunk_id, body, metadata, updated_at"
 
 _COLLECTION = """
     select tenant_id, embedding_model, dimensions from collections
@@ -53,7 +53,7 @@ _WRITE = """
 """
 
 _GET = f"""
-    select {_COLUMNS}, case when $4 then embedding end as embedding
+    select number, {_COLUMNS}, case when $4 then embedding end as embedding
     from unnest($3::text[]) with ordinality as wanted (chunk_id, place)
     join pushed_chunks using (chunk_id)
     where tenant_id = $1 and collection_id = $2
@@ -61,7 +61,7 @@ _GET = f"""
 """  # noqa: S608  (columns of ours)
 
 _LIST = f"""
-    select {_COLUMNS} from pushed_chunks
+    select number, {_COLUMNS} from pushed_chunks
     where tenant_id = $1 and collection_id = $2 and number > $3 order by number limit $4
 """  # noqa: S608
 

@@ -242,7 +242,7 @@ async def ready_segments(connection: asyncpg.Connection, space: Space) -> Sequen
 
 def exact(space: Space, limit: int, condition: Condition = ALL, columns: str = "chunk_id") -> str:
     """The statement that compares all rows of the space that meet the condition; $1 is the vector."""
-    return _joined(_compared(space, "true", limit, condition), space, limit, columns)
+    return f"{_compared(space, 'true', limit, condition, columns)} order by distance, number desc"
 
 
 def approximate(
@@ -250,13 +250,16 @@ def approximate(
 ) -> str:
     """The statement that searches the segments, and compares what they do not cover."""
     legs = [
-        f"(select number, embedding::{segment.distance_type} <#> $1::{segment.distance_type} as distance"  # noqa: S608
+        f"(select embedding::{segment.distance_type} <#> $1::{segment.distance_type} as distance, number, {columns}"  # noqa: S608
         f" from {space.table} where {space.members} and {segment.range}{condition.clause}"
         f" order by embedding::{segment.distance_type} <#> $1::{segment.distance_type} limit {limit})"
         for segment in segments
     ]
-    legs += [f"({_compared(space, gap, limit, condition)})" for gap in _gaps(segments)]
-    return _joined(" union all ".join(legs), space, limit, columns)
+    legs += [f"({_compared(space, gap, limit, condition, columns)})" for gap in _gaps(segments)]
+    return (
+        f"with near as materialized ({' union all '.join(legs)})"  # noqa: S608
+        f" select * from near order by distance, number desc limit {limit}"
+    )
 
 
 def approximate_settings(candidates: int) -> dict[str, str]:
@@ -268,21 +271,15 @@ def approximate_settings(candidates: int) -> dict[str, str]:
     }
 
 
-def _joined(legs: str, space: Space, limit: int, columns: str) -> str:
-    # What is read of a row besides its vector is read of the rows found only; "offset 0": by key, whatever is planned.
+def _compared(space: Space, where: str, limit: int, condition: Condition, columns: str) -> str:
+    # "+ 0": no index can give this order, so all of it is compared. What else is asked of a row is read of the nearest
+    # only, and by key ("offset 0"), whatever the planner thinks of a table that has just been filled.
     return (
-        f"with legs as materialized ({legs}),"  # noqa: S608
-        f" near as materialized (select * from legs order by distance, number desc limit {limit})"
-        f" select distance, found.* from near cross join lateral (select {columns} from {space.table}"
-        f" where {space.members} and {space.table}.number = near.number offset 0) as found order by distance"
-    )
-
-
-def _compared(space: Space, where: str, limit: int, condition: Condition) -> str:
-    # "+ 0": no index can give this order, so all of it is compared.
-    return (
-        f"select number, (embedding <#> $1::halfvec) + 0 as distance from {space.table}"  # noqa: S608
-        f" where {space.members} and {where}{condition.clause} order by distance, number desc limit {limit}"
+        f"select distance, number, {columns} from (select (embedding <#> $1::halfvec) + 0 as distance, number as place"  # noqa: S608
+        f" from {space.table} where {space.members} and {where}{condition.clause}"
+        f" order by distance, place desc limit {limit}) as near"
+        f" cross join lateral (select number, {columns} from {space.table}"
+        f" where {space.members} and number = near.place offset 0) as found"
     )
 
 
