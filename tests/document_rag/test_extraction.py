@@ -29,7 +29,7 @@ async def call(channel):
 async def main():
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server_port}") as channel:
         calls = [asyncio.create_task(call(channel)) for _ in range(8)]
-        for _ in range(6):
+        for _ in range(3):
             await asyncio.gather(*(read() for _ in range(2)))
         for each in calls:
             each.cancel()
@@ -44,7 +44,7 @@ async def serve():
     server_port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await main()
-    print("read 12 times", flush=True)
+    print("read 6 times", flush=True)
     await server.stop(0)
 
 run(serve)
@@ -277,7 +277,9 @@ def test_the_process_starts_also_while_other_threads_use_grpc(tmp_path: Path) ->
     told = subprocess.run(
         [sys.executable, "-c", BESIDE_GRPC, str(path)], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    assert told.stdout == "read 12 times\n", told.stderr
+    assert told.stdout == "read 6 times\n", told.stderr
+    # A crash is one fork in forty; the handlers that cause it tell of themselves each time.
+    assert "fork()" not in told.stderr
 
 
 async def test_the_process_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
