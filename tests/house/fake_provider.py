@@ -17,6 +17,12 @@ fake-error          500
 fake-flaky          500 twice for the same question, then as fake-plain
 fake-rate-limited   429 with Retry-After: 7
 fake-unauthorised   401
+
+Embeddings: as above for fake-error; fake-busy answers 429 with Retry-After: 1 to each batch once; fake-384 gives
+vectors of 384 dimensions, the first values of any other's.
+fake-obey           does what "OBEY: …" says wherever it stands outside the block of data, else as fake-plain
+fake-leader         leads a team: plans and routes as asked, repeats what was found when it composes
+fake-quote          the first passage it is given, with its number
 """
 
 import asyncio
@@ -40,6 +46,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deploy.local.ports import LOOPBACK, free_port
+from tests.house.fake_roles import ROLES
 
 PLAIN_ANSWER = "A resposta está no documento da prefeitura, conforme o trecho citado [1]."
 SLOW_WORDS = 200
@@ -126,16 +133,24 @@ class FakeProvider:
                     return _error(500, "server_error")
         return None
 
+    def _is_first_time(self, question: str) -> bool:
+        self._failures[question] += 1
+        return self._failures[question] == 1
+
     async def _embeddings(self, request: Request) -> Response:
         body = await request.json()
         texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
         self.embedded.append(texts)
         if body["model"] == "fake-error":
             return _error(500, "server_error")
+        if body["model"] == "fake-busy" and self._is_first_time("\n".join(texts)):
+            self.embedded.pop()
+            return _error(429, "rate_limit_exceeded", {"Retry-After": "1"})
+        dimensions = 384 if body["model"] == "fake-384" else DIMENSIONS
         encoded = body.get("encoding_format") == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if encoded else vector}
-            for index, vector in enumerate(map(embedding, texts))
+            for index, vector in enumerate(embedding(text)[:dimensions] for text in texts)
         ]
         tokens = sum(len(text.split()) for text in texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -143,9 +158,9 @@ class FakeProvider:
 
 
 @contextmanager
-def fake_provider() -> Iterator[FakeProvider]:
-    """Serves on a free port, in a thread of its own, for the length of the block."""
-    provider = FakeProvider(free_port())
+def fake_provider(port: int = 0) -> Iterator[FakeProvider]:
+    """Serves on the port, a free one when 0, in a thread of its own, for the length of the block."""
+    provider = FakeProvider(port or free_port())
     config = uvicorn.Config(
         provider.application(), host=LOOPBACK, port=provider.port, log_level="critical", timeout_graceful_shutdown=1
     )
@@ -214,7 +229,9 @@ def in_trouble(turn: Answered) -> bool:
 
 
 def _pieces(turn: Answered) -> list[str]:
-    if turn.model == "fake-echo":
+    if turn.model in ROLES:
+        text = ROLES[turn.model](turn.messages)
+    elif turn.model == "fake-echo":
         text = turn.last_user_message
     elif turn.model.startswith("fake-slow"):
         text = " ".join(f"palavra{number}" for number in range(SLOW_WORDS))

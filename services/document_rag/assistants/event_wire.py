@@ -132,7 +132,7 @@ def task_response(team_id: str, whole: Gathered) -> team_service_pb2.ExecuteTeam
         tokens_used=whole.tokens,
         cost=completed.cost_micros / _MICROS,
         citations=whole.citations,
-        steps=whole.steps,
+        steps=sorted(whole.steps, key=lambda step: step.number),
         not_in_documents=completed.not_in_documents,
     )
 
