@@ -35,25 +35,30 @@ create policy own_tenant on collections
     with check (tenant_id = (select nullif(current_setting('app.tenant', true), '')));
 
 -- Every tenant reads the global library (model.GLOBAL_LIBRARY; no tenant can have this id); who writes it must be it.
--- The settings stand in subqueries to be read once a statement and not once a row.
+-- What may be read is one list and not two alternatives: of an "or" the planner makes a scan of all the tenant's rows.
+-- It stands in a subquery to be made once a statement and not once a row.
+create function libraries_in_reach() returns text[] language sql stable parallel safe as $$
+    select case when current_setting('app.tenant', true) <> ''
+                then array[current_setting('app.tenant', true), '~library'] else array[]::text[] end
+$$;
+
 do $$
 declare
     name text;
 begin
-    foreach name in array array['documents', 'chunks', 'postings', 'terms', 'words', 'word_trigrams', 'totals',
-                                'document_vocabulary']
-    loop
-        execute format(
-            'alter policy own_tenant on %I'
-            ' using (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))'
-            ' with check (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))', name);
-    end loop;
     foreach name in array array['collections', 'documents', 'chunks', 'postings', 'terms', 'words', 'word_trigrams',
                                 'totals']
     loop
-        execute format(
-            'create policy library_is_read_by_all on %I for select'
-            ' using (tenant_id = ''~library'' and (select current_setting(''app.tenant'', true) <> ''''))', name);
+        execute format('drop policy own_tenant on %I', name);
+        execute format('create policy read_in_reach on %I for select'
+                       ' using (tenant_id = any ((select libraries_in_reach())::text[]))', name);
+        execute format('create policy added_by_owner on %I for insert'
+                       ' with check (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))', name);
+        execute format('create policy changed_by_owner on %I for update'
+                       ' using (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))'
+                       ' with check (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))', name);
+        execute format('create policy removed_by_owner on %I for delete'
+                       ' using (tenant_id = (select nullif(current_setting(''app.tenant'', true), '''')))', name);
     end loop;
 end
 $$;

@@ -41,7 +41,10 @@ _BY_WORDS = f"""
            sum(asked.weight * (place.count * {BM25_K1 + 1} / (place.count + {BM25_K1} * ({1 - BM25_B}
                + {BM25_B} * place.length / $4::float8)) + {BM25_DELTA})) as score
     from unnest($2::text[], $3::float8[]) as asked(term, weight)
-    join postings p on p.tenant_id = any($1::text[]) and p.term = asked.term
+    cross join lateral (
+        select * from postings where tenant_id = any($1::text[]) and postings.term = asked.term
+        offset 0  -- by key, also when nobody has counted the rows yet
+    ) as p
     cross join unnest(p.ordinals, p.counts, p.lengths) as place(ordinal, count, length)
     where $5::uuid[] is null or p.document_id = any($5)
     group by p.document_id, place.ordinal
@@ -62,8 +65,11 @@ _PASSAGES = """
     select c.chunk_id, c.document_id, c.ordinal, d.title, d.version, c.page, c.section, c.char_start, c.char_end,
            c.body, d.tenant_id, d.collection_id, d.language, d.metadata
     from unnest($2::uuid[], $3::integer[]) as wanted(document_id, ordinal)
-    join chunks c on c.tenant_id = any($1::text[]) and c.document_id = wanted.document_id
-        and c.ordinal = wanted.ordinal
+    cross join lateral (
+        select * from chunks
+        where tenant_id = any($1::text[]) and document_id = wanted.document_id and ordinal = wanted.ordinal
+        offset 0  -- by key, also when nobody has counted the rows yet
+    ) as c
     join documents d on d.tenant_id = c.tenant_id and d.document_id = c.document_id and d.deleted_at is null
 """
 

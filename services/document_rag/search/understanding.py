@@ -34,7 +34,10 @@ _WORDS_ALIKE = f"""
         select number, known.word as near, known.size, count(*) as common
         from asked
         cross join unnest(asked.trigrams) as part(trigram)
-        join word_trigrams known on known.tenant_id = any($1::text[]) and known.trigram = part.trigram
+        cross join lateral (
+            select * from word_trigrams where tenant_id = any($1::text[]) and word_trigrams.trigram = part.trigram
+            offset 0  -- by key, also when nobody has counted the rows yet
+        ) as known
         group by number, known.tenant_id, near, known.size
     ), compared as (
         select asked.word, near, common::float8 / (cardinality(trigrams) + size - common) as similarity
