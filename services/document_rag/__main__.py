@@ -113,7 +113,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
                 pool=pool,
                 ingestion=ingestion,
                 collections=CollectionStore(pool),
-                index=ChunkIndex(pool, embedder, stemmer),
+                index=ChunkIndex(pool, embedder, stemmer, vectors),
                 push=ChunkPush(chunks, embedder),
                 chunks=chunks,
             )

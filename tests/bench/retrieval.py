@@ -30,6 +30,7 @@ from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.postings import vocabulary_of
 from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.vectors import VectorSearch
 from services.document_rag.search.words import words_of
 from shared.identifiers import new_id
 from shared.postgres import migrate, open_pool, tenant_transaction
@@ -107,7 +108,7 @@ def main() -> list[Row]:
 async def _measure(url: str, paragraphs: Sequence[str], questions: Sequence[Question]) -> list[Row]:
     await migrate(SecretStr(url), schema=SCHEMA, directory=MIGRATIONS)
     async with open_pool(SecretStr(url), schema=SCHEMA, on_connect=register_vector_type) as pool:
-        index = ChunkIndex(pool, HashedEmbedder(), Stemmer(pool))
+        index = ChunkIndex(pool, HashedEmbedder(), Stemmer(pool), VectorSearch(pool))
         numbers = await _fill(pool, paragraphs)
         peer = await _peer(url, paragraphs)
         rows: list[Row] = []

@@ -1,15 +1,15 @@
-"""Search over chunks in PostgreSQL: vectors by exact scan, words by BM25, fused by reciprocal rank and read again.
+"""Search over chunks in PostgreSQL: vectors, words by BM25, fused by reciprocal rank and read again.
 
 Every statement names the libraries it reads (the tenant's own, the global one) and runs under the tenant's row-level
 security. Whatever is deleted is gone from the tables read here in the same commit.
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.index_writer import halfvec
 from services.document_rag.model import (
     EVERYTHING,
     GLOBAL_LIBRARY,
@@ -27,6 +27,7 @@ from services.document_rag.search.filters import matching_documents
 from services.document_rag.search.postings import BM25_B, BM25_DELTA, BM25_K1, term_weights, word_weights
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.understanding import Understood, understood
+from services.document_rag.search.vectors import Kind, Restriction, Space, VectorSearch
 from shared.postgres import tenant_transaction
 
 _CANDIDATES = 50
@@ -52,13 +53,9 @@ _BY_WORDS = f"""
     limit $6
 """  # noqa: S608  (constants of ours)
 
-# "+ 0" keeps the planner from any approximate index: the filtered set is compared whole.
-_BY_VECTOR = """
-    select document_id, ordinal
-    from chunks
-    where tenant_id = any($1::text[]) and embedding_model = $2 and ($4::uuid[] is null or document_id = any($4))
-    order by (embedding <#> $3::halfvec) + 0, document_id desc, ordinal
-    limit $5
+_CHUNKS_OF = """
+    select coalesce(sum(chunk_count), 0) from documents
+    where tenant_id = any($1::text[]) and document_id = any($2::uuid[])
 """
 
 _PASSAGES = """
@@ -77,8 +74,9 @@ _PASSAGES = """
 class ChunkIndex:
     """The searchable side of the documents."""
 
-    def __init__(self, pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer) -> None:
+    def __init__(self, pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, vectors: VectorSearch) -> None:
         self._pool = pool
+        self._vectors = vectors
         self._embedder = embedder
         self._stemmer = stemmer
         self._words_weigh = _WORDS_OVER_HASHED_VECTORS if isinstance(embedder, HashedEmbedder) else 1.0
@@ -112,28 +110,41 @@ class ChunkIndex:
             if mode is not SearchMode.VECTOR:
                 by_words = await _by_words(connection, question, only, limit)
             by_vector: Sequence[_Place] = []
+            compared = RetrievalMode.NONE
             if vector is not None:
-                by_vector = await self._by_vector(connection, question, vector, only, limit)
+                condition = await _only_of(connection, question, only)
+                by_vector, compared = await self._by_vector(connection, question, vector, condition, limit)
             candidates = list(fuse_by_rank(by_vector, list(by_words)))[:limit]
             found = await _found(connection, question, candidates)
         if mode is not SearchMode.VECTOR:
             by_words = _read_again(question, by_words, found)
         scores = fuse_by_rank(by_vector, list(by_words), self._words_weigh)
         passages = [_passage(found[place], score) for place, score in scores.items() if place in found]
-        compared = RetrievalMode.NONE if vector is None else RetrievalMode.EXACT
         return SearchResult(tuple(passages[:top_k]), compared, weights)
 
     async def _by_vector(
-        self,
-        connection: asyncpg.Connection,
-        question: Understood,
-        vector: Vectors,
-        only: Sequence[UUID] | None,
-        limit: int,
-    ) -> list[_Place]:
-        model = self._embedder.model
-        rows = await connection.fetch(_BY_VECTOR, question.libraries, model, halfvec(vector), only, limit)
-        return [(row["document_id"], row["ordinal"]) for row in rows]
+        self, connection: asyncpg.Connection, question: Understood, vector: Vectors, condition: Restriction, limit: int
+    ) -> tuple[list[_Place], RetrievalMode]:
+        """The nearest chunks of all libraries, nearest first, and the least exact way in which any was searched."""
+        rows: list[asyncpg.Record] = []
+        modes = [RetrievalMode.EXACT]
+        for library in question.libraries:
+            space = Space(library, Kind.DOCUMENTS, self._embedder.model)
+            near = await self._vectors.nearest_within(
+                connection, space, vector, limit, columns="document_id, ordinal", restriction=condition
+            )
+            rows += near.rows
+            modes.append(near.mode)
+        rows.sort(key=itemgetter("distance"))
+        least = max(modes, key=list(RetrievalMode).index)
+        return [(row["document_id"], row["ordinal"]) for row in rows[:limit]], least
+
+
+async def _only_of(connection: asyncpg.Connection, question: Understood, only: Sequence[UUID] | None) -> Restriction:
+    if only is None:
+        return Restriction()
+    chunks = await connection.fetchval(_CHUNKS_OF, question.libraries, only)
+    return Restriction("document_id = any($2::uuid[])", (only,), at_most=int(chunks))
 
 
 async def _by_words(

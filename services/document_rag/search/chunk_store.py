@@ -182,7 +182,7 @@ class ChunkStore:
             limit,
             columns=_COLUMNS,
             as_tenant=tenant_id,
-            condition=space_of.Condition(" and ".join(clauses), tuple(parameters[1:])),
+            restriction=space_of.Restriction(" and ".join(clauses), tuple(parameters[1:])),
             candidates=candidates,
         )
         return Nearest(tuple(NearChunk(_chunk(row), -row["distance"]) for row in near.rows), near.mode)

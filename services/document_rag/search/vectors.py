@@ -10,7 +10,8 @@ literals, because only then does the planner know that a partial index covers th
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -87,7 +88,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Restriction:
     """What else must hold of a row, as SQL with parameters from $2 on; and, where known, how many rows can meet it."""
 
     sql: str = ""
@@ -108,11 +109,11 @@ class Near:
     mode: RetrievalMode
 
 
-ALL = Condition()
+ALL = Restriction()
 
 
 def condition_parameters() -> Parameters:
-    """Where a Condition's parameters are collected; the first place is the vector's."""
+    """Where a Restriction's parameters are collected; the first place is the vector's."""
     return Parameters([None])
 
 
@@ -168,27 +169,41 @@ class VectorSearch:
         *,
         columns: str,
         as_tenant: str | None = None,
-        condition: Condition = ALL,
+        restriction: Restriction = ALL,
         candidates: int = 0,
     ) -> Near:
-        """The `limit` nearest rows that meet the condition, read as the tenant (the space's own unless stated).
+        """The `limit` nearest rows that meet the restriction, read as the tenant (the space's own unless stated).
 
         `columns` are those of the space's table. `candidates` 0: as many as keep recall high. Complete whenever so many
         rows exist.
         """
         reader = as_tenant or space.tenant_id
-        parameters = (halfvec_rows(vector.reshape(1, -1))[0], *condition.parameters)
         segments = await self.segments(space, reader)
-        compared = exact(space, limit, condition, columns)
-        if not segments or self._few(condition, len(vector)):
+        query = _Query(space, halfvec_rows(vector.reshape(1, -1))[0], limit, columns, restriction)
+        if not segments or self._few(restriction, len(vector)):
             async with tenant_transaction(self.pool, reader) as connection:
-                return Near(await connection.fetch(compared, *parameters), RetrievalMode.EXACT)
+                return Near(await query.exact(connection), RetrievalMode.EXACT)
         settings = approximate_settings(max(limit, candidates or self.candidates(space, segments)))
         async with tenant_transaction(self.pool, reader, settings=settings) as connection:
-            rows = await connection.fetch(approximate(space, segments, limit, condition, columns), *parameters)
-            if len(rows) == limit:
-                return Near(rows, RetrievalMode.INDEX)
-            return Near(await connection.fetch(compared, *parameters), RetrievalMode.EXACT_FALLBACK)
+            return await query.approximate(connection, segments)
+
+    async def nearest_within(
+        self,
+        connection: asyncpg.Connection,
+        space: Space,
+        vector: Vectors,
+        limit: int,
+        *,
+        columns: str,
+        restriction: Restriction = ALL,
+    ) -> Near:
+        """The same in a transaction of the caller's, which goes on under the settings it had."""
+        segments = await ready_segments(connection, space)
+        query = _Query(space, halfvec_rows(vector.reshape(1, -1))[0], limit, columns, restriction)
+        if not segments or self._few(restriction, len(vector)):
+            return Near(await query.exact(connection), RetrievalMode.EXACT)
+        async with _under(connection, approximate_settings(max(limit, self.candidates(space, segments)))):
+            return await query.approximate(connection, segments)
 
     def candidates(self, space: Space, segments: Sequence[Segment]) -> int:
         """As many as its largest segment asks for, more where that was seen to be too few."""
@@ -205,9 +220,9 @@ class VectorSearch:
         if wider > 1.0:
             self._widened[space] = wider
 
-    def _few(self, condition: Condition, dimensions: int) -> bool:
+    def _few(self, restriction: Restriction, dimensions: int) -> bool:
         few = self.compared_exactly or exact_rows(dimensions)
-        return condition.at_most is not None and condition.at_most <= few
+        return restriction.at_most is not None and restriction.at_most <= few
 
     async def segments(self, space: Space, reader: str) -> Sequence[Segment]:
         """The approximate indexes over the space that can be used, oldest rows first."""
@@ -220,6 +235,35 @@ class VectorSearch:
             self._known.clear()
         self._known[space] = time.monotonic(), segments
         return segments
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    space: Space
+    vector: bytes
+    limit: int
+    columns: str
+    restriction: Restriction
+
+    async def exact(self, connection: asyncpg.Connection) -> Sequence[asyncpg.Record]:
+        statement = exact(self.space, self.limit, self.restriction, self.columns)
+        return await connection.fetch(statement, self.vector, *self.restriction.parameters)
+
+    async def approximate(self, connection: asyncpg.Connection, segments: Sequence[Segment]) -> Near:
+        """Of an index that gave too few it is not known what it missed: then all are compared."""
+        statement = approximate(self.space, segments, self.limit, self.restriction, self.columns)
+        rows = await connection.fetch(statement, self.vector, *self.restriction.parameters)
+        if len(rows) == self.limit:
+            return Near(rows, RetrievalMode.INDEX)
+        return Near(await self.exact(connection), RetrievalMode.EXACT_FALLBACK)
+
+
+@asynccontextmanager
+async def _under(connection: asyncpg.Connection, settings: Mapping[str, str]) -> AsyncIterator[None]:
+    for name, value in settings.items():
+        await connection.execute("select set_config($1, $2, true)", name, value)
+    yield
+    await connection.execute("select set_config('enable_sort', 'on', true)")
 
 
 async def ready_segments(connection: asyncpg.Connection, space: Space) -> Sequence[Segment]:
@@ -240,22 +284,22 @@ async def ready_segments(connection: asyncpg.Connection, space: Space) -> Sequen
     return segments
 
 
-def exact(space: Space, limit: int, condition: Condition = ALL, columns: str = "chunk_id") -> str:
-    """The statement that compares all rows of the space that meet the condition; $1 is the vector."""
-    return f"{_compared(space, 'true', limit, condition, columns)} order by distance, number desc"
+def exact(space: Space, limit: int, restriction: Restriction = ALL, columns: str = "chunk_id") -> str:
+    """The statement that compares all rows of the space that meet the restriction; $1 is the vector."""
+    return f"{_compared(space, 'true', limit, restriction, columns)} order by distance, number desc"
 
 
 def approximate(
-    space: Space, segments: Sequence[Segment], limit: int, condition: Condition = ALL, columns: str = "chunk_id"
+    space: Space, segments: Sequence[Segment], limit: int, restriction: Restriction = ALL, columns: str = "chunk_id"
 ) -> str:
     """The statement that searches the segments, and compares what they do not cover."""
     legs = [
         f"(select embedding::{segment.distance_type} <#> $1::{segment.distance_type} as distance, number, {columns}"  # noqa: S608
-        f" from {space.table} where {space.members} and {segment.range}{condition.clause}"
+        f" from {space.table} where {space.members} and {segment.range}{restriction.clause}"
         f" order by embedding::{segment.distance_type} <#> $1::{segment.distance_type} limit {limit})"
         for segment in segments
     ]
-    legs += [f"({_compared(space, gap, limit, condition, columns)})" for gap in _gaps(segments)]
+    legs += [f"({_compared(space, gap, limit, restriction, columns)})" for gap in _gaps(segments)]
     return (
         f"with near as materialized ({' union all '.join(legs)})"  # noqa: S608
         f" select * from near order by distance, number desc limit {limit}"
@@ -271,12 +315,12 @@ def approximate_settings(candidates: int) -> dict[str, str]:
     }
 
 
-def _compared(space: Space, where: str, limit: int, condition: Condition, columns: str) -> str:
+def _compared(space: Space, where: str, limit: int, restriction: Restriction, columns: str) -> str:
     # "+ 0": no index can give this order, so all of it is compared. What else is asked of a row is read of the nearest
     # only, and by key ("offset 0"), whatever the planner thinks of a table that has just been filled.
     return (
         f"select distance, number, {columns} from (select (embedding <#> $1::halfvec) + 0 as distance, number as place"  # noqa: S608
-        f" from {space.table} where {space.members} and {where}{condition.clause}"
+        f" from {space.table} where {space.members} and {where}{restriction.clause}"
         f" order by distance, place desc limit {limit}) as near"
         f" cross join lateral (select number, {columns} from {space.table}"
         f" where {space.members} and number = near.place offset 0) as found"
