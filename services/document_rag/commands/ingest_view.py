@@ -106,7 +106,8 @@ class TerminalView:
             self._progress.remove_task(task)
         self._progress.advance(self._all)
         if not self._console.is_terminal or outcome.state == FAILED:
-            told = [outcome.file.source, self._words(outcome.verdict or outcome.state), outcome.message]
+            shown = outcome.state if outcome.state == FAILED else outcome.verdict or outcome.state
+            told = [outcome.file.source, self._words(shown), outcome.message]
             self._progress.console.print(": ".join(filter(None, told)), markup=False, highlight=False, soft_wrap=True)
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:
