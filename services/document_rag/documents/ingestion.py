@@ -54,7 +54,7 @@ async def open_ingestion(
     pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, settings: IngestionSettings
 ) -> AsyncIterator[Ingestion]:
     """Documents with workers at work; at the end of the block the workers give back what they hold."""
-    ingestion, listener = _wired(pool, embedder, stemmer, settings)
+    ingestion, listener = wired(pool, embedder, stemmer, settings)
     workers = (
         steadily("ingestion", Worker(ingestion.workshop).work, _LOOK_FOR_WORK_EVERY_SECONDS, listener.work)
         for _ in range(settings.workers)
@@ -63,9 +63,10 @@ async def open_ingestion(
         yield ingestion
 
 
-def _wired(
+def wired(
     pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, settings: IngestionSettings
 ) -> tuple[Ingestion, Listener]:
+    """The same without anybody at work, and the listener that wakes workers."""
     store, admission, originals = DocumentStore(pool), Admission(pool), Originals(settings.originals_url)
     listener = Listener(pool)
     workshop = Workshop(

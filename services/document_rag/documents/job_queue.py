@@ -135,14 +135,18 @@ class JobQueue:
             await connection.execute(_GIVE_BACK, *job.fence)
             await tell(connection, "")
 
-    async def postpone(self, job: Job, error: ServiceError) -> int:
-        """Puts it off because of the error, the longer the more often that happened; the failures in a row by now."""
+    async def failures(self, job: Job) -> int:
+        """Failures in a row before this attempt. LeaseLostError if it is another's by now."""
         async with tenant_transaction(self._pool, job.tenant_id) as connection:
-            failures: int = 1 + (await connection.fetchval(_FAILURES, *job.fence) or 0)
-            pause = max(pause_seconds(failures), error.retry_after_seconds or 0.0)
-            await connection.execute(_POSTPONE, *job.fence, error.reason, error.message, pause)
-            await tell(connection, job.document_id)
-        return failures
+            return await _failures(connection, job)
+
+    async def postpone(self, job: Job, error: ServiceError) -> None:
+        """Puts it off because of the error, the longer the more often that happened; nothing if it is another's."""
+        async with tenant_transaction(self._pool, job.tenant_id) as connection:
+            with suppress(LeaseLostError):
+                pause = max(pause_seconds(1 + await _failures(connection, job)), error.retry_after_seconds or 0.0)
+                await connection.execute(_POSTPONE, *job.fence, error.reason, error.message, pause)
+                await tell(connection, job.document_id)
 
     async def _renew_for_ever(self, job: Job) -> None:
         while True:
@@ -169,8 +173,7 @@ async def enqueue_again(connection: asyncpg.Connection, tenant_id: str, document
 
 async def require_lease(connection: asyncpg.Connection, job: Job) -> None:
     """LeaseLostError if the job is another's by now."""
-    if await connection.fetchval(_FAILURES, *job.fence) is None:
-        raise LeaseLostError
+    await _failures(connection, job)
 
 
 async def finish(connection: asyncpg.Connection, job: Job, outcome: str, error: ServiceError | None = None) -> None:
@@ -184,3 +187,10 @@ async def finish(connection: asyncpg.Connection, job: Job, outcome: str, error: 
 async def tell(connection: asyncpg.Connection, what: str) -> None:
     """Wakes workers ("") or whoever waits for the document, when the transaction commits."""
     await connection.execute("select pg_notify($1, $2)", CHANNEL, what)
+
+
+async def _failures(connection: asyncpg.Connection, job: Job) -> int:
+    failures: int | None = await connection.fetchval(_FAILURES, *job.fence)
+    if failures is None:
+        raise LeaseLostError
+    return failures

@@ -90,9 +90,11 @@ class Worker:
                 await asyncio.shield(queue.give_back(job))
             raise
         except BaseException:
-            with suppress(ServiceError):
-                if await queue.postpone(job, Internal()) >= MAX_UNEXPLAINED:
+            with suppress(ServiceError, LeaseLostError):
+                if await queue.failures(job) + 1 >= MAX_UNEXPLAINED:
                     await self._give_up(job, Internal())
+                else:
+                    await queue.postpone(job, Internal())
             raise
 
     async def _give_up(self, job: Job, error: ServiceError) -> None:

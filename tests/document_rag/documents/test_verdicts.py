@@ -9,6 +9,7 @@ import pytest
 from prosa.document_rag.v1 import document_service_pb2 as pb
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
 from services.document_rag.__main__ import Documents
+from services.document_rag.documents import admission
 from services.document_rag.documents.model import Fate, Finding, Likeness, Policy
 from tests.document_rag import samples
 from tests.document_rag.conftest import Client
@@ -50,11 +51,20 @@ async def test_concurrent_identical_uploads_converge_on_one_document(
 async def test_the_index_over_the_bytes_holds_where_the_judge_does_not(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    together = asyncio.Barrier(4)
+    insert = admission._insert
+
     async def nobody(*_: object) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("services.document_rag.documents.admission._one_judge", nobody)
-    responses = await asyncio.gather(*(client.upload(samples.IPTU.encode(), f"{n}.md") for n in range(8)))
+    async def insert_together(*arguments: Any) -> None:
+        await together.wait()
+        await insert(*arguments)
+
+    monkeypatch.setattr(admission, "_one_judge", nobody)
+    monkeypatch.setattr(admission, "_insert", insert_together)
+    uploads = [client.upload(samples.IPTU.encode(), f"{n}.md", return_early=True) for n in range(4)]
+    responses = await asyncio.gather(*uploads)
     assert len({response.document.document_id for response in responses}) == 1
     assert sum(response.kept for response in responses) == 1
 
