@@ -121,17 +121,17 @@ class Worker:
                     await self._shop.originals.remove(job.tenant_id, job.document_id)
 
     async def _make_searchable(self, job: Job, text: ReadText, vectors: IO[bytes]) -> None:
-        title = (await self._shop.store.get(job.tenant_id, job.document_id)).title
+        settled = await self._shop.store.get(job.tenant_id, job.document_id)
         spool = _VectorSpool(vectors)
         words: list[list[str]] = []
         spellings: dict[str, str] = {}
         for chunks in text.slices(_CHUNKS_A_SLICE):
             await self._shop.queue.advance(job, DocumentState.EMBEDDING, len(words), text.chunk_count)
-            searchable = [chunk.searchable(title) for chunk in chunks]
+            searchable = [chunk.searchable(settled.title) for chunk in chunks]
             spool.add(await self._shop.embeddings.vectors(job.tenant_id, searchable))
-            words += await asyncio.to_thread(_words, searchable, spellings)
+            words += await asyncio.to_thread(_words, searchable, settled.language, spellings)
         await self._shop.queue.advance(job, DocumentState.INDEXING, 0, text.chunk_count)
-        vocabulary = await self._vocabulary(words)
+        vocabulary = await self._vocabulary(words, settled.language)
 
         async def slices() -> AsyncIterator[tuple[Sequence[Chunk], Sequence[bytes]]]:
             spool.rewind()
@@ -140,8 +140,8 @@ class Worker:
 
         await self._shop.publishing.publish(job, Ingested(slices, self._shop.embeddings.model, vocabulary))
 
-    async def _vocabulary(self, words: Sequence[Sequence[str]]) -> Vocabulary:
-        terms = await self._shop.stemmer.terms(word for each in words for word in each)
+    async def _vocabulary(self, words: Sequence[Sequence[str]], language: str) -> Vocabulary:
+        terms = await self._shop.stemmer.terms((word for each in words for word in each), language)
         return await asyncio.to_thread(vocabulary_of, words, terms)
 
     async def _embed_anew(self, job: Job, document: Document) -> None:
@@ -193,6 +193,6 @@ class _VectorSpool:
         return [self._file.read(self._bytes_each) for _ in range(count)]
 
 
-def _words(texts: Sequence[str], spellings: dict[str, str]) -> list[list[str]]:
+def _words(texts: Sequence[str], language: str, spellings: dict[str, str]) -> list[list[str]]:
     """The words of each text; one that comes again is the same object: a book costs what its vocabulary does."""
-    return [[spellings.setdefault(word, word) for word in words_of(text)] for text in texts]
+    return [[spellings.setdefault(word, word) for word in words_of(text, language)] for text in texts]
