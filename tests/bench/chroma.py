@@ -207,7 +207,7 @@ def _told(case: str, ours: float, peer: float, unit: str) -> Row:
 
 def _few(data: Data) -> int:
     """Rows of a tenant that is small enough to be compared exactly."""
-    return min(5_000, len(data.vectors))
+    return min(exact_rows(data.vectors.shape[1]), len(data.vectors))
 
 
 def _recall(found: Sequence[Sequence[str]], nearest: Sequence[set[str]]) -> float:

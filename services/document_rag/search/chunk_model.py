@@ -18,6 +18,7 @@ MAX_ID_BYTES = 255
 MAX_TEXT_BYTES = 65_536
 MAX_METADATA_BYTES = 16_384
 BYTES_A_DIMENSION = 4
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class VectorDimensionsWrong(InvalidArgument):
@@ -174,17 +175,15 @@ def unit_vector(values: Sequence[float] | npt.NDArray[np.float32], dimensions: i
 
 def fingerprint(draft: ChunkDraft, embedding_model: str) -> bytes:
     """What makes a chunk the same again: 16 bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (draft.text.encode(), draft.metadata.encode(), draft.vector, embedding_model.encode()):
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
-    return digest.digest()
+    parts = (draft.text.encode(), draft.metadata.encode(), embedding_model.encode(), draft.vector)
+    lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
+    return hashlib.blake2b(b"".join((lengths, *parts)), digest_size=16).digest()
 
 
 def canonical(metadata: Mapping[str, Any]) -> str:
     """The metadata as JSON that is the same for the same content. InvalidArgument for numbers that are not finite."""
     try:
-        return json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _CANONICAL.encode(metadata)
     except ValueError:
         raise _invalid("metadata", "must hold finite numbers only", {}) from None
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.document_rag.v1 import chunk_service_pb2 as pb
@@ -28,6 +28,7 @@ UpsertStream = AsyncIterator[pb.UpsertChunksRequest]
 
 MAX_LINE_BYTES = 1024 * 1024
 LINES_A_BATCH = 500
+_LARGEST_WHOLE = 2**53  # beyond it a double skips whole numbers
 _FIELDS = {"chunkId", "text", "metadata", "vector"}
 
 
@@ -190,14 +191,17 @@ def _plain_struct(struct: Struct) -> dict[str, Any]:
 
 
 def _plain(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    content = getattr(value, kind) if kind and kind != "null_value" else None
-    match content:
-        case Struct():
-            return _plain_struct(content)
-        case ListValue():
-            return [_plain(each) for each in content.values]
-        case float() if content.is_integer() and abs(content) < 2**53:
-            return int(content)
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) < _LARGEST_WHOLE else number
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return _plain_struct(value.struct_value)
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
         case _:
-            return content
+            return None
