@@ -5,7 +5,7 @@ import re
 import pytest
 
 from services.document_rag.assistants.model import Budget, Utterance
-from services.document_rag.assistants.prompt import Brief, Finding, Role, build_prompt, most_prompt_tokens, search_query
+from services.document_rag.assistants.prompt import Brief, build_prompt, most_prompt_tokens, search_query
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found, passage
 
