@@ -7,7 +7,7 @@ PEERS := .prosa/peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What contracts must not break: the last landed state.
 LANDED ?= $(shell git rev-parse --verify --quiet origin/main || git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
-LOCKED := tenant-quota chat-store document-rag analytics gateway local
+LOCKED := tenant-quota chat-store document-rag analytics gateway commands local
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-package prosa --no-emit-package prosa-protos
 # A part of the tests covers a part of the code.

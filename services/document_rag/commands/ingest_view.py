@@ -58,7 +58,7 @@ class JsonView:
                 "verdict": outcome.verdict,
                 "documentId": outcome.document_id,
                 "relatedDocumentId": outcome.related_document_id,
-                "reason": outcome.reason,
+                "reason": outcome.error_reason,
                 "message": outcome.message,
             }
         )
@@ -124,7 +124,9 @@ class TerminalView:
             return
         table = Table(self._words("file"), self._words("why"))
         for each in outcomes:
-            table.add_row(each.file.source, f"{each.message} ({each.reason})" if each.reason else each.message)
+            table.add_row(
+                each.file.source, f"{each.message} ({each.error_reason})" if each.error_reason else each.message
+            )
         self._console.print(table, markup=False)
 
 

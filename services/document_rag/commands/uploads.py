@@ -49,7 +49,8 @@ class Outcome:
     """What became of a file.
 
     `state`: READY, FAILED, SKIPPED; PENDING: kept, not searchable yet; UNDECIDED: not kept, and the policy was to ask.
-    `verdict`: NEW, DUPLICATE_OF, NEW_VERSION_OF, SUSPECTED, or "" when it failed before there was one.
+    `verdict`: NEW, DUPLICATE_OF, NEW_VERSION_OF, SUSPECTED, or "" when it failed before there was one. `error_reason`: that
+    of ErrorInfo; "" where the file could not be opened here.
     """
 
     file: ChosenFile
@@ -57,7 +58,7 @@ class Outcome:
     verdict: str = ""
     document_id: str = ""
     related_document_id: str = ""
-    reason: str = ""
+    error_reason: str = ""
     message: str = ""
 
 
@@ -78,11 +79,11 @@ async def take_in(client: GatewayClient, file: ChosenFile, options: UploadOption
             client, file, sha256, options, watcher
         )
     except OSError as error:
-        return Outcome(file, FAILED, reason="FILE_UNREADABLE", message=error.strerror or str(error))
+        return Outcome(file, FAILED, message=error.strerror or str(error))
     except GatewayError as error:
         if error.concerns_every_call:
             raise
-        return Outcome(file, FAILED, reason=error.reason, message=error.message)
+        return Outcome(file, FAILED, error_reason=error.reason, message=error.message)
 
 
 async def _known(
