@@ -49,8 +49,8 @@ class Outcome:
     """What became of a file.
 
     `state`: READY, FAILED, SKIPPED; PENDING: kept, not searchable yet; UNDECIDED: not kept, and the policy was to ask.
-    `verdict`: NEW, DUPLICATE_OF, NEW_VERSION_OF, SUSPECTED, or "" when it failed before there was one. `error_reason`: that
-    of ErrorInfo; "" where the file could not be opened here.
+    `verdict`: NEW, DUPLICATE_OF, NEW_VERSION_OF, SUSPECTED, or "" when it failed before there was one.
+    `error_reason`: that of ErrorInfo; "" where the file could not be opened here.
     """
 
     file: ChosenFile
