@@ -149,7 +149,7 @@ async def test_documents_are_listed_by_source_and_collection_and_changed(
     client: Client, document_channel: grpc.aio.Channel
 ) -> None:
     collections = CollectionServiceStub(document_channel)
-    request = collections_pb2.CreateCollectionRequest(collection={"display_name": "Leis"})
+    request = collections_pb2.CreateCollectionRequest(collection=collections_pb2.Collection(display_name="Leis"))
     collection = await collections.CreateCollection(request, metadata=client.metadata)
     law = await client.upload(
         samples.IPTU.encode(), "iptu.md", source="leis/iptu", collection_id=collection.collection_id, language="pt"
