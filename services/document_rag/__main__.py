@@ -54,6 +54,7 @@ from services.document_rag.search.chunk_store import ChunkStore
 from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
 from services.document_rag.search.handlers import SearchHandlers
 from services.document_rag.search.recall_sampler import RecallSampler
+from services.document_rag.search.rerankers import HttpReranker, LexicalReranker, Reranker
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.vector_indexes import IndexSettings, VectorIndexes
 from services.document_rag.search.vectors import VectorSearch
@@ -101,6 +102,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
             on_connect=register_vector_type,
         ) as pool,
         _open_embedder(config) as embedder,
+        _open_reranker(config) as reranker,
     ):
         stemmer = Stemmer(pool)
         vectors = VectorSearch(pool, config.vectors_compared_exactly)
@@ -113,7 +115,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
                 pool=pool,
                 ingestion=ingestion,
                 collections=CollectionStore(pool),
-                index=ChunkIndex(pool, embedder, stemmer, vectors),
+                index=ChunkIndex(pool, embedder, stemmer, vectors, reranker),
                 push=ChunkPush(chunks, embedder),
                 chunks=chunks,
             )
@@ -166,6 +168,16 @@ def document_endpoints(documents: Documents) -> Sequence[Endpoint]:
             full_name=search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
         ),
     ]
+
+
+@asynccontextmanager
+async def _open_reranker(config: Config) -> AsyncIterator[Reranker | None]:
+    if config.reranker != "http":
+        yield LexicalReranker() if config.reranker else None
+        return
+    key = config.rerank_key.get_secret_value()
+    async with AsyncOpenAI(api_key=key, base_url=config.rerank_url, max_retries=0) as client:
+        yield HttpReranker(client, model=config.rerank_model, deadline_seconds=config.rerank_deadline_seconds)
 
 
 @asynccontextmanager

@@ -77,6 +77,21 @@ class Config(ServiceConfig):
     embedding_deadline_seconds: float = Field(default=20.0, gt=0)
     """How long one batch of embeddings may take, retries included."""
 
+    reranker: Literal["lexical", "http"] | None = None
+    """Reads what a search found again. lexical: embedded. http: an endpoint with POST …/rerank. Unset: none."""
+
+    rerank_url: str = "https://api.cohere.com/v2"
+    """Address of the rerank endpoint, without /rerank."""
+
+    rerank_model: str = "rerank-v3.5"
+    """Model asked of the rerank endpoint."""
+
+    rerank_key: SecretStr = Field(default=SecretStr(""))
+    """Key of the rerank endpoint."""
+
+    rerank_deadline_seconds: float = Field(default=2.0, gt=0)
+    """How long a search waits for the rerank endpoint before it goes on without it."""
+
     vectors_compared_exactly: int | None = Field(default=None, ge=1)
     """Up to how many vectors of a tenant, or of a collection, are compared one by one: recall is 1 then. More get an
     approximate index. Unset: by their dimensions, 5000 at 1536, 10000 at 768 or fewer."""

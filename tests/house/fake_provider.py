@@ -100,6 +100,7 @@ class FakeProvider:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route("/v1/rerank", self._rerank, methods=["POST"]),
             ]
         )
 
@@ -155,6 +156,17 @@ class FakeProvider:
         tokens = sum(len(text.split()) for text in texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": body["model"], "data": data, "usage": usage})
+
+    async def _rerank(self, request: Request) -> Response:
+        """The longest document first, all but the shortest; fake-error and fake-garbage as elsewhere."""
+        body = await request.json()
+        if body["model"] == "fake-error":
+            return _error(500, "server_error")
+        if body["model"] == "fake-garbage":
+            return JSONResponse({"results": [{"index": len(body["documents"]), "relevance_score": 1.0}]})
+        scores = [{"index": place, "relevance_score": len(text)} for place, text in enumerate(body["documents"])]
+        ranked = sorted(scores, key=lambda each: -each["relevance_score"])
+        return JSONResponse({"results": ranked[:-1] if len(ranked) > 1 else ranked})
 
 
 @contextmanager

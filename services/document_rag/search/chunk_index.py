@@ -5,6 +5,7 @@ security. Whatever is deleted is gone from the tables read here in the same comm
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from uuid import UUID
 
@@ -22,12 +23,14 @@ from services.document_rag.model import (
     fuse_by_rank,
 )
 from services.document_rag.search.closeness import closeness
-from services.document_rag.search.embedders import Embedder, HashedEmbedder, Vectors
+from services.document_rag.search.embedders import DIMENSIONS, Embedder, HashedEmbedder, Vectors
 from services.document_rag.search.filters import matching_documents
 from services.document_rag.search.postings import BM25_B, BM25_DELTA, BM25_K1, term_weights, word_weights
+from services.document_rag.search.rerankers import MOST_RERANKED, LexicalReranker, Reranker
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.understanding import Understood, understood
 from services.document_rag.search.vectors import Kind, Restriction, Space, VectorSearch
+from shared.errors import FieldViolation, InvalidArgument
 from shared.postgres import tenant_transaction
 
 _CANDIDATES = 50
@@ -74,8 +77,17 @@ _PASSAGES = """
 class ChunkIndex:
     """The searchable side of the documents."""
 
-    def __init__(self, pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, vectors: VectorSearch) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        embedder: Embedder,
+        stemmer: Stemmer,
+        vectors: VectorSearch,
+        reranker: Reranker | None = None,
+    ) -> None:
+        """With a `reranker` every search is reranked that does not say otherwise."""
         self._pool = pool
+        self._reranker = reranker
         self._vectors = vectors
         self._embedder = embedder
         self._stemmer = stemmer
@@ -90,12 +102,14 @@ class ChunkIndex:
         mode: SearchMode,
         filter: Filter = EVERYTHING,  # noqa: A002  (the name callers know it by)
         vector: Vectors | None = None,
+        rerank: bool | None = None,
     ) -> SearchResult:
         """The passages that fit the query best, best first: of the tenant and the global library, as the filter says.
 
         `vector` is the query as a ready vector; else the embedder makes one. Only vectors of one embedding model are
-        compared; chunks with another model's are found by words.
+        compared; chunks with another model's are found by words. `rerank` None: as this index was set up.
         """
+        _refuse_other_dimensions(vector)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             question = await understood(connection, self._stemmer, filter.libraries(tenant_id), query)
         weights = word_weights(question.uses, question.statistics)
@@ -120,7 +134,25 @@ class ChunkIndex:
             by_words = _read_again(question, by_words, found)
         scores = fuse_by_rank(by_vector, list(by_words), self._words_weigh)
         passages = [_passage(found[place], score) for place, score in scores.items() if place in found]
-        return SearchResult(tuple(passages[:top_k]), compared, weights)
+        ranked, reranker = await self._reranked(query, passages, rerank)
+        return SearchResult(tuple(ranked[:top_k]), compared, weights, reranker)
+
+    async def _reranked(
+        self,
+        query: str,
+        passages: Sequence[Passage],
+        wanted: bool | None,  # noqa: FBT001  (a third state: as set up)
+    ) -> tuple[Sequence[Passage], str]:
+        """The passages in their final order, and who put them in it; their scores still fall."""
+        reranker = self._reranker or (LexicalReranker() if wanted else None)
+        if reranker is None or wanted is False or not query or not passages:
+            return passages, ""
+        head, rest = passages[:MOST_RERANKED], passages[MOST_RERANKED:]
+        order = await reranker.reranked(query, head)
+        if order is None:
+            return passages, ""
+        scored = [replace(new, score=old.score) for new, old in zip(order, head, strict=True)]
+        return [*scored, *rest], reranker.name
 
     async def _by_vector(
         self, connection: asyncpg.Connection, question: Understood, vector: Vectors, condition: Restriction, limit: int
@@ -138,6 +170,12 @@ class ChunkIndex:
         rows.sort(key=itemgetter("distance"))
         least = max(modes, key=list(RetrievalMode).index)
         return [(row["document_id"], row["ordinal"]) for row in rows[:limit]], least
+
+
+def _refuse_other_dimensions(vector: Vectors | None) -> None:
+    if vector is not None and len(vector) != DIMENSIONS:
+        text = f"has {len(vector)} dimensions, the documents' vectors have {DIMENSIONS}"
+        raise InvalidArgument(violations=[FieldViolation("vector", text, "vector.dimensions")])
 
 
 async def _only_of(connection: asyncpg.Connection, question: Understood, only: Sequence[UUID] | None) -> Restriction:

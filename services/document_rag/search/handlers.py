@@ -26,8 +26,13 @@ class SearchHandlers(search_service_pb2_grpc.SearchServiceServicer):
         tenant_id = reading_tenant(current_caller())
         await self._collections.require(tenant_id, request.collection_ids)
         mode, top_k = wire.search_of(request)
-        narrowed, vector = wire.filter_of(request), wire.vector_of(request)
         result = await self._index.search(
-            tenant_id, request.query, top_k=top_k, mode=mode, filter=narrowed, vector=vector
+            tenant_id,
+            request.query,
+            top_k=top_k,
+            mode=mode,
+            filter=wire.filter_of(request),
+            vector=wire.vector_of(request),
+            rerank=wire.reranking_of(request),
         )
         return wire.search_response(result)

@@ -41,6 +41,11 @@ def filter_of(request: pb.SearchRequest) -> Filter:
     )
 
 
+def reranking_of(request: pb.SearchRequest) -> bool | None:
+    """Whether to rerank; None: as the service is configured."""
+    return {pb.RERANKING_ON: True, pb.RERANKING_OFF: False}.get(request.reranking)
+
+
 def vector_of(request: pb.SearchRequest) -> Vectors | None:
     """The query as the vector that came with it."""
     return np.array(request.vector, dtype=np.float32) if request.vector else None
