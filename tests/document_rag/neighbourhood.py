@@ -24,6 +24,7 @@ from prosa.document_rag.v1.team_service_pb2_grpc import TeamServiceStub
 from services.chat_store.__main__ import open_endpoints as open_chat_store
 from services.chat_store.config import Config as ChatStoreConfig
 from services.document_rag import __main__ as document_rag
+from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.conversations import Conversations
 from services.document_rag.assistants.token_budget import TokenBudget
 from services.document_rag.assistants.turns import TurnStore
@@ -149,6 +150,7 @@ class Neighbourhood:
 class Parts:
     """What a turn is made of, for tests that stop half-way."""
 
+    assistants: AssistantStore
     turns: TurnStore
     conversations: Conversations
     budget: TokenBudget
@@ -331,6 +333,7 @@ async def replica(config: Config, keys: SigningKeys) -> AsyncIterator[tuple[grpc
     async with AsyncExitStack() as stack:
         documents = await stack.enter_async_context(document_rag.open_documents(config))
         parts = Parts(
+            AssistantStore(documents.pool),
             TurnStore(documents.pool, config.turn_lease_seconds),
             Conversations(await stack.enter_async_context(_channel(config, config.chat_store_target))),
             TokenBudget(
