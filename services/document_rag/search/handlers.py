@@ -25,14 +25,5 @@ class SearchHandlers(search_service_pb2_grpc.SearchServiceServicer):
     async def Search(self, request: pb.SearchRequest, _context: Context) -> pb.SearchResponse:
         tenant_id = reading_tenant(current_caller())
         await self._collections.require(tenant_id, request.collection_ids)
-        mode, top_k = wire.search_of(request)
-        result = await self._index.search(
-            tenant_id,
-            request.query,
-            top_k=top_k,
-            mode=mode,
-            filter=wire.filter_of(request),
-            vector=wire.vector_of(request),
-            rerank=wire.reranking_of(request),
-        )
+        result = await self._index.search(tenant_id, request.query, **wire.search_of(request))
         return wire.search_response(result)

@@ -1,7 +1,7 @@
 """Searches and passages between protobuf and the model."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from google.protobuf.struct_pb2 import Struct
@@ -25,13 +25,28 @@ RETRIEVAL_MODES = {
 }
 
 
-def search_of(request: pb.SearchRequest) -> tuple[SearchMode, int]:
-    """How to search and how many passages to return, the unspecified filled in."""
-    return _MODES[request.mode], request.top_k or DEFAULT_TOP_K
+class Wanted(TypedDict):
+    """How to search, and for what."""
+
+    top_k: int
+    mode: SearchMode
+    filter: Filter
+    vector: Vectors | None
+    rerank: bool | None
 
 
-def filter_of(request: pb.SearchRequest) -> Filter:
-    """What may be found; InvalidArgument for conditions that make no sense."""
+def search_of(request: pb.SearchRequest) -> Wanted:
+    """The search asked for, the unspecified filled in; InvalidArgument for conditions that make no sense."""
+    return Wanted(
+        top_k=request.top_k or DEFAULT_TOP_K,
+        mode=_MODES[request.mode],
+        filter=_filter_of(request),
+        vector=np.array(request.vector, dtype=np.float32) if request.vector else None,
+        rerank={pb.RERANKING_ON: True, pb.RERANKING_OFF: False}.get(request.reranking),
+    )
+
+
+def _filter_of(request: pb.SearchRequest) -> Filter:
     return Filter(
         document_ids=tuple(request.document_ids),
         collection_ids=tuple(request.collection_ids),
@@ -39,16 +54,6 @@ def filter_of(request: pb.SearchRequest) -> Filter:
         languages=tuple(request.languages),
         scope=scope_to_read(request.scope),
     )
-
-
-def reranking_of(request: pb.SearchRequest) -> bool | None:
-    """Whether to rerank; None: as the service is configured."""
-    return {pb.RERANKING_ON: True, pb.RERANKING_OFF: False}.get(request.reranking)
-
-
-def vector_of(request: pb.SearchRequest) -> Vectors | None:
-    """The query as the vector that came with it."""
-    return np.array(request.vector, dtype=np.float32) if request.vector else None
 
 
 def search_response(result: SearchResult) -> pb.SearchResponse:
