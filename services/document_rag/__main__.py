@@ -53,6 +53,7 @@ from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.chunk_store import ChunkStore
 from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
 from services.document_rag.search.handlers import SearchHandlers
+from services.document_rag.search.pushed_words import PushedWords
 from services.document_rag.search.recall_sampler import RecallSampler
 from services.document_rag.search.rerankers import HttpReranker, LexicalReranker, Reranker
 from services.document_rag.search.stems import Stemmer
@@ -108,7 +109,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         vectors = VectorSearch(pool, config.vectors_compared_exactly)
         chunks = ChunkStore(pool, vectors, embedder.model)
         async with (
-            _keeping_indexes(config, pool, vectors),
+            _keeping_indexes(config, pool, vectors, stemmer),
             open_ingestion(pool, embedder, stemmer, _ingestion_settings(config)) as ingestion,
         ):
             yield Documents(
@@ -121,7 +122,9 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
             )
 
 
-def _keeping_indexes(config: Config, pool: asyncpg.Pool, vectors: VectorSearch) -> AbstractAsyncContextManager[None]:
+def _keeping_indexes(
+    config: Config, pool: asyncpg.Pool, vectors: VectorSearch, stemmer: Stemmer
+) -> AbstractAsyncContextManager[None]:
     indexes = VectorIndexes(
         config.database_url,
         SCHEMA,
@@ -130,6 +133,7 @@ def _keeping_indexes(config: Config, pool: asyncpg.Pool, vectors: VectorSearch) 
     sampler = RecallSampler(pool, vectors)
     return in_background(
         steadily("vector_indexes", indexes.keep, config.vector_index_look_seconds),
+        steadily("pushed_words", PushedWords(pool, stemmer).keep, config.vector_index_look_seconds),
         steadily("recall_sampling", sampler.sample, config.recall_sample_seconds),
     )
 

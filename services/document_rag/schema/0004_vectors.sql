@@ -51,24 +51,20 @@ create table vector_segments (
 );
 create index vector_segments_of_space on vector_segments (tenant_id, kind, key);
 
--- Chunks whose words are indexed: of those with low < number <= high, number - low is the ordinal in `postings`, where
--- the batch stands in the place of a document.
+-- Chunks whose words are indexed: those with low < number <= high that were there then. The batch stands in `postings` and
+-- `document_vocabulary` where a document does; the ordinal of a place there is an index, from 0, into `numbers`.
 create table word_batches (
-    tenant_id      text    not null,
-    collection_id  uuid    not null,
-    low            bigint  not null,
-    high           bigint  not null,
-    batch_id       uuid    not null,
-    chunks         integer not null,
+    tenant_id      text     not null,
+    collection_id  uuid     not null,
+    low            bigint   not null,
+    high           bigint   not null,
+    batch_id       uuid     not null,
+    numbers        bigint[] not null,
     primary key (tenant_id, collection_id, low),
     unique (tenant_id, batch_id)
 );
 
--- What is there is counted as the owner, whom the policies bind only when forced to.
-alter table chunks no force row level security;
-insert into vector_spaces (tenant_id, kind, key, rows)
-select tenant_id, 'documents', embedding_model, count(*) from chunks group by tenant_id, embedding_model;
-alter table chunks force row level security;
+alter table document_vocabulary drop constraint document_vocabulary_tenant_id_document_id_fkey;
 
 create function count_vectors() returns trigger language plpgsql as $$
 declare

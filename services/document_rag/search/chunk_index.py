@@ -26,6 +26,15 @@ from services.document_rag.search.closeness import closeness
 from services.document_rag.search.embedders import DIMENSIONS, Embedder, HashedEmbedder, Vectors
 from services.document_rag.search.filters import matching_documents
 from services.document_rag.search.postings import BM25_B, BM25_DELTA, BM25_K1, term_weights, word_weights
+from services.document_rag.search.pushed_passages import (
+    Reach,
+    batches_of,
+    by_number,
+    near_in,
+    pushed_passage,
+    pushed_rows,
+    reach_of,
+)
 from services.document_rag.search.rerankers import MOST_RERANKED, LexicalReranker, Reranker
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.understanding import Understood, understood
@@ -109,9 +118,12 @@ class ChunkIndex:
         `vector` is the query as a ready vector; else the embedder makes one. Only vectors of one embedding model are
         compared; chunks with another model's are found by words. `rerank` None: as this index was set up.
         """
-        _refuse_other_dimensions(vector)
+        given, libraries = vector, filter.libraries(tenant_id)
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            question = await understood(connection, self._stemmer, filter.libraries(tenant_id), query)
+            question = await understood(connection, self._stemmer, libraries, query)
+            pushed = await reach_of(connection, libraries, filter, given)
+        if not pushed.comparable:
+            _refuse_other_dimensions(vector)
         weights = word_weights(question.uses, question.statistics)
         if mode is SearchMode.KEYWORD:
             vector = None
@@ -122,18 +134,25 @@ class ChunkIndex:
             only = await matching_documents(connection, question.libraries, filter)
             by_words: Mapping[_Place, float] = {}
             if mode is not SearchMode.VECTOR:
-                by_words = await _by_words(connection, question, only, limit)
+                by_words = await _by_words(connection, question, await _with_batches(connection, only, pushed), limit)
+                by_words = await by_number(connection, pushed, by_words)
             by_vector: Sequence[_Place] = []
             compared = RetrievalMode.NONE
             if vector is not None:
-                condition = await _only_of(connection, question, only)
-                by_vector, compared = await self._by_vector(connection, question, vector, condition, limit)
+                near, modes = await self._near_in_documents(connection, question, vector, only, limit)
+                model = self._embedder.model if given is None else None
+                others, their_modes = await near_in(connection, self._vectors, pushed, vector, limit, model=model)
+                by_vector = [place for _, place in sorted([*near, *others], key=itemgetter(0))[:limit]]
+                compared = max([RetrievalMode.EXACT, *modes, *their_modes], key=list(RetrievalMode).index)
             candidates = list(fuse_by_rank(by_vector, list(by_words)))[:limit]
             found = await _found(connection, question, candidates)
+            found |= await pushed_rows(connection, pushed, candidates)
         if mode is not SearchMode.VECTOR:
             by_words = _read_again(question, by_words, found)
         scores = fuse_by_rank(by_vector, list(by_words), self._words_weigh)
-        passages = [_passage(found[place], score) for place, score in scores.items() if place in found]
+        passages = [
+            _passage_at(place, found[place], score, pushed) for place, score in scores.items() if place in found
+        ]
         ranked, reranker = await self._reranked(query, passages, rerank)
         return SearchResult(tuple(ranked[:top_k]), compared, weights, reranker)
 
@@ -154,22 +173,33 @@ class ChunkIndex:
         scored = [replace(new, score=old.score) for new, old in zip(order, head, strict=True)]
         return [*scored, *rest], reranker.name
 
-    async def _by_vector(
-        self, connection: asyncpg.Connection, question: Understood, vector: Vectors, condition: Restriction, limit: int
-    ) -> tuple[list[_Place], RetrievalMode]:
-        """The nearest chunks of all libraries, nearest first, and the least exact way in which any was searched."""
-        rows: list[asyncpg.Record] = []
-        modes = [RetrievalMode.EXACT]
-        for library in question.libraries:
+    async def _near_in_documents(
+        self,
+        connection: asyncpg.Connection,
+        question: Understood,
+        vector: Vectors,
+        only: Sequence[UUID] | None,
+        limit: int,
+    ) -> tuple[list[tuple[float, _Place]], list[RetrievalMode]]:
+        """Distances and places of the nearest chunks of each library, and how each was searched."""
+        found: list[tuple[float, _Place]] = []
+        modes: list[RetrievalMode] = []
+        restriction = await _only_of(connection, question, only)
+        for library in question.libraries if len(vector) == DIMENSIONS else ():
             space = Space(library, Kind.DOCUMENTS, self._embedder.model)
             near = await self._vectors.nearest_within(
-                connection, space, vector, limit, columns="document_id, ordinal", restriction=condition
+                connection, space, vector, limit, columns="document_id, ordinal", restriction=restriction
             )
-            rows += near.rows
+            found += [(row["distance"], (row["document_id"], row["ordinal"])) for row in near.rows]
             modes.append(near.mode)
-        rows.sort(key=itemgetter("distance"))
-        least = max(modes, key=list(RetrievalMode).index)
-        return [(row["document_id"], row["ordinal"]) for row in rows[:limit]], least
+        return found, modes
+
+
+async def _with_batches(
+    connection: asyncpg.Connection, only: Sequence[UUID] | None, pushed: Reach
+) -> Sequence[UUID] | None:
+    """What stands in the keyword index for all that may be found."""
+    return only if only is None else [*only, *await batches_of(connection, pushed)]
 
 
 def _refuse_other_dimensions(vector: Vectors | None) -> None:
@@ -221,6 +251,10 @@ def _read_again(
     scores = {place: by_words.get(place, 0.0) + more for place, more in zip(found, near, strict=True)}
     held = [(place, score) for place, score in scores.items() if score > 0]
     return dict(sorted(held, key=lambda entry: (-entry[1], entry[0])))
+
+
+def _passage_at(place: _Place, row: asyncpg.Record, score: float, pushed: Reach) -> Passage:
+    return pushed_passage(row, score) if place[0] in pushed.spaces else _passage(row, score)
 
 
 def _passage(row: asyncpg.Record, score: float) -> Passage:

@@ -13,6 +13,7 @@ from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.model import Comparison, Condition
 from services.document_rag.search.chunk_model import ChunkDraft, Nearest, PushedCollection
 from services.document_rag.search.chunk_store import ChunkStore
+from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.vector_indexes import IndexSettings, VectorIndexes
 from services.document_rag.search.vectors import Kind, Segment, Space, VectorSearch, ready_segments
 from shared.identifiers import new_id
@@ -25,7 +26,7 @@ WORTH = 500
 _CREATE = """
     insert into collections (tenant_id, collection_id, display_name, description, embedding_model, dimensions,
                              fingerprint)
-    values ($1, $2, $3, '', 'test-model', $4, '')
+    values ($1, $2, $3, '', case when $4 > 0 then 'test-model' else '' end, $4, '')
 """
 
 
@@ -42,10 +43,10 @@ class Bench:
 
     def store(self) -> ChunkStore:
         """The chunks, as a process sees them that has just been started."""
-        return ChunkStore(self.pool, VectorSearch(self.pool, WORTH), "hashed")
+        return ChunkStore(self.pool, VectorSearch(self.pool, WORTH), HashedEmbedder.model)
 
     async def collection(self, tenant_id: str, dimensions: int = DIMENSIONS) -> PushedCollection:
-        """A new one of the tenant."""
+        """A new one of the tenant; without dimensions, one that the service makes the vectors of."""
         collection_id = new_id()
         async with tenant_transaction(self.pool, tenant_id) as connection:
             await connection.execute(_CREATE, tenant_id, UUID(collection_id), collection_id, dimensions)
