@@ -48,9 +48,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a step wrote: its text under the numbers of the turn, and the passages it was given under them."""
+    """What a step wrote, and the passages that it cites by their numbers from 1."""
 
-    text: str
     answer: Answer
     passages: tuple[Passage, ...]
     first_piece_at: float | None
@@ -99,7 +98,7 @@ class TeamRun:
         done = replace(
             self.steps[step.number - 1],
             state=StepState.FINISHED,
-            text="" if job.aloud else written.text,
+            text="" if job.aloud else without_marks_above(answer.text, 0),
             model=answer.model,
             tokens=answer.tokens,
             usage_source=answer.usage_source,
@@ -155,11 +154,7 @@ class TeamRun:
                 with suppress(ServiceError):  # it ends with the whole
                     await self.work.budget.release(hold.reservation_id)
             raise
-        passages = draft.prompt.passages
-        if slot.kind is StepKind.ANSWER and not job.aloud:
-            text = self.sources.taken_over(answer.text, passages)
-            return Written(text, answer, tuple(self.sources.passages), draft.first_piece_at)
-        return Written(answer.text, answer, passages, draft.first_piece_at)
+        return Written(answer, draft.prompt.passages, draft.first_piece_at)
 
     async def _hold_part(self, slot: Slot, step: Step) -> Hold:
         wanted = Wanted(

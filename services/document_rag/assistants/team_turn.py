@@ -112,10 +112,10 @@ class _Performance:
             await run.note(StepKind.ROUTE, f"@{choice.assistant.display_name} ({choice.reason})")
             return await self._answered_by(run.course.slots[0], choice.question)
         decision = await run.take(run.course.slots[0], Job(run.asked.text))
-        choice = mentioned(decision.text, self._members)
+        choice = mentioned(decision.answer.text, self._members)
         if choice is None:
             names = [each.display_name for each in self._members]
-            back = decision.text.strip() or who_shall_answer(run.asked.text, names)
+            back = decision.answer.text.strip() or who_shall_answer(run.asked.text, names)
             return self._kept(await run.say(back), self._leader, ())
         slot = next(each for each in run.course.either if each.assistant is choice.assistant)
         return await self._answered_by(slot, run.asked.text)
@@ -130,7 +130,7 @@ class _Performance:
         tasks = {each.assistant_id: "" for each in self._members}
         if slots[0].kind is StepKind.PLAN:
             plan = await run.take(slots.pop(0), Job(run.asked.text))
-            tasks = self._tasks(plan.text)
+            tasks = self._tasks(plan.answer.text)
         working = [each for each in slots if each.assistant.assistant_id in tasks]
         jobs = [Job(run.asked.text, tasks[each.assistant.assistant_id]) for each in working]
         results = await asyncio.gather(
@@ -184,9 +184,9 @@ class _Performance:
             if stops or not isinstance(failure, ServiceError):
                 raise failure
         return tuple(
-            Finding(slot.assistant.display_name, each.text)
+            Finding(slot.assistant.display_name, self._run.sources.taken_over(each.answer.text, each.passages))
             for slot, each in written
-            if each.text.strip() and not each.answer.not_in_documents
+            if each.answer.text.strip() and not each.answer.not_in_documents
         )
 
     def _told(self, written: Written, author: Assistant) -> Outcome:

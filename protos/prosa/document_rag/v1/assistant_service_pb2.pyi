@@ -498,8 +498,8 @@ class Step(_message.Message):
     state: Global___StepState.ValueType
     """How far it has come."""
     text: _builtins.str
-    """What it is about: the task given when it has started, what came of it when it has finished; empty where that is the
-    answer of the turn itself. In a stored turn that is told again, its beginning.
+    """What it is about: the task given when it has started, what came of it when it has finished, without marks of
+    citations; empty where that is the answer of the turn itself. In a turn that is told again, its beginning.
     """
     model: _builtins.str
     """The model that worked, once finished."""
