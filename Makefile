@@ -13,10 +13,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # A part of the tests covers a part of the code.
 COVERAGE = --cov --cov-report=term-missing:skip-covered $(if $(ARGS),--cov-fail-under=0)
 BENCH ?=
+SET ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run backup restore test test-all check format protos lock bench clean
+.PHONY: help run backup restore test test-all check format protos lock bench eval clean
 
 ##@ Use
 
@@ -62,6 +63,9 @@ protos: $(VENV)/.dev ## Generate the Python stubs and the OpenAPI document from 
 
 bench: $(VENV)/.dev $(PEERS)/.ready ## Measure (one figure: make bench BENCH=name)
 	$(BIN)/python -m tests.bench $(BENCH)
+
+eval: $(VENV)/.dev ## Score retrieval and answers (another set of questions, in SQuAD's format: SET=file.json; a new baseline: ARGS=--keep)
+	$(BIN)/python -m tests.eval $(if $(SET),--set $(SET)) $(ARGS)
 
 ##@ Maintain
 

@@ -75,6 +75,7 @@ class Documents:
     """The documents half of the service, wired."""
 
     pool: asyncpg.Pool
+    embedder: Embedder
     ingestion: Ingestion
     collections: CollectionStore
     index: ChunkIndex
@@ -114,6 +115,7 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         ):
             yield Documents(
                 pool=pool,
+                embedder=embedder,
                 ingestion=ingestion,
                 collections=CollectionStore(pool),
                 index=ChunkIndex(pool, embedder, stemmer, vectors, reranker),
