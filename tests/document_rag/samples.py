@@ -1,6 +1,7 @@
 """Small Portuguese documents written for the tests, in every type that can be uploaded."""
 
 import io
+import re
 import zipfile
 import zlib
 
@@ -54,14 +55,14 @@ segunda linha</pre></main>
 
 
 def pdf(*pages: str, bookmarks: dict[str, int] | None = None, locked: bool = False) -> bytes:
-    """A PDF of one text line a line; a page without text draws a rectangle, as a scan would.
+    """A PDF of one text line a line, "{20}" before it for 20 points; one without text draws a rectangle, like a scan.
 
     `bookmarks`: title → index of the page. `locked`: under a password that nobody knows.
     """
     objects = ["", "", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>"]
     kids = []
     for page in pages:
-        lines = " ".join(f"({_escaped(line)}) Tj T*" for line in page.split("\n"))
+        lines = " ".join(map(_drawn, page.split("\n")))
         drawing = f"BT /F1 11 Tf 14 TL 50 800 Td {lines} ET" if page else "0 0 100 100 re f"
         objects.append(f"<< /Length {len(drawing.encode('cp1252'))} >>\nstream\n{drawing}\nendstream")
         objects.append(
@@ -135,6 +136,11 @@ def _outline(objects: list[str], bookmarks: dict[str, int], kids: list[str]) -> 
         following = f"/Next {number + 1} 0 R" if number < last else ""
         objects.append(f"<< /Title ({title}) /Parent {outline} 0 R /Dest [{kids[page]} /Fit] {following} >>")
     return f"/Outlines {outline} 0 R"
+
+
+def _drawn(line: str) -> str:
+    size, text = re.fullmatch(r"(?:\{(\d+)\})?(.*)", line).groups()  # type: ignore[union-attr]  # matches any line
+    return f"/F1 {size or 11} Tf ({_escaped(text)}) Tj T*"
 
 
 def _escaped(line: str) -> str:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from services.document_rag.documents.chunking import cut
 from services.document_rag.documents.extracted import Page
+from services.document_rag.documents.headings import division_headings
 from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.model import PAGE_BREAK, Chunk
 from services.document_rag.tokens import count_tokens
@@ -60,12 +61,21 @@ def test_chunks_overlap_by_whole_words_and_no_more_than_asked() -> None:
 
 def test_headings_stay_in_force_on_the_next_page() -> None:
     chunks = chunks_of(Page(1, "# Plano diretor\n\n## Zonas\n\nA cidade tem zonas."), Page(2, "Uma zona é verde."))
-    assert [chunk.section for chunk in chunks] == ["Plano diretor", "Plano diretor › Zonas"]
+    assert [chunk.section for chunk in chunks] == ["Plano diretor › Zonas"] * 2
 
 
-def test_a_page_without_headings_of_its_own_says_where_it_stands() -> None:
-    (chunk,) = chunks_of(Page(3, "Texto da página.", "Capítulo II"), is_markdown=False)
-    assert (chunk.page, chunk.section) == (3, "Capítulo II")
+def test_headings_that_are_not_marked_cut_too_unless_the_section_is_small() -> None:
+    law = "CAPÍTULO I\nDO OBJETO\nEsta lei trata de taxas.\n" + "A taxa é paga no banco. " * 4
+    law += "\nCAPÍTULO II - DOS PRAZOS\nO prazo é de dez dias.\nSEÇÃO I\nA multa é de cem reais."
+    page = Page(0, law, division_headings(law))
+    chunks = chunks_of(page, size=60, overlap=0, is_markdown=False)
+    assert [chunk.section for chunk in chunks] == ["CAPÍTULO I DO OBJETO", "CAPÍTULO II - DOS PRAZOS"]
+    assert chunks[1].text.endswith("SEÇÃO I\nA multa é de cem reais.")
+    assert all(law[chunk.char_start : chunk.char_end] == chunk.text for chunk in chunks)
+
+
+def test_a_sentence_that_names_a_chapter_is_no_heading() -> None:
+    assert division_headings("Capítulo II desta lei trata de taxas.\nA seção 3 foi revogada\nTítulo de eleitor") == ()
 
 
 def test_the_searchable_text_of_a_chunk_starts_with_its_context() -> None:

@@ -177,6 +177,23 @@ async def test_bookmarks_of_a_pdf_are_the_sections_of_its_pages(tmp_path: Path) 
     assert [chunk.section for chunk in extracted.chunks] == ["", "Objeto", "Objeto", "Prazos"]
 
 
+async def test_taller_lines_of_a_pdf_without_bookmarks_are_headings_and_the_tallest_its_title(tmp_path: Path) -> None:
+    body = "\n".join(f"Linha {n} do texto, que conta o que a lei manda fazer." for n in range(8))
+    first = f"{{20}}Plano Diretor\n{{14}}1. Zonas\n{body}\n{{14}}2. Vias\n{body}\n{body}"
+    extracted = await read(tmp_path, samples.pdf(first, f"{body}\n{{14}}3. Obras\n{body}"))
+    assert extracted.about.title == "Plano Diretor"
+    sections: dict[str, set[int]] = {name: set() for name in ("1. Zonas", "2. Vias", "3. Obras")}
+    for chunk in extracted.chunks:
+        sections[chunk.section.removeprefix("Plano Diretor › ")].add(chunk.page)
+    assert sections == {"1. Zonas": {1}, "2. Vias": {1, 2}, "3. Obras": {2}}
+
+
+async def test_bookmarks_begin_where_their_titles_stand(tmp_path: Path) -> None:
+    text = "\n".join(["Abertura da lei."] * 20 + ["2 Prazos"] + ["O prazo é de dez dias."] * 20)
+    extracted = await read(tmp_path, samples.pdf(text, bookmarks={"Prazos": 0}))
+    assert [chunk.section for chunk in extracted.chunks] == ["", "2 Prazos"]
+
+
 async def test_a_pdf_page_that_is_a_scan_among_others_is_counted(tmp_path: Path) -> None:
     about = (await read(tmp_path, samples.pdf("Texto.", "", ""))).about
     assert (about.page_count, about.empty_pages) == (3, 2)

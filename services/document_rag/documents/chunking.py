@@ -6,13 +6,13 @@ page that a citation names is where its words stand.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-from services.document_rag.documents.extracted import Page
+from services.document_rag.documents.extracted import Heading, Page
 from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.model import PAGE_BREAK, SECTION_SEPARATOR, Chunk
 from services.document_rag.tokens import count_tokens
@@ -21,38 +21,30 @@ _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _MARKUP = re.compile(r"[*_`]|\[([^\]]*)\]\([^)]*\)")
 _LETTER_OR_DIGIT = re.compile(r"\w")
+# A heading ends a chunk only when the chunk holds so much already: small sections share one.
+_LEAST_SHARE = 0.5
 
 
 class _Splitter(Protocol):
     def chunk_indices(self, text: str) -> list[tuple[int, str]]: ...
 
 
-@dataclass(slots=True)
-class _Headings:
-    """The headings of the page being cut; those still open when a page ends are in force on the next."""
-
-    starts: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    open: list[tuple[int, str]] = field(default_factory=list)
-
-
 def cut(pages: Iterable[Page], size: ChunkSize, *, is_markdown: bool) -> Iterator[Chunk]:
     """The chunks in reading order; what has neither letter nor digit is left out.
 
-    Spans count in the pages joined by PAGE_BREAK. Sections are the headings of Markdown, else what the page says.
+    Spans count in the pages joined by PAGE_BREAK. Headings stay in force until another closes them, on later pages too.
     """
     splitter = _splitter(size, is_markdown=is_markdown)
-    headings = _Headings()
+    sections = _Sections()
     offset = ordinal = 0
     for page in pages:
-        if is_markdown:
-            _find_headings(headings, page.text)
-        for start, text in splitter.chunk_indices(page.text):
+        headings = _markdown_headings(page.text) if is_markdown else page.headings
+        sections.turn_to(page.text, headings)
+        for start, text in _spans(page.text, splitter, _parts(page, size) if not is_markdown else [0]):
             if _LETTER_OR_DIGIT.search(text) is None:
                 continue
             begin, end = offset + start, offset + start + len(text)
-            section = _section_at(headings, start, text) if is_markdown else page.section
-            yield Chunk(ordinal, page.number, begin, end, section, text, count_tokens(text))
+            yield Chunk(ordinal, page.number, begin, end, sections.at(start), text, count_tokens(text))
             ordinal += 1
         offset += len(page.text) + len(PAGE_BREAK)
 
@@ -62,31 +54,63 @@ def _splitter(size: ChunkSize, *, is_markdown: bool) -> _Splitter:
     return kind.from_callback(count_tokens, size.tokens, size.overlap_tokens)
 
 
-def _find_headings(headings: _Headings, text: str) -> None:
-    path = _path(headings.open)
-    headings.starts, headings.paths = [0], [path]
+def _parts(page: Page, size: ChunkSize) -> list[int]:
+    """Where the page is cut whatever its length: at headings that begin no small section."""
+    starts = [0]
+    for heading in page.headings:
+        if count_tokens(page.text[starts[-1] : heading.start]) >= _LEAST_SHARE * size.tokens:
+            starts.append(heading.start)
+    return starts
+
+
+def _spans(text: str, splitter: _Splitter, starts: Sequence[int]) -> Iterator[tuple[int, str]]:
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        for place, piece in splitter.chunk_indices(text[start:end]):
+            yield start + place, piece
+
+
+@dataclass(slots=True)
+class _Sections:
+    """Which headings are in force where, on the page being cut."""
+
+    headings: Sequence[Heading] = ()
+    paths: list[str] = field(default_factory=list)
+    open: list[tuple[float, str]] = field(default_factory=list)
+    text: str = ""
+
+    def turn_to(self, text: str, headings: Sequence[Heading]) -> None:
+        """Takes the next page up; what is open stays open."""
+        self.headings, self.text = headings, text
+        self.paths = [self._path()]
+        for heading in headings:
+            self.open = [above for above in self.open if above[0] < heading.level]
+            self.open.append((heading.level, heading.title))
+            self.paths.append(self._path())
+
+    def at(self, start: int) -> str:
+        """The path in force where a chunk's own words begin: one that opens with headings stands under the last."""
+        index = bisect_right(self.headings, start, key=lambda heading: heading.start)
+        while index < len(self.headings):
+            before = self.headings[index - 1].end if index else 0
+            between = self.text[max(start, before) : self.headings[index].start]
+            if index == 0 or before < start or between.strip():
+                break
+            index += 1
+        return self.paths[index]
+
+    def _path(self) -> str:
+        return SECTION_SEPARATOR.join(title for _, title in self.open)
+
+
+def _markdown_headings(text: str) -> list[Heading]:
     fences = [match.span() for match in _FENCE.finditer(text)]
-    for match in _HEADING.finditer(text):
-        if _is_inside(fences, match.start()):
-            continue
-        level = len(match[1])
-        headings.open = [above for above in headings.open if above[0] < level]
-        headings.open.append((level, _MARKUP.sub(r"\1", match[2]).strip()))
-        headings.starts.append(match.start())
-        headings.paths.append(_path(headings.open))
+    return [
+        Heading(match.start(), match.end(), len(match[1]), _MARKUP.sub(r"\1", match[2]).strip())
+        for match in _HEADING.finditer(text)
+        if not _is_inside(fences, match.start())
+    ]
 
 
 def _is_inside(fences: list[tuple[int, int]], position: int) -> bool:
     index = bisect_right(fences, position, key=lambda fence: fence[0]) - 1
     return index >= 0 and position < fences[index][1]
-
-
-def _path(open_headings: list[tuple[int, str]]) -> str:
-    return SECTION_SEPARATOR.join(name for _, name in open_headings)
-
-
-def _section_at(headings: _Headings, start: int, text: str) -> str:
-    """The heading path in force where the chunk's own words begin: a chunk that opens with a heading belongs to it."""
-    opening = _HEADING.match(text)
-    position = start + (opening.end() if opening else 0)
-    return headings.paths[bisect_right(headings.starts, position) - 1]

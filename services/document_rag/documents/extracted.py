@@ -9,15 +9,28 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading between two characters of its page, `end` exclusive; the two are one where the text lacks it.
+
+    It closes those of its own level and of higher ones.
+    """
+
+    start: int
+    end: int
+    level: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Text of one page. `number` counts from 1; 0 means that the format has no pages.
 
-    `section`: the headings it stands under, where the format tells them outside of the text, as a PDF's bookmarks do.
+    `headings`: in order, where they are not marked as Markdown marks them.
     """
 
     number: int
     text: str
-    section: str = ""
+    headings: tuple[Heading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from services.document_rag.documents.decoding import decoded, on_one_line, tidied
 from services.document_rag.documents.extracted import Extracted, Page, UnreadableError
+from services.document_rag.documents.headings import division_headings
 
 # The longest text in any encoding; what is larger is refused before it is in memory.
 MAX_TEXT_CHARACTERS = 10_000_000
@@ -33,8 +34,9 @@ _DELIMITERS = ";,\t|"
 
 
 def read_text(path: Path) -> Extracted:
-    """Plain text."""
-    return Extracted("", [Page(0, decoded(text_bytes(path)))])
+    """Plain text; the divisions of a law are its headings."""
+    text = decoded(text_bytes(path))
+    return Extracted("", [Page(0, text, headings=division_headings(text))])
 
 
 def read_markdown(path: Path) -> Extracted:
