@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.document_rag.documents import extraction
 from services.document_rag.documents.read_text import ReadText
 from services.document_rag.documents.sandbox import ExtractionLimits, reading
 from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
@@ -258,9 +259,13 @@ async def test_a_text_with_a_few_broken_bytes_keeps_all_the_others(tmp_path: Pat
     ],
     ids=lambda each: each[:40] if isinstance(each, str) else "",
 )
-async def test_what_cannot_be_read_says_what_it_was(tmp_path: Path, content: bytes, filename: str, says: str) -> None:
-    with pytest.raises(DocumentUnreadable, match=says):
-        await read(tmp_path, content, filename)
+def test_what_cannot_be_read_says_what_it_was(tmp_path: Path, content: bytes, filename: str, says: str) -> None:
+    (tmp_path / "upload").write_bytes(content)
+    options = [f"--chunks={tmp_path / 'chunks'}", f"--filename={filename}"]
+    # In this process, which is quicker; what ends the other one is tested above and below.
+    outcome = extraction.outcome_of(extraction.parsed_arguments([*options, str(tmp_path / "upload")]))
+    assert outcome["error"] == "DOCUMENT_UNREADABLE"
+    assert says in str(outcome["message"])
 
 
 async def test_a_bomb_ends_its_own_process_at_the_memory_limit(tmp_path: Path) -> None:

@@ -68,25 +68,28 @@ class _Tally:
 
 def main() -> None:
     """Reads the file named on the command line; the outcome, good or bad, is the JSON on standard output."""
-    arguments = _arguments()
+    arguments = parsed_arguments()
     _limit_self(arguments.memory_bytes, arguments.cpu_seconds)
+    sys.stdout.write(json.dumps(outcome_of(arguments)))
+
+
+def outcome_of(arguments: argparse.Namespace) -> dict[str, object]:
+    """What was read, or `error` and `message`: whatever the file is, there is an outcome."""
     try:
-        outcome = extract(arguments)
+        return _extracted(arguments)
     except UnreadableError as error:
-        outcome = _unreadable(str(error))
+        return _unreadable(str(error))
     except MemoryError:
-        outcome = _unreadable("reading the document takes too much memory")
+        return _unreadable("reading the document takes too much memory")
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
-        outcome = _unreadable("the document unpacks to far more text than is allowed")
+        return _unreadable("the document unpacks to far more text than is allowed")
     except Exception as error:  # a parser's own bug on hostile input; the class name is all that is told
-        outcome = _unreadable(f"the document is damaged ({type(error).__name__})")
-    sys.stdout.write(json.dumps(outcome))
+        return _unreadable(f"the document is damaged ({type(error).__name__})")
 
 
-def extract(arguments: argparse.Namespace) -> dict[str, object]:
-    """The outcome as written to standard output: what was read, or `error` and `message`."""
+def _extracted(arguments: argparse.Namespace) -> dict[str, object]:
     path = Path(arguments.file)
     kind = file_types.type_of(path, arguments.filename, arguments.mime_type)
     extracted = _read(kind, path)
@@ -141,7 +144,8 @@ def _limit_self(memory_bytes: int, cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _arguments() -> argparse.Namespace:
+def parsed_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """What this process was told, or would be."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file")
     parser.add_argument("--chunks", required=True)
@@ -151,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--overlap-tokens", type=int, default=25)
     parser.add_argument("--memory-bytes", type=int, default=1 << 30)
     parser.add_argument("--cpu-seconds", type=int, default=60)
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 if __name__ == "__main__":
