@@ -74,7 +74,7 @@ async def understood(
     """Looks the question's words up, and what was meant by those that the documents do not have."""
     language = language_of(question)
     words = list(dict.fromkeys(words_of(question, language)))
-    stems = await _stems(stemmer, words, language)
+    stems = await _stems(connection, stemmer, words, language)
     known = set().union(*stems.values())
     rows = await connection.fetch(_KNOWN_WORDS, libraries, [fold(word) for word in words], list(known))
     holding = tuple(row["tenant_id"] for row in rows if row["kind"] == "total")
@@ -86,11 +86,13 @@ async def understood(
     return Understood(holding, tuple(uses), statistics)
 
 
-async def _stems(stemmer: Stemmer, words: Sequence[str], language: str) -> Mapping[str, set[str]]:
+async def _stems(
+    connection: asyncpg.Connection, stemmer: Stemmer, words: Sequence[str], language: str
+) -> Mapping[str, set[str]]:
     """By word, and by folded word: its stems in the question's language and in the default one."""
     wanted = {*words, *map(fold, words)}
     languages = dict.fromkeys((language, DEFAULT_LANGUAGE))
-    by_language = [await stemmer.terms(wanted, each) for each in languages]
+    by_language = [await stemmer.terms(wanted, each, connection) for each in languages]
     return {word: {stems[word] for stems in by_language} for word in wanted}
 
 
