@@ -40,11 +40,11 @@ from services.document_rag.config import Config
 from services.document_rag.documents.collection_handlers import CollectionHandlers
 from services.document_rag.documents.collection_store import CollectionStore
 from services.document_rag.documents.document_store import DocumentStore
+from services.document_rag.documents.extracted import ChunkSize
 from services.document_rag.documents.handlers import DocumentHandlers
 from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.documents.ingest import Ingest, IngestLimits
 from services.document_rag.documents.ingestion import Ingestion, IngestionSettings, open_ingestion
-from services.document_rag.documents.read_text import ChunkSize
 from services.document_rag.documents.sandbox import ExtractionLimits
 from services.document_rag.documents.upkeep import UpkeepTimes
 from services.document_rag.search.chunk_handlers import ChunkHandlers

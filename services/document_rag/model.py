@@ -18,8 +18,6 @@ RECIPROCAL_RANK_OFFSET = 60
 LEXICAL_WEIGHT = 3.0  # measured: words find Portuguese paragraphs better than hashed vectors do
 DEFAULT_TOP_K = 8
 MAX_TITLE_CHARACTERS = 500
-PAGE_BREAK = "\n\n"
-SECTION_SEPARATOR = " › "
 GLOBAL_LIBRARY = "~library"  # the tenant that every tenant reads; no tenant's id may hold a tilde
 
 

@@ -3,15 +3,14 @@
 from itertools import pairwise
 
 from services.document_rag.documents.chunking import cut
-from services.document_rag.documents.extracted import Page
+from services.document_rag.documents.extracted import PAGE_BREAK, ChunkSize, Page, Span
 from services.document_rag.documents.headings import division_headings
-from services.document_rag.documents.read_text import ChunkSize
-from services.document_rag.model import PAGE_BREAK, Chunk
+from services.document_rag.model import Chunk
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.samples import LIXO
 
 
-def chunks_of(*pages: Page | str, size: int = 40, overlap: int = 10, is_markdown: bool = True) -> list[Chunk]:
+def chunks_of(*pages: Page | str, size: int = 40, overlap: int = 10, is_markdown: bool = True) -> list[Span]:
     given = [page if isinstance(page, Page) else Page(0, page) for page in pages]
     return list(cut(given, ChunkSize(size, overlap), is_markdown=is_markdown))
 
@@ -19,7 +18,7 @@ def chunks_of(*pages: Page | str, size: int = 40, overlap: int = 10, is_markdown
 def test_every_chunk_is_a_verbatim_span_no_longer_than_allowed() -> None:
     text = LIXO * 5
     chunks = chunks_of(text)
-    assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
+    assert len(chunks) > 5
     for chunk in chunks:
         assert text[chunk.char_start : chunk.char_end] == chunk.text
         assert 0 < chunk.tokens == count_tokens(chunk.text) <= 40
@@ -79,7 +78,7 @@ def test_a_sentence_that_names_a_chapter_is_no_heading() -> None:
 
 
 def test_the_searchable_text_of_a_chunk_starts_with_its_context() -> None:
-    chunk = chunks_of(LIXO)[1]
+    chunk = Chunk(1, *chunks_of(LIXO)[1])
     assert chunk.searchable("Manual").startswith("Manual\nColeta de lixo › Coleta seletiva\n")
 
 

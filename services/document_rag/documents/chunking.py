@@ -12,9 +12,7 @@ from typing import Protocol
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-from services.document_rag.documents.extracted import Heading, Page
-from services.document_rag.documents.read_text import ChunkSize
-from services.document_rag.model import PAGE_BREAK, SECTION_SEPARATOR, Chunk
+from services.document_rag.documents.extracted import PAGE_BREAK, SECTION_SEPARATOR, ChunkSize, Heading, Page, Span
 from services.document_rag.tokens import count_tokens
 
 _HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
@@ -29,14 +27,14 @@ class _Splitter(Protocol):
     def chunk_indices(self, text: str) -> list[tuple[int, str]]: ...
 
 
-def cut(pages: Iterable[Page], size: ChunkSize, *, is_markdown: bool) -> Iterator[Chunk]:
+def cut(pages: Iterable[Page], size: ChunkSize, *, is_markdown: bool) -> Iterator[Span]:
     """The chunks in reading order; what has neither letter nor digit is left out.
 
     Spans count in the pages joined by PAGE_BREAK. Headings stay in force until another closes them, on later pages too.
     """
     splitter = _splitter(size, is_markdown=is_markdown)
     sections = _Sections()
-    offset = ordinal = 0
+    offset = 0
     for page in pages:
         headings = _markdown_headings(page.text) if is_markdown else page.headings
         sections.turn_to(page.text, headings)
@@ -44,8 +42,7 @@ def cut(pages: Iterable[Page], size: ChunkSize, *, is_markdown: bool) -> Iterato
             if _LETTER_OR_DIGIT.search(text) is None:
                 continue
             begin, end = offset + start, offset + start + len(text)
-            yield Chunk(ordinal, page.number, begin, end, sections.at(start), text, count_tokens(text))
-            ordinal += 1
+            yield Span(page.number, begin, end, sections.at(start), text, count_tokens(text))
         offset += len(page.text) + len(PAGE_BREAK)
 
 

@@ -1,7 +1,14 @@
-"""What readers make of a file: pages of text, given one after another, so that no document is held whole."""
+"""What readers make of a file: pages of text, given one after another, so that no document is held whole.
+
+What the extraction process imports is kept light: it starts for every document.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+PAGE_BREAK = "\n\n"
+SECTION_SEPARATOR = " › "
 
 
 class UnreadableError(Exception):
@@ -39,3 +46,22 @@ class Extracted:
 
     title: str
     pages: Iterable[Page]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSize:
+    """Most tokens of a chunk, and how many of them at most it repeats of the chunk before it."""
+
+    tokens: int = 200
+    overlap_tokens: int = 25
+
+
+class Span(NamedTuple):
+    """A chunk as it is cut. Characters count in the pages joined by PAGE_BREAK, `char_end` exclusive."""
+
+    page: int
+    char_start: int
+    char_end: int
+    section: str
+    text: str
+    tokens: int

@@ -20,11 +20,9 @@ from typing import Any
 
 from services.document_rag.documents import file_types
 from services.document_rag.documents.chunking import cut
-from services.document_rag.documents.extracted import Extracted, Page, UnreadableError
+from services.document_rag.documents.extracted import PAGE_BREAK, ChunkSize, Extracted, Page, UnreadableError
 from services.document_rag.documents.language import LanguageVote
-from services.document_rag.documents.read_text import ChunkSize, write_chunk
 from services.document_rag.documents.readers import MAX_TEXT_CHARACTERS, too_long
-from services.document_rag.model import MAX_TITLE_CHARACTERS, PAGE_BREAK
 
 # Only the reader that is needed is loaded: their libraries are most of what this process weighs.
 _READERS = {
@@ -39,6 +37,7 @@ _READERS = {
     file_types.TEXT: ("readers", "read_text"),
 }
 _WITHOUT_MARKDOWN = frozenset({file_types.PDF, file_types.TEXT})
+_MAX_TITLE_CHARACTERS = 1_000
 _MAX_WRITTEN_BYTES = 512 * 1024 * 1024
 
 
@@ -98,13 +97,13 @@ def _extracted(arguments: argparse.Namespace) -> dict[str, object]:
     chunk_count = token_count = 0
     with Path(arguments.chunks).open("w", encoding="utf-8") as file:
         for chunk in cut(tally.passing(extracted.pages), size, is_markdown=kind not in _WITHOUT_MARKDOWN):
-            write_chunk(chunk, file)
+            file.write(json.dumps(chunk) + "\n")
             chunk_count += 1
             token_count += chunk.tokens
     if chunk_count == 0:
         return {"error": "DOCUMENT_EMPTY", "message": _emptiness(kind)}
     return {
-        "title": " ".join(extracted.title.split())[:MAX_TITLE_CHARACTERS],
+        "title": " ".join(extracted.title.split())[:_MAX_TITLE_CHARACTERS],
         "mime_type": kind,
         "language": tally.vote.language,
         "page_count": tally.numbered,

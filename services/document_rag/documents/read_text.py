@@ -8,19 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 from services.document_rag.model import Chunk
 
 CHUNKS_A_SLICE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkSize:
-    """Most tokens of a chunk, and how many of them at most it repeats of the chunk before it."""
-
-    tokens: int = 200
-    overlap_tokens: int = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +40,3 @@ class ReadText:
             chunks = (Chunk(ordinal, *json.loads(line)) for ordinal, line in enumerate(file))
             while piece := list(islice(chunks, size)):
                 yield piece
-
-
-def write_chunk(chunk: Chunk, file: IO[str]) -> None:
-    """Appends a chunk to the file that `slices` reads."""
-    parts = (chunk.page, chunk.char_start, chunk.char_end, chunk.section, chunk.text, chunk.tokens)
-    file.write(json.dumps(parts) + "\n")

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from services.document_rag.documents.read_text import ChunkSize, ReadText
+from services.document_rag.documents.extracted import ChunkSize
+from services.document_rag.documents.read_text import ReadText
 from services.document_rag.model import DocumentEmpty, DocumentUnreadable
 
 _MAX_OUTCOME_BYTES = 64 * 1024
