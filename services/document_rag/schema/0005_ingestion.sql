@@ -136,3 +136,10 @@ create policy workers_add_jobs on ingestion_jobs for insert with check (current_
 create policy workers_see_documents on documents for select using (current_setting('app.tenant', true) = '*');
 create policy workers_see_cache on embedding_cache for select using (current_setting('app.tenant', true) = '*');
 create policy workers_forget_cache on embedding_cache for delete using (current_setting('app.tenant', true) = '*');
+
+-- Chunks are copied into a temporary table first.
+do $$
+begin
+    execute format('grant temporary on database %I to prosa_document_rag', current_database());
+end
+$$;

@@ -195,13 +195,15 @@ async def test_every_tenant_reads_the_global_library_and_only_the_platform_write
 async def test_row_level_security_keeps_a_tenant_from_writing_the_library(
     documents: Documents, platform: Client, collections: "CollectionServiceAsyncStub", tenant_id: str, statement: str
 ) -> None:
-    await platform.upload(f"Texto {uuid4()}.".encode(), "a.txt", scope=GLOBAL)
+    shared = (await platform.upload(f"Texto {uuid4()}.".encode(), "a.txt", scope=GLOBAL)).document
     await create(collections, platform, f"Acervo {uuid4()}", scope=GLOBAL)
     async with tenant_transaction(documents.pool, tenant_id) as connection:
         assert (await connection.execute(statement)).endswith(" 0")
     async with tenant_transaction(documents.pool, GLOBAL_LIBRARY) as connection:
         assert not (await connection.execute(statement.replace("x", "y"))).endswith(" 0"), "the library itself may"
         await connection.execute("rollback")
+    request = documents_pb2.DeleteDocumentRequest(document_id=shared.document_id)
+    await platform.documents.DeleteDocument(request, metadata=platform.metadata)
 
 
 async def test_row_level_security_lets_nobody_add_to_the_library(documents: Documents, tenant_id: str) -> None:

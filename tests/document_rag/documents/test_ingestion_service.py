@@ -44,7 +44,7 @@ async def listed(client: Client, **wanted: Any) -> list[str]:
 
 
 async def found(client: Client, query: str) -> list[str]:
-    request = search_pb2.SearchRequest(query=query)
+    request = search_pb2.SearchRequest(query=query, scope=filter_pb2.SCOPE_TENANT)
     response = await client.search_service.Search(request, metadata=client.metadata)
     return [passage.document_id for passage in response.passages]
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prosa.document_rag.v1 import document_service_pb2 as pb
+from prosa.document_rag.v1 import filter_pb2
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
 from services.document_rag.__main__ import Documents
 from services.document_rag.documents import admission
@@ -21,7 +22,7 @@ NEWER = samples.LIXO.replace("sete horas", "nove horas")
 
 async def found(client: Client, query: str) -> set[str]:
     """Ids of the documents that a search in either way finds."""
-    request = search_pb2.SearchRequest(query=query, top_k=50)
+    request = search_pb2.SearchRequest(query=query, top_k=50, scope=filter_pb2.SCOPE_TENANT)
     response = await client.search_service.Search(request, metadata=client.metadata)
     return {passage.document_id for passage in response.passages}
 
