@@ -75,13 +75,16 @@ def records(told: subprocess.CompletedProcess[str]) -> tuple[dict[str, Json], Js
 
 
 def test_a_folder_is_taken_in_and_a_rerun_sends_nothing_again(tenant: Tenant, terminal: Terminal, folder: Path) -> None:
-    first = terminal.run("ingest", str(folder), "--json", "--metadata", "ano=2026", "--document-language", "pt")
+    collection = tenant.admin.post("/v1/collections", {"collection": {"displayName": "Editais"}})["collectionId"]
+    said = ("--metadata", "ano=2026", "--document-language", "pt", "--collection", collection)
+    first = terminal.run("ingest", str(folder), "--json", *said)
     assert first.returncode == 0, first.stderr
     files, totals = records(first)
     assert set(files) == {"docs/iptu.md", "docs/servicos/lixo.md"}
     assert totals == {"files": 2, "states": {"READY": 2}, "verdicts": {"NEW": 2}}
     document = tenant.admin.get(f"/v1/documents/{files['docs/iptu.md']['documentId']}")
     assert (document["source"], document["metadata"], document["language"]) == ("docs/iptu.md", {"ano": 2026}, "pt")
+    assert document["collectionId"] == collection
 
     again, totals = records(terminal.run("ingest", str(folder), "--json"))
     assert totals["verdicts"] == {"DUPLICATE_OF": 2}
@@ -160,6 +163,18 @@ def test_an_answer_is_shown_with_its_sources_and_the_conversation_goes_on(
     assert first.stdout.rstrip().endswith(told["conversationId"])
     assert [each["number"] for each in told["citations"]]
     assert len(tenant.admin.messages(told["conversationId"])) == 4
+
+
+def test_a_team_is_asked_and_its_steps_are_told_beside_the_answer(
+    tenant: Tenant, terminal: Terminal, folder: Path
+) -> None:
+    terminal.run("ingest", str(folder))
+    team = {"displayName": "Atendimento", "leaderId": tenant.assistant_id, "strategy": "TEAM_STRATEGY_SEQUENCE"}
+    made = tenant.admin.post("/v1/teams", {"team": {**team, "memberIds": [tenant.assistant_id]}})
+    told = terminal.run("ask", "--team", made["teamId"], QUESTION)
+    assert told.returncode == 0, told.stderr
+    assert "10 de março" in told.stdout
+    assert "Assistente: answers: done" in told.stderr
 
 
 def test_what_the_documents_do_not_hold_has_an_exit_code_of_its_own(terminal: Terminal, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`prosa-ask`: asks an assistant and shows its answer as it is written, with what it cites.
+"""`prosa-ask`: asks an assistant or a team and shows its answer as it is written, with what it cites.
 
 Without a question it reads one from standard input, or, at a terminal, goes on asking until Ctrl-D.
 
@@ -74,6 +74,7 @@ class _Answer:
     conversation_id: str = ""
     text: str = ""
     citations: list[Json] = field(default_factory=list)
+    steps: list[Json] = field(default_factory=list)
     unsupported: list[str] = field(default_factory=list)
     completed: Json = field(default_factory=dict)
 
@@ -89,12 +90,16 @@ class _JsonView:
     def delta(self, _text: str) -> None:
         return
 
+    def step(self, _step: Json) -> None:
+        return
+
     def answered(self, answer: _Answer) -> None:
         told = {
             "conversationId": answer.conversation_id,
             "text": answer.text,
             "citations": answer.cited,
             "unsupported": answer.unsupported,
+            "steps": answer.steps,
             "completed": answer.completed,
         }
         sys.stdout.write(json.dumps(told, ensure_ascii=False) + "\n")
@@ -110,6 +115,11 @@ class _TextView:
     def delta(self, text: str) -> None:
         self._console.out(text, end="", highlight=False)
         self._console.file.flush()
+
+    def step(self, step: Json) -> None:
+        """What the members of a team do goes beside the answer, not into it."""
+        parts = (step.get("displayName", ""), self._words(step.get("kind", "")), self._words(step.get("state", "")))
+        sys.stderr.write("· " + ": ".join(filter(None, parts)) + "\n")
 
     def answered(self, answer: _Answer) -> None:
         show = self._console.out
@@ -141,12 +151,12 @@ class _Talk:
         async with GatewayClient.opened(self._config) as client:
             if not self._config.api_key.get_secret_value():
                 raise _WrongUseError(self._words("no_key"))
-            assistant_id = self._asked.assistant or self._config.assistant_id or await self._only_assistant(client)
-            last = LastConversation(self._config.state_home, client.url, assistant_id)
+            path = await self._path(client)
+            last = LastConversation(self._config.state_home, client.url, path)
             conversation_id = self._conversation(last)
             code = ANSWERED
             async for question in self._questions():
-                answer, code = await self._turn(client, assistant_id, conversation_id, question)
+                answer, code = await self._turn(client, path, conversation_id, question)
                 conversation_id = answer.conversation_id or conversation_id
                 last.write(conversation_id)
             return code
@@ -157,6 +167,13 @@ class _Talk:
         if kept := last.read():
             return kept
         raise _WrongUseError(self._words("no_conversation"))
+
+    async def _path(self, client: GatewayClient) -> str:
+        """Of the team or the assistant that is asked."""
+        if self._asked.team:
+            return f"/v1/teams/{self._asked.team}"
+        named = self._asked.assistant or self._config.assistant_id
+        return f"/v1/assistants/{named or await self._only_assistant(client)}"
 
     async def _only_assistant(self, client: GatewayClient) -> str:
         there: list[Json] = (await client.get("/v1/assistants")).get("assistants", [])
@@ -176,9 +193,7 @@ class _Talk:
                     if question := (await asyncio.to_thread(input, self._words("prompt"))).strip():
                         yield question
 
-    async def _turn(
-        self, client: GatewayClient, assistant_id: str, conversation_id: str, question: str
-    ) -> tuple[_Answer, int]:
+    async def _turn(self, client: GatewayClient, path: str, conversation_id: str, question: str) -> tuple[_Answer, int]:
         if not question:
             raise _WrongUseError("the question is empty")
         body = {
@@ -189,7 +204,7 @@ class _Talk:
         }
         answer = _Answer()
         try:
-            async for name, payload in client.events("POST", f"/v1/assistants/{assistant_id}:ask", body):
+            async for name, payload in client.events("POST", f"{path}:ask", body):
                 self._take(answer, name, payload)
         except GatewayError as error:
             self._view.delta("\n" if answer.text else "")
@@ -208,6 +223,9 @@ class _Talk:
                 text = payload["textDelta"]["text"]
                 answer.text += text
                 self._view.delta(text)
+            case "step":
+                answer.steps.append(payload[name])
+                self._view.step(payload[name])
             case "verification":
                 answer.unsupported = _unsupported(answer.text, payload[name])
             case "completed":
@@ -255,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--url", default="", help="the gateway's address (PROSA_URL, else http://127.0.0.1:8080)")
     add("--api-key", default="", help="better in PROSA_API_KEY, where other users of the machine do not see it")
     add("--assistant", default="", metavar="ID", help="whom to ask (PROSA_ASSISTANT_ID, else the only one there is)")
+    add("--team", default="", metavar="ID", help="ask this team instead of an assistant")
     add("--conversation", default="", metavar="ID", help="the conversation to go on with")
     add("-c", "--continue", dest="go_on", action="store_true", help="go on with the last conversation")
     add("--json", action="store_true", help="a JSON object an answer, on standard output")

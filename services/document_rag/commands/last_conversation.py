@@ -1,4 +1,4 @@
-"""The conversation that prosa-ask went on with last, by gateway and assistant, in a file of the person's own."""
+"""The conversation that prosa-ask went on with last, by gateway and whom it asked, in a file of the person's own."""
 
 import json
 from contextlib import suppress
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class LastConversation:
-    """Remembers one conversation id for an assistant at a gateway."""
+    """Remembers one conversation id for an assistant or team, by its path, at a gateway."""
 
-    def __init__(self, state_home: Path, url: str, assistant_id: str) -> None:
+    def __init__(self, state_home: Path, url: str, path: str) -> None:
         self._path = state_home / "prosa" / "conversations.json"
-        self._key = f"{url} {assistant_id}"
+        self._key = url + path
 
     def read(self) -> str:
         """The id; "" when there is none."""

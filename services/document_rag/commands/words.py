@@ -40,6 +40,13 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "unreachable": ("cannot go on: {}", "não é possível continuar: {}"),
     "not_tried": ("{} files were not tried", "{} arquivos não foram tentados"),
     # prosa-ask
+    "STEP_KIND_ROUTE": ("decides who answers", "decide quem responde"),
+    "STEP_KIND_PLAN": ("plans", "planeja"),
+    "STEP_KIND_ANSWER": ("answers", "responde"),
+    "STEP_KIND_COMPOSE": ("composes", "compõe a resposta"),
+    "STEP_STATE_STARTED": ("started", "começou"),
+    "STEP_STATE_FINISHED": ("done", "pronto"),
+    "STEP_STATE_FAILED": ("failed", "falhou"),
     "which_assistant": (
         "which assistant? --assistant or PROSA_ASSISTANT_ID; there are:",
         "qual assistente? --assistant ou PROSA_ASSISTANT_ID; há:",
