@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from itertools import chain
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import asyncpg
 from pydantic import SecretStr
@@ -22,7 +22,15 @@ from shared.errors import Conflict, InvalidArgument, ServiceError, Unavailable
 from shared.migrations import migrate
 from shared.telemetry import get_logger
 
-__all__ = ["migrate", "open_pool", "pool_ready", "postgres_errors", "tenant_transaction"]
+__all__ = [
+    "migrate",
+    "open_pool",
+    "pool_ready",
+    "postgres_errors",
+    "quoted",
+    "tenant_reading",
+    "tenant_transaction",
+]
 
 ACQUIRE_TIMEOUT_SECONDS = 5.0
 READY_TIMEOUT_SECONDS = 2.0
@@ -137,6 +145,50 @@ async def tenant_transaction(
             except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError):
                 connection.terminate()
                 raise
+
+
+@asynccontextmanager
+async def tenant_reading(
+    pool: asyncpg.Pool, tenant_id: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncpg.Connection]:
+    """A tenant_transaction for a single read that is in a hurry: one round trip before it, and none after.
+
+    It cannot write, nor hold a transaction within. It ends behind the reader's back, before anybody else gets the
+    connection.
+    """
+    local = {"app.tenant": tenant_id, **(settings or {})}
+    assignments = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in local.items())
+    with postgres_errors():
+        connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+        try:
+            await connection.execute(f"begin read only; select {assignments}")
+            yield cast("asyncpg.Connection", connection)
+        finally:
+            ending = asyncio.create_task(_end_reading(pool, connection))
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+
+
+# The loop itself keeps no hold of its tasks.
+_endings: set[asyncio.Task[None]] = set()
+
+
+async def _end_reading(pool: asyncpg.Pool, connection: Any) -> None:
+    try:
+        await connection.execute("rollback")
+    except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError, asyncpg.PostgresError):
+        connection.terminate()
+    await pool.release(connection)
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of SQL, for what cannot be a parameter. ValueError for U+0000."""
+    if "\0" in text:
+        raise ValueError("no text of PostgreSQL")
+    escaped = text.replace("'", "''")
+    if "\\" in text:
+        return " E'" + escaped.replace("\\", "\\\\") + "'"
+    return f"'{escaped}'"
 
 
 @cache

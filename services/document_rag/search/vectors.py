@@ -21,7 +21,7 @@ import numpy as np
 from services.document_rag.model import RetrievalMode
 from services.document_rag.search.embedders import Vectors
 from services.document_rag.search.filters import Parameters
-from shared.postgres import tenant_transaction
+from shared.postgres import quoted, tenant_reading, tenant_transaction
 
 MAX_CANDIDATES = 1000
 _CANDIDATES_AT_20_000 = 110
@@ -57,7 +57,7 @@ class Space:
     @property
     def members(self) -> str:
         """Which rows of the table are its, as SQL without parameters."""
-        return f"tenant_id = {literal(self.tenant_id)} and {_TABLES[self.kind][1]} = {literal(self.key)}"
+        return f"tenant_id = {quoted(self.tenant_id)} and {_TABLES[self.kind][1]} = {quoted(self.key)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,6 @@ def exact_rows(dimensions: int) -> int:
     return int(min(10_000, max(3_000, 7_680_000 / dimensions)))
 
 
-def literal(text: str) -> str:
-    """A text as it stands in SQL."""
-    if "\0" in text:
-        raise ValueError("no text of PostgreSQL")
-    escaped = text.replace("'", "''")
-    if "\\" in text:
-        return " E'" + escaped.replace("\\", "\\\\") + "'"
-    return f"'{escaped}'"
-
-
 def halfvec_rows(vectors: Vectors) -> list[bytes]:
     """Vectors as PostgreSQL receives them: dimensions, zero, big-endian halves."""
     count, dimensions = vectors.shape
@@ -181,10 +171,10 @@ class VectorSearch:
         segments = await self.segments(space, reader)
         query = _Query(space, halfvec_rows(vector.reshape(1, -1))[0], limit, columns, restriction)
         if not segments or self._few(restriction, len(vector)):
-            async with tenant_transaction(self.pool, reader) as connection:
+            async with tenant_reading(self.pool, reader) as connection:
                 return Near(await query.exact(connection), RetrievalMode.EXACT)
         settings = approximate_settings(max(limit, candidates or self.candidates(space, segments)))
-        async with tenant_transaction(self.pool, reader, settings=settings) as connection:
+        async with tenant_reading(self.pool, reader, settings) as connection:
             return await query.approximate(connection, segments)
 
     async def nearest_within(

@@ -108,6 +108,18 @@ async def test_what_is_left_of_a_broken_build_is_cleared_and_the_index_is_built(
     assert await bench.index_names() == [segment.index_name] != broken
 
 
+async def test_a_broken_build_that_is_not_needed_any_more_leaves_nothing(bench: Bench) -> None:
+    collection = await bench.collection("t")
+    await bench.fill(collection, VECTORS)
+    dying = asyncio.create_task(bench.indexes().keep())
+    await _killed_while_building(bench)
+    await asyncio.gather(dying, return_exceptions=True)
+    await bench.store().delete(collection, [f"c{place}" for place in range(len(VECTORS) - 10)], [])
+    async with asyncio.timeout(30):
+        while await bench.index_names():
+            await bench.indexes().keep()
+
+
 async def test_two_processes_do_not_build_the_same_index(bench: Bench) -> None:
     collection = await bench.collection("t")
     await bench.fill(collection, VECTORS)

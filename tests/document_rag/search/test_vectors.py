@@ -20,10 +20,9 @@ from services.document_rag.search.vectors import (
     exact,
     from_halfvec,
     halfvec_rows,
-    literal,
 )
 from shared.postgres import tenant_transaction
-from tests.document_rag.chunk_program import DIMENSIONS, Matrix, clustered, nearest
+from tests.document_rag.chunk_program import DIMENSIONS, clustered, nearest
 from tests.document_rag.search.vector_bench import WORTH, Bench, found_places, opened_bench
 
 ROWS = 4_000
@@ -68,6 +67,7 @@ async def test_a_tenant_with_1_percent_of_the_chunks_still_gets_a_full_top_k_wit
     for question in QUESTIONS:
         found = await bench.ask(large, question, percent=0)
         assert len(found.chunks) == 10
+        assert found.mode is RetrievalMode.INDEX
         truly = [places[at] for at in nearest(VECTORS[places], question)]
         recalls.append(recall(found_places(found), truly))
     assert np.mean(recalls) >= 0.95
@@ -84,13 +84,17 @@ async def test_a_large_space_is_searched_through_its_index(bench: Bench, large: 
     assert np.mean(recalls) >= 0.98
 
 
+@pytest.mark.parametrize("rows", [WORTH + 1, ROWS])
 async def test_the_planner_uses_the_index_where_we_decided_so_and_never_where_we_did_not(
-    bench: Bench, large: PushedCollection
+    bench: Bench, rows: int
 ) -> None:
-    space = Space(large.home, Kind.PUSHED, large.collection_id)
-    segments = await bench.segments(large)
+    collection = await bench.collection("planned")
+    await bench.fill(collection, VECTORS[:rows])
+    await bench.indexes().keep()
+    space = Space(collection.home, Kind.PUSHED, collection.collection_id)
+    segments = await bench.segments(collection)
     question = halfvec_rows(QUESTIONS[:1])[0]
-    async with tenant_transaction(bench.pool, large.home, settings=approximate_settings(100)) as connection:
+    async with tenant_transaction(bench.pool, collection.home, settings=approximate_settings(100)) as connection:
         with_index = await _plan(connection, approximate(space, segments, 10), question)
         forced = await _plan(connection, exact(space, 10), question)
     assert f"Index Scan using {segments[0].index_name}" in with_index
@@ -181,16 +185,3 @@ def test_more_candidates_are_kept_where_there_are_more_rows() -> None:
 def test_vectors_survive_their_way_to_the_database_and_back() -> None:
     row = halfvec_rows(VECTORS[:1])[0]
     np.testing.assert_allclose(from_halfvec(row), VECTORS[0], atol=1e-3)
-
-
-@pytest.mark.parametrize("text", ["x' or true --", "back\\slash' quote", "é", "$1", ""])
-async def test_a_text_is_a_literal_whatever_it_holds(bench: Bench, text: str) -> None:
-    async with tenant_transaction(bench.pool, "anyone") as connection:
-        assert await connection.fetchval(f"select {literal(text)}::text") == text
-    with pytest.raises(ValueError, match="no text"):
-        literal("a\0b")
-
-
-def test_questions_are_a_matrix() -> None:
-    matrix: Matrix = QUESTIONS
-    assert matrix.shape == (20, DIMENSIONS)
