@@ -7,7 +7,7 @@ from services.document_rag.assistants.verifier import MOST_SENTENCES, Support, s
 from tests.document_rag.assistants.verified_sentences import NOTHING_STATED, PASSAGES, SENTENCES
 from tests.document_rag.passages import passage
 
-HARD_ONES_IT_GETS_WRONG = 3  # of the set; see "Known gaps"
+HARD_ONES_IT_GETS_WRONG = 2  # of the set; see "Known gaps"
 
 
 def test_it_judges_as_a_careful_reader_does() -> None:
