@@ -4,8 +4,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lxml import etree
-
 from services.document_rag.documents.extracted import UnreadableError
 
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
@@ -44,6 +42,8 @@ def read_part(archive: zipfile.ZipFile, name: str, kind: str) -> bytes:
 
 def parsed(content: bytes) -> Any:
     """XML without entities, network and depth beyond reason."""
+    from lxml import etree  # only three types of document need it
+
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, recover=True)
     root = etree.fromstring(content, parser)
     if root is None:
