@@ -4,13 +4,16 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 
 from deploy.local.ports import free_port
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, open_documents
 from services.document_rag.config import Config
+from services.document_rag.documents import index_writer, publishing
 from services.document_rag.documents.model import Cause, Description, DocumentState, Verdict
 from services.document_rag.model import SearchMode
 from shared.postgres import migrate
@@ -93,6 +96,41 @@ async def test_a_document_waits_for_the_embedding_provider_in_sight_and_recovers
 async def found_by_words(documents: Documents, query: str) -> set[str]:
     result = await documents.index.search(TENANT, query, top_k=50, mode=SearchMode.KEYWORD)
     return {passage.title for passage in result.passages}
+
+
+async def test_a_database_lost_in_the_middle_of_the_commit_delays_and_doubles_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = config.database_url.get_secret_value()
+    add = index_writer.add_vocabulary
+    losses: list[int] = []
+
+    async def lose_the_database(*arguments: Any) -> None:
+        if not losses:
+            losses.append(await cut_off(url))
+        await add(*arguments)
+
+    monkeypatch.setattr(publishing, "add_vocabulary", lose_the_database)
+    async with open_documents(config) as documents:
+        answer = await documents.ingest.upload(TENANT, Description(filename="lixo.md"), pieces_of(LIXO))
+        assert await ended(documents.ingest, TENANT, answer.document) is DocumentState.READY
+        assert losses
+        rows = await index_rows(url, TENANT)
+        assert len(rows["chunks"]) == rows["totals"][0]["chunks"] > 0
+        assert (await documents.ingest.diagnose(TENANT, answer.document.document_id)).attempts == 2
+
+
+async def cut_off(url: str) -> int:
+    """Ends every other connection to the database, as a server that dies does; how many these were."""
+    connection = await asyncpg.connect(url)
+    try:
+        ended: int = await connection.fetchval(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+        return ended
+    finally:
+        await connection.close()
 
 
 async def test_an_object_store_that_is_away_delays_and_loses_nothing(config: Config, tmp_path: Path) -> None:

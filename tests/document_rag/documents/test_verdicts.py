@@ -197,13 +197,14 @@ async def test_what_is_superseded_leaves_nothing_in_the_index(
     client: Client, documents: Documents, tenant_id: str
 ) -> None:
     await client.upload(samples.LIXO.encode(), source="s")
+    totals = "select chunks from totals where tenant_id = $1"
     newest = (await client.upload(samples.IPTU.encode(), source="s")).document
     async with documents.pool.acquire() as connection, connection.transaction():
         await connection.execute("select set_config('app.tenant', $1, true)", tenant_id)
         for table in ("chunks", "postings", "document_vocabulary"):
             rows = await connection.fetch(f"select distinct document_id from {table}")
             assert [str(row["document_id"]) for row in rows] == [newest.document_id]
-        assert await connection.fetchval("select chunks from totals") == newest.chunk_count
+        assert await connection.fetchval(totals, tenant_id) == newest.chunk_count
 
 
 def test_each_policy_and_likeness_has_one_fate() -> None:
