@@ -11,6 +11,7 @@ from services.document_rag.search.chunk_model import PushedCollection
 from services.document_rag.search.recall_sampler import RecallSampler
 from services.document_rag.search.vectors import (
     Kind,
+    Restriction,
     Segment,
     Space,
     VectorSearch,
@@ -96,16 +97,20 @@ async def test_the_planner_uses_the_index_where_we_decided_so_and_never_where_we
     question = halfvec_rows(QUESTIONS[:1])[0]
     async with tenant_transaction(bench.pool, collection.home, settings=approximate_settings(100)) as connection:
         with_index = await _plan(connection, approximate(space, segments, 10), question)
+        # A restriction that the planner, left alone, would rather follow to a few rows and sort them.
+        tempting = Restriction("chunk_id = any($2::text[])", (["c1", "c2"],))
+        tempted = await _plan(connection, approximate(space, segments, 10, tempting), question, ["c1", "c2"])
         forced = await _plan(connection, exact(space, 10), question)
     assert f"Index Scan using {segments[0].index_name}" in with_index
     assert "Index Cond" not in with_index.split(segments[0].index_name)[1].split("Index Scan")[0]
+    assert f"Index Scan using {segments[0].index_name}" in tempted
     assert "vector_segment_" not in forced
 
 
-async def _plan(connection: asyncpg.Connection, statement: str, question: bytes) -> str:
+async def _plan(connection: asyncpg.Connection, statement: str, *parameters: object) -> str:
     # Six times: from then on a prepared statement may be planned without knowing its parameters.
     for _ in range(6):
-        rows = await connection.fetch(f"explain {statement}", question)
+        rows = await connection.fetch(f"explain {statement}", *parameters)
     return "\n".join(row[0] for row in rows)
 
 
