@@ -51,6 +51,7 @@ from services.document_rag.search.chunk_handlers import ChunkHandlers
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.chunk_store import ChunkStore
+from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import Embedder, HashedEmbedder, OpenAIEmbedder
 from services.document_rag.search.handlers import SearchHandlers
 from services.document_rag.search.pushed_words import PushedWords
@@ -106,19 +107,19 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         _open_embedder(config) as embedder,
         _open_reranker(config) as reranker,
     ):
-        stemmer = Stemmer(pool)
+        stemmer, earlier = Stemmer(pool), EarlierModels(embedder)
         vectors = VectorSearch(pool, config.vectors_compared_exactly)
         chunks = ChunkStore(pool, vectors, embedder.model)
         async with (
             _keeping_indexes(config, pool, vectors, stemmer),
-            open_ingestion(pool, embedder, stemmer, _ingestion_settings(config)) as ingestion,
+            open_ingestion(pool, embedder, stemmer, earlier, _ingestion_settings(config)) as ingestion,
         ):
             yield Documents(
                 pool=pool,
                 embedder=embedder,
                 ingestion=ingestion,
                 collections=CollectionStore(pool),
-                index=ChunkIndex(pool, embedder, stemmer, vectors, reranker),
+                index=ChunkIndex(pool, embedder, stemmer, vectors, reranker, earlier),
                 push=ChunkPush(chunks, embedder),
                 chunks=chunks,
             )

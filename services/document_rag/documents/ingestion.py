@@ -17,6 +17,7 @@ from services.document_rag.documents.publishing import Publishing
 from services.document_rag.documents.sandbox import ExtractionLimits
 from services.document_rag.documents.upkeep import Upkeep, UpkeepTimes
 from services.document_rag.documents.worker import Worker, Workshop
+from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import Embedder
 from services.document_rag.search.stems import Stemmer
 from shared.steadily import in_background, steadily
@@ -51,10 +52,10 @@ class Ingestion:
 
 @asynccontextmanager
 async def open_ingestion(
-    pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, settings: IngestionSettings
+    pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, earlier: EarlierModels, settings: IngestionSettings
 ) -> AsyncIterator[Ingestion]:
     """Documents with workers at work; at the end of the block the workers give back what they hold."""
-    ingestion, listener = wired(pool, embedder, stemmer, settings)
+    ingestion, listener = wired(pool, embedder, stemmer, earlier, settings)
     workers = (
         steadily("ingestion", Worker(ingestion.workshop).work, _LOOK_FOR_WORK_EVERY_SECONDS, listener.work)
         for _ in range(settings.workers)
@@ -64,7 +65,7 @@ async def open_ingestion(
 
 
 def wired(
-    pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, settings: IngestionSettings
+    pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer, earlier: EarlierModels, settings: IngestionSettings
 ) -> tuple[Ingestion, Listener]:
     """The same without anybody at work, and the listener that wakes workers."""
     store, admission, originals = DocumentStore(pool), Admission(pool), Originals(settings.originals_url)
@@ -82,5 +83,5 @@ def wired(
     )
     ingest = Ingest(store, admission, originals, listener, settings.upload, searched_model=embedder.model)
     return Ingestion(
-        store, admission, ingest, Upkeep(pool, originals, embedder.model, settings.upkeep), workshop
+        store, admission, ingest, Upkeep(pool, originals, embedder.model, earlier, settings.upkeep), workshop
     ), listener

@@ -17,6 +17,7 @@ from obstore.store import from_url
 from services.document_rag.documents.model import OriginalMissing
 from shared.errors import Unavailable
 
+_PARTS_AT_ONCE = 4  # of 5 MiB each, all in memory
 _PIECE_BYTES = 256 * 1024
 _LISTED_AT_ONCE = 1000
 
@@ -42,7 +43,7 @@ class Originals:
     async def put(self, tenant_id: str, document_id: str, path: Path) -> None:
         """Copies the file at `path` in; readers see all of it or nothing."""
         with _store_errors():
-            await obstore.put_async(self._store, _key(tenant_id, document_id), path)
+            await obstore.put_async(self._store, _key(tenant_id, document_id), path, max_concurrency=_PARTS_AT_ONCE)
 
     async def pieces(self, tenant_id: str, document_id: str) -> AsyncIterator[bytes]:
         """The bytes, a piece at a time. OriginalMissing if the store does not have them."""

@@ -16,6 +16,7 @@ import asyncpg
 from services.document_rag.documents.document_rows import uuid_of
 from services.document_rag.documents.job_queue import EVERY_TENANT, enqueue_again
 from services.document_rag.documents.originals import Originals, StoredOriginal
+from services.document_rag.search.earlier_models import EarlierModels
 from shared.postgres import tenant_transaction
 from shared.steadily import steadily
 from shared.telemetry import get_logger
@@ -32,6 +33,8 @@ _OF_ANOTHER_MODEL = """
     where d.is_current and d.embedding_model <> $1 and (j.document_id is null or j.finished_at is not null)
     limit $2
 """
+
+_MODELS = "select distinct key from vector_spaces where kind = 'documents' and rows > 0"
 
 _THERE = (
     "select document_id from documents where tenant_id = $1 and document_id = any($2::uuid[]) and deleted_at is null"
@@ -74,8 +77,11 @@ class UpkeepTimes:
 class Upkeep:
     """Looks after the documents of all tenants."""
 
-    def __init__(self, pool: asyncpg.Pool, originals: Originals, model: str, times: UpkeepTimes) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, originals: Originals, model: str, earlier: EarlierModels, times: UpkeepTimes
+    ) -> None:
         self._pool = pool
+        self._earlier = earlier
         self._originals = originals
         self._model = model
         self._times = times
@@ -99,6 +105,8 @@ class Upkeep:
         Only replicas with the model that was declared last do it: two that differ, as while a new one is rolled out,
         would undo each other's work for ever.
         """
+        async with tenant_transaction(self._pool, EVERY_TENANT) as connection:
+            self._earlier.are(row["key"] for row in await connection.fetch(_MODELS))
         if not await self._is_wanted():
             return 0
         total = 0

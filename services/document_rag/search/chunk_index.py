@@ -6,6 +6,7 @@ security. Whatever is deleted is gone from the tables read here in the same comm
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from operator import itemgetter
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from services.document_rag.model import (
     fuse_by_rank,
 )
 from services.document_rag.search.closeness import closeness
+from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import DIMENSIONS, Embedder, HashedEmbedder, Vectors
 from services.document_rag.search.filters import matching_documents
 from services.document_rag.search.postings import BM25_B, BM25_DELTA, BM25_K1, term_weights, word_weights
@@ -93,8 +95,10 @@ class ChunkIndex:
         stemmer: Stemmer,
         vectors: VectorSearch,
         reranker: Reranker | None = None,
+        earlier: EarlierModels | None = None,
     ) -> None:
-        """With a `reranker` every search is reranked that does not say otherwise."""
+        """With a `reranker` every search is reranked that does not say otherwise. `earlier`: models going out."""
+        self._earlier = earlier or EarlierModels(embedder)
         self._pool = pool
         self._reranker = reranker
         self._vectors = vectors
@@ -115,8 +119,8 @@ class ChunkIndex:
     ) -> SearchResult:
         """The passages that fit the query best, best first: of the tenant and the global library, as the filter says.
 
-        `vector` is the query as a ready vector; else the embedder makes one. Only vectors of one embedding model are
-        compared; chunks with another model's are found by words. `rerank` None: as this index was set up.
+        `vector` is the query as a ready vector; else the embedder makes one, and one for each earlier model whose
+        documents are still being embedded anew. `rerank` None: as this index was set up.
         """
         given, libraries = vector, filter.libraries(tenant_id)
         async with tenant_transaction(self._pool, tenant_id) as connection:
@@ -125,10 +129,12 @@ class ChunkIndex:
         if not pushed.comparable:
             _refuse_other_dimensions(vector)
         weights = word_weights(question.uses, question.statistics)
+        earlier: Mapping[str, Vectors] = {}
         if mode is SearchMode.KEYWORD:
             vector = None
         elif vector is None:
             vector = await self._embedder.embed_query(query, weights)
+            earlier = await self._earlier.embed_query(query, weights)
         limit = max(_CANDIDATES, top_k)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             only = await matching_documents(connection, question.libraries, filter)
@@ -139,10 +145,15 @@ class ChunkIndex:
             by_vector: Sequence[_Place] = []
             compared = RetrievalMode.NONE
             if vector is not None:
-                near, modes = await self._near_in_documents(connection, question, vector, only, limit)
-                model = self._embedder.model if given is None else None
+                own = self._embedder.model
+                near, modes = await self._near_in_documents(connection, question, own, vector, only, limit)
+                model = own if given is None else None
                 others, their_modes = await near_in(connection, self._vectors, pushed, vector, limit, model=model)
                 by_vector = [place for _, place in sorted([*near, *others], key=itemgetter(0))[:limit]]
+                for former, its_vector in earlier.items():
+                    near, more = await self._near_in_documents(connection, question, former, its_vector, only, limit)
+                    modes += more
+                    by_vector = _alternating(by_vector, [place for _, place in sorted(near, key=itemgetter(0))])
                 compared = max([RetrievalMode.EXACT, *modes, *their_modes], key=list(RetrievalMode).index)
             candidates = list(fuse_by_rank(by_vector, list(by_words)))[:limit]
             found = await _found(connection, question, candidates)
@@ -177,6 +188,7 @@ class ChunkIndex:
         self,
         connection: asyncpg.Connection,
         question: Understood,
+        model: str,
         vector: Vectors,
         only: Sequence[UUID] | None,
         limit: int,
@@ -186,13 +198,19 @@ class ChunkIndex:
         modes: list[RetrievalMode] = []
         restriction = await _only_of(connection, question, only)
         for library in question.libraries if len(vector) == DIMENSIONS else ():
-            space = Space(library, Kind.DOCUMENTS, self._embedder.model)
+            space = Space(library, Kind.DOCUMENTS, model)
             near = await self._vectors.nearest_within(
                 connection, space, vector, limit, columns="document_id, ordinal", restriction=restriction
             )
             found += [(row["distance"], (row["document_id"], row["ordinal"])) for row in near.rows]
             modes.append(near.mode)
         return found, modes
+
+
+def _alternating(first: Sequence[_Place], second: Sequence[_Place]) -> Sequence[_Place]:
+    """Distances of two models do not compare; ranks do."""
+    pairs = zip_longest(first, second)
+    return list(dict.fromkeys(place for pair in pairs for place in pair if place is not None))
 
 
 async def _with_batches(

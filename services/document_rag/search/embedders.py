@@ -79,6 +79,10 @@ class OpenAIEmbedder:
         self._client = client
         self._deadline_seconds = deadline_seconds
 
+    def with_model(self, model: str) -> "OpenAIEmbedder":
+        """The same endpoint's other model."""
+        return OpenAIEmbedder(self._client, model=model, deadline_seconds=self._deadline_seconds)
+
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         batches = [texts[start : start + _INPUTS_A_CALL] for start in range(0, len(texts), _INPUTS_A_CALL)]
         return np.concatenate([await self._embed(batch) for batch in batches])

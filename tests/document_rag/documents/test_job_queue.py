@@ -15,6 +15,7 @@ from services.document_rag.documents.job_queue import Job, JobQueue, LeaseLostEr
 from services.document_rag.documents.model import Description, DocumentState, IngestionCrashed, pause_seconds
 from services.document_rag.documents.publishing import Publishing
 from services.document_rag.documents.worker import Worker
+from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.stems import Stemmer
 from shared.errors import Unavailable
@@ -42,7 +43,7 @@ async def idle(database: str, tmp_path: Path) -> AsyncIterator[Ingestion]:
     await connection.close()
     async with open_pool(SecretStr(database), schema=SCHEMA, on_connect=register_vector_type) as pool:
         settings = IngestionSettings(originals_url=tmp_path.as_uri(), lease_seconds=60)
-        ingestion, _ = wired(pool, HashedEmbedder(), Stemmer(pool), settings)
+        ingestion, _ = wired(pool, HashedEmbedder(), Stemmer(pool), EarlierModels(HashedEmbedder()), settings)
         yield ingestion
 
 

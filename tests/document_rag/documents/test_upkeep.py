@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from openai import AsyncOpenAI
 from pydantic import SecretStr
 
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, open_documents
 from services.document_rag.config import Config
 from services.document_rag.documents.model import Cause, Description, Document, DocumentState
 from services.document_rag.model import EmbeddingDimensionsWrong, SearchMode
-from services.document_rag.search.embedders import HashedEmbedder
+from services.document_rag.search.embedders import HashedEmbedder, OpenAIEmbedder
 from shared.postgres import migrate
 from tests.document_rag.documents.workers import ended
 from tests.document_rag.samples import IPTU, LIXO
@@ -100,6 +101,22 @@ async def test_a_new_model_embeds_everything_anew_while_search_goes_on(config: C
         diagnosis = await documents.ingest.diagnose(TENANT, kept[0].document_id)
         assert (diagnosis.cause, set(diagnosis.chunks_by_model)) == (Cause.SEARCHABLE, {config.embedding_model})
         assert await documents.ingestion.upkeep.embed_anew() == 0
+
+
+async def test_old_vectors_are_searched_until_there_are_new_ones(config: Config) -> None:
+    async with open_documents(config.model_copy(update={"embedder": "hashed"})) as documents:
+        old = await uploaded(documents, LIXO)
+    slow = config.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1", "embedding_deadline_seconds": 0.2})
+    async with open_documents(slow) as documents:
+        await documents.ingestion.upkeep.embed_anew()
+        ready = documents.index._embedder
+        documents.index._embedder = OpenAIEmbedder(
+            AsyncOpenAI(api_key="test", base_url=config.openai_base_url), model=ready.model, deadline_seconds=3.0
+        )
+        found = await documents.index.search(TENANT, "coleta de lixo", top_k=5, mode=SearchMode.VECTOR)
+        assert [passage.document_id for passage in found.passages][:1] == [old.document_id]
+        diagnosis = await documents.ingest.diagnose(TENANT, old.document_id)
+        assert diagnosis.cause is Cause.REEMBEDDING
 
 
 async def test_a_replica_with_the_model_of_before_undoes_nothing(config: Config) -> None:
