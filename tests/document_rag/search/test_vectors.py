@@ -93,6 +93,7 @@ async def test_the_planner_uses_the_index_where_we_decided_so_and_never_where_we
     await bench.fill(collection, VECTORS[:rows])
     await bench.indexes().keep()
     space = Space(collection.home, Kind.PUSHED, collection.collection_id)
+    await bench.analyze()
     segments = await bench.segments(collection)
     question = halfvec_rows(QUESTIONS[:1])[0]
     async with tenant_transaction(bench.pool, collection.home, settings=approximate_settings(100)) as connection:

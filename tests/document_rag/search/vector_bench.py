@@ -72,6 +72,14 @@ class Bench:
         async with tenant_transaction(self.pool, collection.home) as connection:
             return list(await ready_segments(connection, space))
 
+    async def analyze(self) -> None:
+        """Tells the planner what the tables hold, as PostgreSQL does by itself after a while."""
+        owner = await asyncpg.connect(self.url.get_secret_value())
+        try:
+            await owner.execute(f"analyze {SCHEMA}.pushed_chunks")
+        finally:
+            await owner.close()
+
     async def index_names(self) -> list[str]:
         """All approximate indexes that there are, broken ones too."""
         owner = await asyncpg.connect(self.url.get_secret_value())
