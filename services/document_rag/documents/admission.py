@@ -315,7 +315,7 @@ async def _write_down(
         text.token_count,
         (finding.verdict if finding else document.verdict).value,
         UUID(finding.document_id) if finding else uuid_of(document.related_document_id),
-        finding.similarity if finding else 0.0,
+        finding.similarity if finding else document.title_similarity,
         line.version,
         line.origin_id,
         line.previous_version_id,

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA
+from services.document_rag.documents.embedding_cache import EmbeddingCache
 from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.documents.ingestion import Ingestion, IngestionSettings, wired
 from services.document_rag.documents.job_queue import Job, JobQueue, LeaseLostError
@@ -19,7 +20,7 @@ from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.stems import Stemmer
 from shared.errors import Unavailable
-from shared.postgres import migrate, open_pool
+from shared.postgres import migrate, open_pool, tenant_transaction
 from tests.document_rag.documents.workers import INDEX_TABLES, index_rows
 from tests.document_rag.samples import LIXO, POSTO
 
@@ -38,7 +39,7 @@ async def database(fresh_database: Callable[[], str]) -> str:
 async def idle(database: str, tmp_path: Path) -> AsyncIterator[Ingestion]:
     """Everything of ingestion but workers, on tables that are empty."""
     connection = await asyncpg.connect(database)
-    tables = ", ".join(f"document_rag.{table}" for table in ("documents", *INDEX_TABLES))
+    tables = ", ".join(f"document_rag.{table}" for table in ("documents", "embedding_cache", *INDEX_TABLES))
     await connection.execute(f"truncate {tables} cascade")
     await connection.close()
     async with open_pool(SecretStr(database), schema=SCHEMA, on_connect=register_vector_type) as pool:
@@ -110,6 +111,26 @@ async def test_a_fence_holds_for_every_word_of_a_worker(idle: Ingestion) -> None
     await queue.postpone(first, Unavailable())
     await queue.give_back(first)
     await queue.advance(second, DocumentState.EMBEDDING)
+
+
+@pytest.mark.parametrize("table", ["ingestion_jobs", "embedding_cache"])
+async def test_another_tenant_sees_and_changes_no_row_of_the_tables_of_ingestion(idle: Ingestion, table: str) -> None:
+    await taken(idle)
+    pool = idle.workshop.pool
+    await EmbeddingCache(pool, HashedEmbedder(), is_kept=True).vectors(TENANT, ["um texto"])
+    async with tenant_transaction(pool, TENANT) as connection:
+        assert await connection.fetchval(f"select count(*) from {table}") == 1
+    async with tenant_transaction(pool, "outra") as connection:
+        assert await connection.fetchval(f"select count(*) from {table}") == 0
+        assert await connection.execute(f"delete from {table}") == "DELETE 0"
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"insert into {table} select * from {table} union all {_ROWS[table]}")
+
+
+_ROWS = {
+    "ingestion_jobs": 'select (jsonb_populate_record(null::ingestion_jobs, \'{"tenant_id": "prefeitura"}\')).*',
+    "embedding_cache": 'select (jsonb_populate_record(null::embedding_cache, \'{"tenant_id": "prefeitura"}\')).*',
+}
 
 
 async def test_a_job_is_one_worker_s_at_a_time(idle: Ingestion) -> None:
