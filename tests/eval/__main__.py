@@ -122,8 +122,9 @@ async def _retrieval(scored: Scored, answers: Answers, questions: Sequence[Quest
         for mode in SearchMode:
             case = f"{scored.embedder}, {mode.value}, {kind}"
             lines.append(await retrieval(case, scored.finding(mode), answers, asked))
-    reranked = scored.finding(SearchMode.HYBRID, rerank=True)
-    lines.append(await retrieval(f"{scored.embedder}, hybrid, reranked", reranked, answers, questions))
+    for mode in (SearchMode.VECTOR, SearchMode.HYBRID):
+        case = f"{scored.embedder}, {mode.value}, reranked"
+        lines.append(await retrieval(case, scored.finding(mode, rerank=True), answers, questions))
     return lines
 
 

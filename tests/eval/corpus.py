@@ -30,12 +30,13 @@ _DOCUMENT = """
 
 async def upload_demo(documents: Documents, tenant_id: str) -> dict[str, str]:
     """The documents of the demo tenant, by the ids they got: the names of their files."""
-    names: dict[str, str] = {}
-    for path in sorted(DOCUMENTS.iterdir()):
+
+    async def uploaded(path: Path) -> tuple[str, str]:
         said = Description(filename=path.name, title=TITLES.get(path.name, ""))
         result = await documents.ingest.upload(tenant_id, said, _bytes_of(path))
-        names[result.document.document_id] = path.name
-    return names
+        return result.document.document_id, path.name
+
+    return dict(await asyncio.gather(*map(uploaded, sorted(DOCUMENTS.iterdir()))))
 
 
 async def _bytes_of(path: Path) -> AsyncIterator[bytes]:
