@@ -8,6 +8,7 @@ from tests.bench.table import Row
 
 BENCHES = {
     "turn": "tests.bench.turn",
+    "ask": "tests.bench.ask",
     "street": "tests.bench.street",
     "chat": "tests.bench.chat",
     "chat_search": "tests.bench.chat_search",

@@ -3,6 +3,7 @@
 fake-plain          a short fixed answer, at once (also for any name not listed)
 fake-echo           the last user message, word by word
 fake-long           2 000 words, at once
+fake-words-N        N words, at once
 fake-slow[-MS]      200 words, one every MS milliseconds (50)
 fake-cached         fake-plain, with cached and reasoning tokens in the usage
 fake-no-usage       fake-plain, without usage
@@ -247,6 +248,8 @@ def _pieces(turn: Answered) -> list[str]:
         text = turn.last_user_message
     elif turn.model.startswith("fake-slow"):
         text = " ".join(f"palavra{number}" for number in range(SLOW_WORDS))
+    elif turn.model.startswith("fake-words-"):
+        text = " ".join(f"palavra{number}" for number in range(int(turn.model.removeprefix("fake-words-"))))
     elif turn.model == "fake-long":
         text = " ".join(f"palavra{number}" for number in range(LONG_WORDS))
     else:
