@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from services.document_rag.documents.chunking import cut
-from services.document_rag.documents.extracted import PAGE_BREAK, ChunkSize, Page, Span
+from services.document_rag.documents.extracted import PAGE_BREAK, ChunkSize, Heading, Page, Span
 from services.document_rag.documents.headings import division_headings
 from services.document_rag.model import Chunk
 from services.document_rag.tokens import count_tokens
@@ -71,6 +71,14 @@ def test_headings_that_are_not_marked_cut_too_unless_the_section_is_small() -> N
     assert [chunk.section for chunk in chunks] == ["CAPÍTULO I DO OBJETO", "CAPÍTULO II - DOS PRAZOS"]
     assert chunks[1].text.endswith("SEÇÃO I\nA multa é de cem reais.")
     assert all(law[chunk.char_start : chunk.char_end] == chunk.text for chunk in chunks)
+
+
+def test_a_section_is_short_whatever_the_headings_are() -> None:
+    text = "".join(f"{'#' * level} {'título ' * 5_000}\n\n" for level in range(1, 7)) + "Um parágrafo."
+    assert max(len(chunk.section) for chunk in chunks_of(text)) < 1_300
+    heights = tuple(Heading(0, 0, -size, f"Corpo {size}") for size in range(99, 9, -1))
+    (chunk,) = chunks_of(Page(1, "Um parágrafo.", heights), is_markdown=False)
+    assert chunk.section == " › ".join(f"Corpo {size}" for size in range(15, 9, -1))
 
 
 def test_a_sentence_that_names_a_chapter_is_no_heading() -> None:

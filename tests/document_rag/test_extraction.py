@@ -14,6 +14,7 @@ from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
 from tests.document_rag import office_samples, samples
 from tests.house.processes import REPOSITORY
 
+EVIL_CONTAINER = '<container><rootfiles><rootfile full-path="../../etc/passwd"/></rootfiles></container>'
 # The event loop of production, and calls that fail at once: threads of gRPC are never idle.
 BESIDE_GRPC = """
 import asyncio, contextlib, sys
@@ -246,6 +247,8 @@ async def test_a_text_with_a_few_broken_bytes_keeps_all_the_others(tmp_path: Pat
         (office_samples.archive({"ppt/presentation.xml": "<p"}), "a.pptx", "the PPTX is damaged"),
         (office_samples.archive({"xl/workbook.xml": "<workbook"}), "a.xlsx", "the XLSX is damaged"),
         (office_samples.archive({"mimetype": "application/epub+zip"}), "a.epub", "the EPUB is damaged"),
+        (office_samples.epub({"livro/content.opf": ""}), "a.epub", "a part of it is no XML"),
+        (office_samples.epub({"META-INF/container.xml": EVIL_CONTAINER}), "a.epub", "its part ../../etc/passwd cannot"),
         (samples.docx_of("t", "h", "p")[:2000], "a.docx", "is damaged"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", "a.pdf", "a PNG picture"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a.txt", "a JPEG picture"),

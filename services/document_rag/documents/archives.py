@@ -45,9 +45,12 @@ def parsed(content: bytes) -> Any:
     from lxml import etree  # only three types of document need it
 
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, recover=True)
-    root = etree.fromstring(content, parser)
+    try:
+        root = etree.fromstring(content, parser)
+    except etree.XMLSyntaxError as error:
+        raise UnreadableError("the document is damaged: a part of it is no XML") from error
     if root is None:
-        raise UnreadableError("a part of the document is no XML")
+        raise UnreadableError("the document is damaged: a part of it is no XML")
     return root
 
 

@@ -21,6 +21,9 @@ _MARKUP = re.compile(r"[*_`]|\[([^\]]*)\]\([^)]*\)")
 _LETTER_OR_DIGIT = re.compile(r"\w")
 # A heading ends a chunk only when the chunk holds so much already: small sections share one.
 _LEAST_SHARE = 0.5
+# A chunk carries its section: what is longer tells nobody where a passage stands.
+_MAX_TITLE_CHARACTERS = 200
+_MAX_DEPTH = 6
 
 
 class _Splitter(Protocol):
@@ -96,13 +99,13 @@ class _Sections:
         return self.paths[index]
 
     def _path(self) -> str:
-        return SECTION_SEPARATOR.join(title for _, title in self.open)
+        return SECTION_SEPARATOR.join(title for _, title in self.open[-_MAX_DEPTH:])
 
 
 def _markdown_headings(text: str) -> list[Heading]:
     fences = [match.span() for match in _FENCE.finditer(text)]
     return [
-        Heading(match.start(), match.end(), len(match[1]), _MARKUP.sub(r"\1", match[2]).strip())
+        Heading(match.start(), match.end(), len(match[1]), _MARKUP.sub(r"\1", match[2]).strip()[:_MAX_TITLE_CHARACTERS])
         for match in _HEADING.finditer(text)
         if not _is_inside(fences, match.start())
     ]
