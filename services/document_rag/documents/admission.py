@@ -83,7 +83,7 @@ _SETTLE = """
         page_count = $6, char_count = $7, text_sha256 = $8, chunk_count = $9, token_count = $10,
         verdict = $11, related_document_id = $12, title_similarity = $13,
         version = coalesce($14, version), origin_id = coalesce($15, origin_id),
-        previous_version_id = coalesce($16, previous_version_id)
+        previous_version_id = coalesce($16, previous_version_id), empty_page_count = $17
     where tenant_id = $1 and document_id = $2 and deleted_at is null
 """
 
@@ -319,6 +319,7 @@ async def _write_down(
         line.version,
         line.origin_id,
         line.previous_version_id,
+        text.empty_pages,
     )
 
 

@@ -209,6 +209,7 @@ class Document:
     title_similarity: float
     given_title: str
     ready_at: datetime | None
+    empty_page_count: int
 
     def owner(self, reader: str) -> str:
         """The tenant under which it is kept, for a reader that found it."""

@@ -87,6 +87,7 @@ def document_message(document: Document) -> documents_pb2.Document:
         sha256=document.sha256.hex(),
         version=document.version,
         page_count=document.page_count,
+        empty_page_count=document.empty_page_count,
         chunk_count=document.chunk_count,
         token_count=document.token_count,
         char_count=document.char_count,

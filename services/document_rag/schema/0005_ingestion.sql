@@ -30,6 +30,7 @@ alter table documents add column related_document_id uuid;
 alter table documents add column kept_beside boolean not null default false;
 alter table documents add column title_similarity double precision not null default 0;
 alter table documents add column ready_at timestamptz;
+alter table documents add column empty_page_count integer not null default 0 check (empty_page_count >= 0);
 alter table documents add column title_trigrams integer not null
     generated always as (cardinality(public.show_trgm(folded_title(title)))) stored;
 alter table documents alter column state set default 'pending';

@@ -99,6 +99,11 @@ async def test_a_duplicate_that_is_known_only_by_its_text_is_skipped_in_sight(
     assert [path.name for path in (originals_directory / tenant_id).iterdir()] == [first.document_id]
 
 
+async def test_pages_without_text_are_counted(client: Client) -> None:
+    document = (await client.upload(samples.pdf("", "A taxa de lixo custa dez reais."), "taxa.pdf")).document
+    assert (document.page_count, document.empty_page_count) == (2, 1)
+
+
 async def test_a_searchable_document_is_diagnosed_as_such(client: Client) -> None:
     document = (await client.upload(samples.LIXO.encode(), "lixo.md")).document
     told = await diagnosis(client, document.document_id)

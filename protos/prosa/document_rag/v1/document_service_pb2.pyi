@@ -221,6 +221,7 @@ class Document(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     RELATED_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
+    EMPTY_PAGE_COUNT_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Identifier, a UUIDv7."""
     title: _builtins.str
@@ -265,6 +266,8 @@ class Document(_message.Message):
     """What the upload turned out to be."""
     related_document_id: _builtins.str
     """The document that the verdict refers to; empty for NEW."""
+    empty_page_count: _builtins.int
+    """Pages without text, pictures perhaps: what stands on them is not found."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the upload was taken."""
@@ -310,10 +313,11 @@ class Document(_message.Message):
         verdict: Global___Verdict.ValueType = ...,
         related_document_id: _builtins.str = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
+        empty_page_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata", "ready_time", b"ready_time", "stage_error", b"stage_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_count", b"char_count", "chunk_count", b"chunk_count", "collection_id", b"collection_id", "create_time", b"create_time", "document_id", b"document_id", "embedding_model", b"embedding_model", "filename", b"filename", "is_current", b"is_current", "language", b"language", "metadata", b"metadata", "mime_type", b"mime_type", "page_count", b"page_count", "previous_version_id", b"previous_version_id", "ready_time", b"ready_time", "related_document_id", b"related_document_id", "scope", b"scope", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "stage_error", b"stage_error", "state", b"state", "text_sha256", b"text_sha256", "title", b"title", "token_count", b"token_count", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_count", b"char_count", "chunk_count", b"chunk_count", "collection_id", b"collection_id", "create_time", b"create_time", "document_id", b"document_id", "embedding_model", b"embedding_model", "empty_page_count", b"empty_page_count", "filename", b"filename", "is_current", b"is_current", "language", b"language", "metadata", b"metadata", "mime_type", b"mime_type", "page_count", b"page_count", "previous_version_id", b"previous_version_id", "ready_time", b"ready_time", "related_document_id", b"related_document_id", "scope", b"scope", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "stage_error", b"stage_error", "state", b"state", "text_sha256", b"text_sha256", "title", b"title", "token_count", b"token_count", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
