@@ -28,14 +28,22 @@ from shared.telemetry import get_logger
 _log = get_logger()
 
 
-class Answerer(Protocol):
-    """Who answers a question: an assistant, or a team."""
+class Answering(Protocol):
+    """Who is to answer a question, found and ready."""
 
-    async def answer(self, turn: Turn, question: Question, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
-        """Tells everything from Accepted to the last Delta, and stores the answer.
+    async def answer(self, turn: Turn, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
+        """Tells everything from Accepted to the last Delta, and stores the answer; `began` on the monotonic clock.
 
         Whatever it raises, the tokens held for it were given back and the conversation holds word of the failure.
         """
+        ...
+
+
+class Answerer(Protocol):
+    """Who answers questions: assistants, or teams."""
+
+    async def ready(self, tenant_id: str, question: Question) -> Answering:
+        """Finds whom the question is for; NotFound when there is none. Needs no lease: it only reads."""
         ...
 
 
@@ -108,13 +116,16 @@ class AnswerStory:
     async def _carry_out(self, question: Question, outbox: Outbox[AnswerEvent]) -> None:
         began = time.monotonic()
         caller = current_caller()
+        finding = asyncio.create_task(self._answerer(question).ready(caller.tenant_id, question))
+        # Whom the question is for does not matter to a turn that is only told again, nor that nobody is.
+        finding.add_done_callback(lambda found: found.cancelled() or found.exception())
         turn = await self._turns.begin(caller.tenant_id, caller.user_id, question)
         if turn.answer_seq is not None:
             await self._tell_again(turn, await self._conversations.answer_at(turn, turn.answer_seq), outbox)
             return
         async with self._turns.carried_out(turn):
             earlier = await self._stored_before(turn, question)
-            stored = earlier or await self._answerer(question).answer(turn, question, outbox, began)
+            stored = earlier or await (await finding).answer(turn, outbox, began)
             # A stored answer is only ever charged: if that fails now, a retry of the turn charges it.
             for paid in stored.outcome.payments():
                 await patiently(partial(self._budget.charge, turn, paid))

@@ -1,6 +1,7 @@
 """The answer of one assistant: its history and passages, its model, its references."""
 
 import asyncio
+from dataclasses import dataclass
 
 from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.conversations import Earlier
@@ -17,16 +18,29 @@ from services.document_rag.model import SearchResult
 
 
 class OneAssistant:
-    """Answers a question as the assistant that it names."""
+    """Answers questions as the assistants that they name."""
 
     def __init__(self, assistants: AssistantStore, work: TurnWork) -> None:
         self._assistants = assistants
         self._work = work
 
-    async def answer(self, turn: Turn, question: Question, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
-        """Tells Accepted, Citation* and Delta*, and stores the answer; `began` on the monotonic clock."""
-        work = self._work
-        assistant = await self._assistants.get(turn.tenant_id, question.assistant_id)
+    async def ready(self, tenant_id: str, question: Question) -> "AssistantAnswering":
+        """The assistant that the question names; NotFound if there is none."""
+        assistant = await self._assistants.get(tenant_id, question.assistant_id)
+        return AssistantAnswering(self._work, assistant, question)
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantAnswering:
+    """An assistant about to answer a question."""
+
+    work: TurnWork
+    assistant: Assistant
+    question: Question
+
+    async def answer(self, turn: Turn, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
+        """Tells Accepted, Citation* and Delta*, and stores the answer."""
+        work, assistant, question = self.work, self.assistant, self.question
         budget, brief = work.prompt_budget(turn, assistant), Brief(assistant.instructions)
         longest = assistant.longest_answer(question.max_output_tokens)
         prompt_tokens = most_prompt_tokens(brief, question.text, budget)
@@ -36,7 +50,7 @@ class OneAssistant:
             model=work.model(assistant),
             assistant_id=assistant.assistant_id,
         )
-        prepared = await work.prepared(turn, question, wanted, self._read(turn, question, assistant))
+        prepared = await work.prepared(turn, question, wanted, self._read(turn))
         async with work.given_up_on_failure(turn, question, prepared.hold):
             earlier, found = prepared.read
             history = [each.utterance for each in earlier if each.seq < prepared.question.seq]
@@ -57,12 +71,11 @@ class OneAssistant:
             )
             return await work.store(turn, question, outcome, prepared.question)
 
-    async def _read(self, turn: Turn, question: Question, assistant: Assistant) -> tuple[list[Earlier], SearchResult]:
+    async def _read(self, turn: Turn) -> tuple[list[Earlier], SearchResult]:
         """The history and the passages; the second waits for the first only where it leans on it."""
+        work, assistant, question = self.work, self.assistant, self.question
         if turn.is_new_conversation or not stands_alone(question.text):
-            earlier = await self._work.earlier(turn, question)
+            earlier = await work.earlier(turn, question)
             query = search_query(question.text, [each.utterance for each in earlier])
-            return earlier, await self._work.search(turn, assistant, query)
-        return await asyncio.gather(
-            self._work.earlier(turn, question), self._work.search(turn, assistant, question.text)
-        )
+            return earlier, await work.search(turn, assistant, query)
+        return await asyncio.gather(work.earlier(turn, question), work.search(turn, assistant, question.text))

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.events import Accepted, AnswerEvent
@@ -34,18 +34,48 @@ _LINE_OF_A_PLAN = re.compile(r"^[\s\-*•\d.)]*(@?[^:\n]{1,200}?)\s*[:：]\s*(\S
 
 
 class TeamAnswerer:
-    """Answers a question as the team that it names."""
+    """Answers questions as the teams that they name."""
 
     def __init__(self, teams: TeamStore, assistants: AssistantStore, work: TurnWork) -> None:
         self._teams = teams
         self._assistants = assistants
         self._work = work
 
-    async def answer(self, turn: Turn, question: Question, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
-        """Tells Accepted, Step*, Citation* and Delta*, and stores the answer; `began` on the monotonic clock."""
-        team = await self._teams.get(turn.tenant_id, question.team_id)
-        leader, candidates = await self._people(turn.tenant_id, team)
-        work = self._work
+    async def ready(self, tenant_id: str, question: Question) -> "TeamAnswering":
+        """The team that the question names, and its people; NotFound if there is none, TeamIncomplete without them."""
+        team = await self._teams.get(tenant_id, question.team_id)
+        leader, candidates = await self._people(tenant_id, team)
+        return TeamAnswering(self._work, team, leader, candidates, question)
+
+    async def _people(self, tenant_id: str, team: Team) -> tuple[Assistant, list[Candidate]]:
+        fields = team.fields
+        known = await self._assistants.get_all(tenant_id, [fields.leader_id, *fields.member_ids])
+        leader = known.get(fields.leader_id)
+        members = [known[each] for each in fields.member_ids if each in known]
+        if leader is None:
+            raise TeamIncomplete("the team has no leader any more")
+        if not members:
+            raise TeamIncomplete("the team has no members any more")
+        collections = {each for member in members for each in member.collection_ids}
+        names = await self._teams.collection_texts(tenant_id, sorted(collections))
+        return leader, [
+            Candidate(member, " ".join(names.get(each, "") for each in member.collection_ids)) for member in members
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TeamAnswering:
+    """A team about to answer a question."""
+
+    work: TurnWork
+    team: Team
+    leader: Assistant
+    candidates: Sequence[Candidate]
+    question: Question
+
+    async def answer(self, turn: Turn, outbox: Outbox[AnswerEvent], began: float) -> StoredAnswer:
+        """Tells Accepted, Step*, Citation* and Delta*, and stores the answer."""
+        work, team, leader, candidates, question = self.work, self.team, self.leader, self.candidates, self.question
         terms = Terms(
             question,
             lambda assistant: work.prompt_budget(turn, assistant),
@@ -62,21 +92,6 @@ class TeamAnswerer:
             members = [each.assistant for each in candidates]
             outcome = await _Performance(team, leader, members, run).outcome()
             return await work.store(turn, question, outcome, prepared.question)
-
-    async def _people(self, tenant_id: str, team: Team) -> tuple[Assistant, list[Candidate]]:
-        fields = team.fields
-        known = await self._assistants.get_all(tenant_id, [fields.leader_id, *fields.member_ids])
-        leader = known.get(fields.leader_id)
-        members = [known[each] for each in fields.member_ids if each in known]
-        if leader is None:
-            raise TeamIncomplete("the team has no leader any more")
-        if not members:
-            raise TeamIncomplete("the team has no members any more")
-        collections = {each for member in members for each in member.collection_ids}
-        names = await self._teams.collection_texts(tenant_id, sorted(collections))
-        return leader, [
-            Candidate(member, " ".join(names.get(each, "") for each in member.collection_ids)) for member in members
-        ]
 
 
 class _Performance:

@@ -120,13 +120,13 @@ async def test_the_same_request_id_tells_the_stored_turn_of_a_team_again(tenant:
 async def test_the_failure_of_one_member_is_told_and_the_team_goes_on(
     tenant: Tenant, strategy: team_pb.TeamStrategy.ValueType
 ) -> None:
-    team = await team_of(tenant, strategy, members=("fake-error", "extractive"))
+    team = await team_of(tenant, strategy, members=("fake-unauthorised", "extractive"))
     told = await team.asked(BOTH)
     failed = [each for each in _ended(told) if each.state == pb.STEP_STATE_FAILED]
     assert [(each.display_name, each.error_reason) for each in failed] == [("Tributos", "PROVIDER_FAILED")]
     assert "terças e quintas" in told.text
     assert await tenant.counters() == (told.tokens, 0)
-    last_fails = await team_of(tenant, SEQUENCE, members=("extractive", "fake-error"))
+    last_fails = await team_of(tenant, SEQUENCE, members=("extractive", "fake-unauthorised"))
     assert "10 de março" in (await last_fails.asked(BOTH)).text
 
 
@@ -135,7 +135,7 @@ async def test_where_one_failure_is_enough_the_turn_fails_and_costs_nothing(
     tenant: Tenant, strategy: team_pb.TeamStrategy.ValueType
 ) -> None:
     fails = team_pb.ON_MEMBER_FAILURE_FAIL
-    team = await team_of(tenant, strategy, members=("fake-error", "extractive"), on_member_failure=fails)
+    team = await team_of(tenant, strategy, members=("fake-unauthorised", "extractive"), on_member_failure=fails)
     told = Told()
     assert await team.refused(BOTH, told=told) == "PROVIDER_FAILED"
     assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR"]
@@ -143,7 +143,7 @@ async def test_where_one_failure_is_enough_the_turn_fails_and_costs_nothing(
 
 
 async def test_when_every_member_fails_the_turn_fails(tenant: Tenant) -> None:
-    team = await team_of(tenant, COORDINATE, members=("fake-error", "fake-rate-limited"))
+    team = await team_of(tenant, COORDINATE, members=("fake-unauthorised", "fake-truncated"))
     assert await team.refused(BOTH) == "PROVIDER_FAILED"
     assert await tenant.counters() == (0, 0)
 
@@ -157,7 +157,7 @@ async def test_a_team_that_finds_nothing_says_so_in_the_language_of_the_question
 
 
 async def test_a_team_never_uses_more_than_the_quota_has_left(tenant: Tenant) -> None:
-    team = await team_of(tenant, COORDINATE, members=("fake-long", "fake-long"), max_output_tokens=2000)
+    team = await team_of(tenant, COORDINATE)
     whole = await team.asked(BOTH)
     assert whole.completed.finish_reason == pb.FINISH_REASON_STOP
     used = (await tenant.counters())[0]
@@ -190,6 +190,7 @@ async def test_a_reader_who_leaves_a_team_pays_what_its_policy_says(tenant: Tena
     else:
         assert (answer.status, answer.text) == (chat_pb.MESSAGE_STATUS_INTERRUPTED, "")
         assert [each["kind"] for each in steps] == ["answer", "answer"]
+        assert {each["usage_source"] for each in steps} == {"partial", "provider"}, "who was still writing was stopped"
         said = await team.asked(BOTH, request_id=name)
         assert said.completed.finish_reason == pb.FINISH_REASON_INTERRUPTED
 
