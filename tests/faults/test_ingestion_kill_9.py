@@ -1,6 +1,7 @@
 """Workers die at every stage, providers and stores are away: no document is half there, none stays where it is."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from services.document_rag.documents.model import Cause, Description, DocumentSt
 from services.document_rag.model import SearchMode
 from shared.postgres import migrate
 from tests.document_rag.documents.workers import ended, index_rows, standing_still
-from tests.document_rag.samples import LIXO
+from tests.document_rag.samples import IPTU, LIXO
 from tests.house.fake_provider import FakeProvider, fake_provider
 
 STAGES = ("extracting", "chunking", "embedding", "indexing")
@@ -136,12 +137,26 @@ async def cut_off(url: str) -> int:
 async def test_an_object_store_that_is_away_delays_and_loses_nothing(config: Config, tmp_path: Path) -> None:
     originals, elsewhere = tmp_path / "originals", tmp_path / "elsewhere"
     async with open_documents(config) as documents:
+        first = (await documents.ingest.upload(TENANT, Description(filename="iptu.md"), pieces_of(IPTU))).document
         originals.rename(elsewhere)
         originals.write_text("no directory")
         with pytest.raises(Exception, match="object store"):
             await documents.ingest.upload(TENANT, Description(filename="lixo.md"), pieces_of(LIXO))
-        assert await documents.store.list(TENANT, before=None, limit=10) == []
+        assert len(await documents.store.list(TENANT, before=None, limit=10)) == 1
+        await documents.ingest.delete(TENANT, first.document_id)
         originals.unlink()
         elsewhere.rename(originals)
+        assert await sweep_everything(documents, config) == 1
         answer = await documents.ingest.upload(TENANT, Description(filename="lixo.md"), pieces_of(LIXO))
         assert answer.document.state is DocumentState.READY
+
+
+async def sweep_everything(documents: Documents, config: Config) -> int:
+    """Sweeps originals as if each were old by now; how many belonged to nothing."""
+    _make_old(Path(config.originals_url.removeprefix("file://")))
+    return await documents.ingestion.upkeep.sweep()
+
+
+def _make_old(directory: Path) -> None:
+    for path in directory.rglob("*-*-*"):
+        os.utime(path, (1, 1))

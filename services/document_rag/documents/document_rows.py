@@ -17,7 +17,8 @@ COLUMNS = f"""d.tenant_id, d.document_id, d.title, d.filename, d.mime_type, d.si
     d.page_count, d.chunk_count, d.token_count, d.char_count, d.embedding_model, d.created_at, d.source, d.is_current,
     d.previous_version_id, d.text_sha256, d.collection_id, d.metadata, d.language, d.verdict, d.related_document_id,
     d.title_similarity, d.given_title, d.ready_at, d.empty_page_count, {STATE} as state, j.error_reason,
-    j.error_message, j.error_stage, j.error_at, case when j.finished_at is null then j.run_after end as next_attempt_at"""
+    j.error_message, j.error_stage, j.error_at,
+    case when j.finished_at is null then j.run_after end as next_attempt_at"""
 
 
 def document_of(row: asyncpg.Record) -> Document:

@@ -72,9 +72,12 @@ class Ingest:
         return result if said.return_early else await self._awaited(tenant_id, result)
 
     async def delete(self, tenant_id: str, document_id: str) -> None:
-        """Takes the document out of every search, then its original. NotFound for a foreign, deleted or missing one."""
+        """Takes the document out of every search, then its original, at the latest with the next sweep.
+
+        NotFound for a foreign, deleted or missing one.
+        """
         await self._store.delete(tenant_id, document_id)
-        await self._originals.remove(tenant_id, document_id)
+        await self._originals.discard(tenant_id, document_id)
 
     async def watch(self, tenant_id: str, document_id: str) -> AsyncIterator[Progress]:
         """How far the document is, now and whenever that changes, until it is over. NotFound once it is gone."""
@@ -112,7 +115,7 @@ class Ingest:
             await asyncio.shield(self._discard(tenant_id, upload.document_id))
             raise
         if result.document.document_id != upload.document_id:
-            await self._originals.remove(tenant_id, upload.document_id)
+            await self._originals.discard(tenant_id, upload.document_id)
         return result
 
     async def _received(self, said: Description, pieces: AsyncIterator[bytes], spool: IO[bytes]) -> NewDocument:
@@ -138,7 +141,7 @@ class Ingest:
             try:
                 await self._store.get(tenant_id, document_id)
             except NotFound:
-                await self._originals.remove(tenant_id, document_id)
+                await self._originals.discard(tenant_id, document_id)
 
     async def _awaited(self, tenant_id: str, result: UploadResult) -> UploadResult:
         """The answer once the document is searchable, or is delayed by what the client need not wait for."""
@@ -146,7 +149,7 @@ class Ingest:
         if not result.document.state.is_final:
             standing = await self._over_or_delayed(tenant_id, document_id)
             if standing.outcome in ("rejected", "skipped"):
-                await self._originals.remove(tenant_id, document_id)
+                await self._originals.discard(tenant_id, document_id)
             error = standing.progress.stage_error
             if standing.outcome in ("failed", "rejected") and error and error.reason in _FAULTS_OF_FILES:
                 raise _FAULTS_OF_FILES[error.reason](error.message)

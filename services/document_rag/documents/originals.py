@@ -5,7 +5,7 @@ before the commit) can be reached by nobody, and is swept (upkeep.py).
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,6 +77,11 @@ class Originals:
                 await obstore.delete_async(self._store, _key(tenant_id, document_id))
             except (obstore.exceptions.NotFoundError, FileNotFoundError):
                 return
+
+    async def discard(self, tenant_id: str, document_id: str) -> None:
+        """Takes away what belongs to nothing any more; if the store is away, the sweep will."""
+        with suppress(Unavailable):
+            await self.remove(tenant_id, document_id)
 
     async def listed(self) -> AsyncIterator[Sequence[StoredOriginal]]:
         """All originals of all tenants, so many at a time."""

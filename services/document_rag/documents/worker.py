@@ -100,7 +100,7 @@ class Worker:
     async def _give_up(self, job: Job, error: ServiceError) -> None:
         await self._shop.publishing.fail(job, error)
         if job.is_awaited:
-            await self._shop.originals.remove(job.tenant_id, job.document_id)
+            await self._shop.originals.discard(job.tenant_id, job.document_id)
 
     async def _go_the_way(self, job: Job) -> None:
         if job.crashes >= MAX_CRASHES:
@@ -118,7 +118,7 @@ class Worker:
                 if await self._shop.admission.settle(job, document, text):
                     await self._make_searchable(job, text, vectors)
                 else:
-                    await self._shop.originals.remove(job.tenant_id, job.document_id)
+                    await self._shop.originals.discard(job.tenant_id, job.document_id)
 
     async def _make_searchable(self, job: Job, text: ReadText, vectors: IO[bytes]) -> None:
         settled = await self._shop.store.get(job.tenant_id, job.document_id)
