@@ -44,6 +44,12 @@ _REMEMBER = """
     insert into word_batches (tenant_id, collection_id, low, high, batch_id, numbers) values ($1, $2, $3, $4, $5, $6)
 """
 
+# Another process may have been faster: then the chunks behind `low` are in a batch already, or the stale batch is gone.
+_STILL_DUE = """
+    select coalesce(max(high), 0) = $3 or bool_or(low = $3 and high = $4)
+    from word_batches where tenant_id = $1 and collection_id = $2
+"""
+
 _STALE = """
     select low, high, batch_id from word_batches as batch
     cross join lateral (
@@ -115,6 +121,8 @@ class PushedWords:
         vocabulary = await asyncio.to_thread(vocabulary_of, words, terms)
         async with tenant_transaction(self._pool, batch.tenant_id) as connection:
             await one_writer(connection, batch.tenant_id)
+            if not await connection.fetchval(_STILL_DUE, batch.tenant_id, batch.collection_id, batch.low, batch.high):
+                return
             await remove_from_index(connection, batch.tenant_id, UUID(batch.batch_id))
             await connection.execute(
                 "delete from word_batches where tenant_id = $1 and batch_id = $2",

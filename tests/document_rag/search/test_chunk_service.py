@@ -1,5 +1,6 @@
 """ChunkService over the wire: what a program pushes is durable, found at once, and refused whole when it is wrong."""
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -196,6 +197,17 @@ async def test_a_question_that_has_no_direction_is_refused(program: ChunkProgram
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await program.query(collection_id, vector)
     assert reason_of(refused.value).reason in {"VECTOR_DIMENSIONS_WRONG", "VECTOR_INVALID"}
+
+
+async def test_programs_that_write_the_same_chunks_at_once_agree(program: ChunkProgram) -> None:
+    collection_id = await program.collection()
+    chunks = [chunk(f"c{place}", VECTORS[place]) for place in range(200)]
+    written = await asyncio.gather(
+        *(program.upsert(collection_id, chunks if turn % 2 else chunks[::-1]) for turn in range(8))
+    )
+    assert sum(each.created_count for each in written) == 200
+    assert sum(each.unchanged_count for each in written) == 7 * 200
+    assert (await program.count(collection_id)).chunk_count == 200
 
 
 async def test_no_tenant_reaches_anothers_chunks(program_of: ProgramOf, tenant_id: str) -> None:

@@ -1,5 +1,6 @@
 """Pushed chunks in a search over everything: found by vector at once, by words shortly after, and never when gone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -97,6 +98,13 @@ async def test_a_batch_of_which_little_is_left_leaves_no_word_in_the_statistics(
     await bench.store().delete(collection, ["iptu"], [])
     await keeper.keep()
     assert await _totals(bench, collection.home) == (0, [])
+
+
+async def test_two_processes_that_index_the_same_words_count_them_once(
+    bench: Bench, collection: PushedCollection
+) -> None:
+    await asyncio.gather(*(words(bench).keep() for _ in range(3)))
+    assert await _totals(bench, collection.home) == (3, ["iptu", "lixo"])
 
 
 async def _totals(bench: Bench, tenant_id: str) -> tuple[int, list[str]]:

@@ -109,7 +109,7 @@ class ChunkServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListChunks(self, request, context):
-        """Lists the chunks of a collection in the order in which they were last written.
+        """Lists the chunks of a collection in the order in which they were last written, those of one message by their ids.
         Returns NOT_FOUND for a collection that does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

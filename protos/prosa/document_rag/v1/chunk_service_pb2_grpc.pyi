@@ -57,7 +57,7 @@ class ChunkServiceStub:
     Returns NOT_FOUND for a collection that does not exist.
     """
     ListChunks: _grpc.UnaryUnaryMultiCallable[_chunk_service_pb2.ListChunksRequest, _chunk_service_pb2.ListChunksResponse]
-    """Lists the chunks of a collection in the order in which they were last written.
+    """Lists the chunks of a collection in the order in which they were last written, those of one message by their ids.
     Returns NOT_FOUND for a collection that does not exist.
     """
     CountChunks: _grpc.UnaryUnaryMultiCallable[_chunk_service_pb2.CountChunksRequest, _chunk_service_pb2.CountChunksResponse]
@@ -103,7 +103,7 @@ class ChunkServiceAsyncStub(ChunkServiceStub):
     Returns NOT_FOUND for a collection that does not exist.
     """
     ListChunks: _aio.UnaryUnaryMultiCallable[_chunk_service_pb2.ListChunksRequest, _chunk_service_pb2.ListChunksResponse]  # type: ignore[assignment]
-    """Lists the chunks of a collection in the order in which they were last written.
+    """Lists the chunks of a collection in the order in which they were last written, those of one message by their ids.
     Returns NOT_FOUND for a collection that does not exist.
     """
     CountChunks: _aio.UnaryUnaryMultiCallable[_chunk_service_pb2.CountChunksRequest, _chunk_service_pb2.CountChunksResponse]  # type: ignore[assignment]
@@ -164,7 +164,7 @@ class ChunkServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chunk_service_pb2.ListChunksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chunk_service_pb2.ListChunksResponse, _abc.Awaitable[_chunk_service_pb2.ListChunksResponse]]:
-        """Lists the chunks of a collection in the order in which they were last written.
+        """Lists the chunks of a collection in the order in which they were last written, those of one message by their ids.
         Returns NOT_FOUND for a collection that does not exist.
         """
 
