@@ -46,7 +46,7 @@ _REMEMBER = """
 
 # Another process may have been faster: then the chunks behind `low` are in a batch already, or the stale batch is gone.
 _STILL_DUE = """
-    select coalesce(max(high), 0) = $3 or bool_or(low = $3 and high = $4)
+    select coalesce(max(high), 0) = $3 or bool_or(batch_id = $4)
     from word_batches where tenant_id = $1 and collection_id = $2
 """
 
@@ -121,7 +121,8 @@ class PushedWords:
         vocabulary = await asyncio.to_thread(vocabulary_of, words, terms)
         async with tenant_transaction(self._pool, batch.tenant_id) as connection:
             await one_writer(connection, batch.tenant_id)
-            if not await connection.fetchval(_STILL_DUE, batch.tenant_id, batch.collection_id, batch.low, batch.high):
+            about = (batch.tenant_id, batch.collection_id, batch.low, UUID(batch.batch_id))
+            if not await connection.fetchval(_STILL_DUE, *about):
                 return
             await remove_from_index(connection, batch.tenant_id, UUID(batch.batch_id))
             await connection.execute(
