@@ -24,7 +24,7 @@ from services.document_rag.search.filters import Parameters
 from shared.postgres import quoted, tenant_reading, tenant_transaction
 
 MAX_CANDIDATES = 1000
-_CANDIDATES_AT_20_000 = 110
+_CANDIDATES_AT_20_000 = 120
 _STATE_SECONDS = 1.0
 _MOST_SPACES_KEPT = 10_000
 _PROMISED_RECALL, _AMPLE_RECALL = 0.95, 0.995
@@ -119,7 +119,7 @@ def condition_parameters() -> Parameters:
 
 def candidates_for(rows: int) -> int:
     """How many candidates a search through a segment of so many rows keeps, so that it misses few."""
-    return int(min(400, max(40, _CANDIDATES_AT_20_000 * (rows / 20_000) ** 0.37)))
+    return int(min(400, _CANDIDATES_AT_20_000 * max(1.0, rows / 20_000) ** 0.35))
 
 
 def exact_rows(dimensions: int) -> int:
