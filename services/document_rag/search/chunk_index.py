@@ -51,19 +51,24 @@ _WORDS_OVER_HASHED_VECTORS = 30.0
 # A document and a chunk of it: what both legs rank, cheaper to carry than the chunk.
 _Place = tuple[UUID, int]
 
+# "offset 0": by key, also when nobody has counted the rows yet. Numbers without ::float8 would be of type numeric, and
+# arrays unnested anywhere but in a select list a function call a row: together twice the time.
 _BY_WORDS = f"""
-    select p.document_id, place.ordinal,
-           sum(asked.weight * (place.count * {BM25_K1 + 1} / (place.count + {BM25_K1} * ({1 - BM25_B}
-               + {BM25_B} * place.length / $4::float8)) + {BM25_DELTA})) as score
+    select place.document_id, place.ordinal,
+           sum(asked.weight * (place.count * {BM25_K1 + 1}::float8
+               / (place.count + {BM25_K1}::float8 * ({1 - BM25_B}::float8
+                                                     + {BM25_B}::float8 * place.length / $4::float8))
+               + {BM25_DELTA}::float8)) as score
     from unnest($2::text[], $3::float8[]) as asked(term, weight)
     cross join lateral (
-        select * from postings where tenant_id = any($1::text[]) and postings.term = asked.term
-        offset 0  -- by key, also when nobody has counted the rows yet
-    ) as p
-    cross join unnest(p.ordinals, p.counts, p.lengths) as place(ordinal, count, length)
-    where $5::uuid[] is null or p.document_id = any($5)
-    group by p.document_id, place.ordinal
-    order by score desc, p.document_id desc, place.ordinal
+        select document_id, unnest(ordinals) as ordinal, unnest(counts) as count, unnest(lengths) as length
+        from postings
+        where tenant_id = any($1::text[]) and postings.term = asked.term
+          and ($5::uuid[] is null or document_id = any($5))
+        offset 0
+    ) as place
+    group by place.document_id, place.ordinal
+    order by score desc, place.document_id desc, place.ordinal
     limit $6
 """  # noqa: S608  (constants of ours)
 
