@@ -2,7 +2,7 @@
 
 The questions are read from PROSA_SQUAD_PT (a file in SQuAD's format; without it nothing is measured), each asked as
 written and with typing errors. The peer ranks by `ts_rank(…, 1)` over any word, Portuguese stems, accents folded: the
-best of its kinds. The bars are the ratios first measured for this design, on another sample of the same corpus.
+best of its kinds.
 """
 
 import os
@@ -36,8 +36,8 @@ from tests.eval.questions import Question, mistyped, sampled, squad
 DATA = "PROSA_SQUAD_PT"
 TENANT = "bench"
 
-# Recall at 1 and at 5 of the design over that of the peer, as first measured: as written, mistyped.
-BARS = {"as written": (1.02, 1.01), "mistyped": (1.09, 1.06)}
+# Recall at 1 and at 5 of the hybrid over that of the peer: as written, mistyped.
+BARS = {"as written": (1.08, 1.05), "mistyped": (1.25, 1.15)}
 
 _PEER = """
     create extension if not exists unaccent;
