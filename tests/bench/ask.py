@@ -3,7 +3,8 @@
 The system runs as `make run` starts it. First word: beside the raw engine calls that it has to wait for, one after the
 other by our own stores in this process (no gRPC, no identity), and four gRPC calls that do nothing: client to
 document_rag, document_rag to its two neighbours, and one to spare. Bytes: what the gateway writes for an answer of 500
-pieces beside twice what it writes for one of 250. `python -m tests.bench ask`.
+pieces, one every 20 ms, beside twice what it writes for one of 250; pieces that wait together are told as one.
+`python -m tests.bench ask`.
 """
 
 import asyncio
@@ -64,9 +65,10 @@ Timed = Callable[[str], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Streams:
-    """Fifty answers at once: bytes of one response, bytes of its text, seconds until all had ended."""
+    """Fifty answers at once: bytes and deltas of one response, bytes of its text, seconds until all had ended."""
 
     response_bytes: float
+    deltas: float
     text_bytes: float
     seconds: float
 
@@ -168,27 +170,28 @@ async def _streams(tenant: Tenant, pieces: int) -> Streams:
     limits = httpx.Limits(max_connections=STREAMS)
     async with httpx.AsyncClient(base_url=tenant.admin.gateway, headers=headers, timeout=120, limits=limits) as client:
 
-        async def one() -> int:
+        async def one() -> tuple[int, int]:
             body = {"question": QUESTIONS[0], "requestId": new_id()}
             for _ in range(TRIES):
                 response = await client.post(f"/v1/assistants/{assistant_id}:ask", json=body)
                 if "event: completed" in response.text:
-                    return len(response.content)
+                    return len(response.content), response.text.count("event: text_delta")
                 await asyncio.sleep(1)  # a machine that is too busy says 503, and when to come again
             raise AssertionError(response.text[-500:])
 
         began = time.perf_counter()
-        sizes = await asyncio.gather(*(one() for _ in range(STREAMS)))
+        answers = await asyncio.gather(*(one() for _ in range(STREAMS)))
         seconds = time.perf_counter() - began
     text = " ".join(f"palavra{number}" for number in range(pieces))
-    return Streams(statistics.median(sizes), len(text), seconds)
+    sizes, deltas = zip(*answers, strict=True)
+    return Streams(statistics.median(sizes), statistics.median(deltas), len(text), seconds)
 
 
 def _rows(waited: float, engines: float, nothing: float, half: Streams, whole: Streams) -> list[Row]:
     allowed = engines + EMPTY_CALLS * nothing
     first = f"first word p50, beside engines {engines:.1f} ms + {EMPTY_CALLS} empty calls of {nothing:.2f} ms"
     doubled = 2 * half.response_bytes * whole.text_bytes / (2 * half.text_bytes)
-    many = f"{STREAMS} streams of {PIECES} pieces"
+    many = f"{STREAMS} streams of {PIECES} pieces, told in {whole.deltas:.0f} deltas"
     return [
         at_most(first, waited, allowed, "ms", 1.0),
         at_most(f"{many}: bytes, beside twice those of {PIECES // 2}", whole.response_bytes, doubled, "bytes", 1.1),

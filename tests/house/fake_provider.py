@@ -3,7 +3,7 @@
 fake-plain          a short fixed answer, at once (also for any name not listed)
 fake-echo           the last user message, word by word
 fake-long           2 000 words, at once
-fake-words-N        N words, at once
+fake-words-N        N words, one every 20 milliseconds
 fake-slow[-MS]      200 words, one every MS milliseconds (50)
 fake-cached         fake-plain, with cached and reasoning tokens in the usage
 fake-no-usage       fake-plain, without usage
@@ -53,6 +53,7 @@ PLAIN_ANSWER = "A resposta está no documento da prefeitura, conforme o trecho c
 SLOW_WORDS = 200
 LONG_WORDS = 2000
 SLOW_MILLISECONDS = 50
+WORD_SECONDS = 0.02
 WORDS_BEFORE_TROUBLE = 3
 HANG_SECONDS = 600.0
 RETRY_AFTER_SECONDS = 7
@@ -258,6 +259,8 @@ def _pieces(turn: Answered) -> list[str]:
 
 
 def _pause_seconds(model: str) -> float:
+    if model.startswith("fake-words-"):
+        return WORD_SECONDS
     if not model.startswith("fake-slow"):
         return 0.0
     milliseconds = model.removeprefix("fake-slow").removeprefix("-")

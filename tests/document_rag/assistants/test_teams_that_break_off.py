@@ -34,7 +34,16 @@ USED = (TokenCount(input=40, output=10), TokenCount(input=60, output=20))
 TOTAL = 130
 
 
-@pytest.mark.parametrize("stage", ["held", "parts held", "stored", "half charged", "charged"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("held", marks=pytest.mark.long),
+        "parts held",
+        pytest.param("stored", marks=pytest.mark.long),
+        "half charged",
+        pytest.param("charged", marks=pytest.mark.long),
+    ],
+)
 async def test_a_turn_of_a_team_abandoned_at_any_stage_is_taken_over(tenant: Tenant, stage: str) -> None:
     team = await team_of(tenant, team_pb.TEAM_STRATEGY_COORDINATE)
     name = request_id()
