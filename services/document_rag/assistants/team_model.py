@@ -2,9 +2,10 @@
 
 import enum
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from services.document_rag.model import refuse_nul
 from shared.errors import FailedPrecondition, FieldViolation, InvalidArgument
@@ -65,12 +66,6 @@ class TeamFields:
         named |= {f"member_ids[{index}]": each for index, each in enumerate(self.member_ids)}
         refuse_nul({f"team.{name}": text for name, text in named.items()})
 
-    def people(self) -> Iterator[tuple[str, str]]:
-        """The assistants of the team, each under the field that names it."""
-        yield "leader_id", self.leader_id
-        for index, each in enumerate(self.member_ids):
-            yield f"member_ids[{index}]", each
-
     def _broken_rules(self) -> Iterator[FieldViolation]:
         """The rules of the contract, kept here too: it cannot check what an update's mask leaves out."""
         ids, threshold = self.member_ids, self.route_threshold
@@ -93,6 +88,14 @@ class TeamFields:
     def fingerprint(self) -> bytes:
         """What a retry with the same request_id must repeat."""
         return hashlib.sha256(repr(self).encode()).digest()
+
+
+def people_of(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The assistants that fields of a team name, each under the field that names it."""
+    if "leader_id" in stated:
+        yield "leader_id", stated["leader_id"]
+    for index, each in enumerate(stated.get("member_ids", ())):
+        yield f"member_ids[{index}]", each
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ from uuid import UUID
 import asyncpg
 
 from services.document_rag.assistants.assistant_store import AssistantStore
-from services.document_rag.assistants.team_model import OnMemberFailure, Strategy, Team, TeamFields, TeamMemberUnknown
+from services.document_rag.assistants.team_model import (
+    OnMemberFailure,
+    Strategy,
+    Team,
+    TeamFields,
+    TeamMemberUnknown,
+    people_of,
+)
 from services.document_rag.model import GLOBAL_LIBRARY
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
@@ -29,7 +36,7 @@ class TeamStore:
 
     async def create(self, tenant_id: str, fields: TeamFields, request_id: str) -> Team:
         """The new team, or the one that this request_id made before; RequestIdReused for other fields."""
-        await self._require_people(tenant_id, fields)
+        await self._require_people(tenant_id, {name: getattr(fields, name) for name in _FIELDS})
         async with tenant_transaction(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(
                 f"""
@@ -79,6 +86,7 @@ class TeamStore:
 
     async def update(self, tenant_id: str, team_id: str, changes: Mapping[str, object]) -> Team:
         """The team with these fields of TeamFields changed; NotFound if there is none."""
+        await self._require_people(tenant_id, changes)
         async with tenant_transaction(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(
                 f"""
@@ -91,8 +99,6 @@ class TeamStore:
             if row is None:
                 raise NotFound("team", team_id)
             fields = dataclasses.replace(_from_row(row).fields, **dict(changes))  # type: ignore[arg-type]
-            if {"leader_id", "member_ids"} & changes.keys():
-                await self._require_people(tenant_id, fields, only=changes)
             assignments = ", ".join(f"{name} = ${position}" for position, name in enumerate(_FIELDS, start=3))
             row = await connection.fetchrow(
                 f"""
@@ -133,12 +139,13 @@ class TeamStore:
         found = {row["collection_id"]: row["text"] for row in rows}
         return {each: found[each.lower()] for each in collection_ids if each.lower() in found}
 
-    async def _require_people(
-        self, tenant_id: str, fields: TeamFields, only: Mapping[str, object] | None = None
-    ) -> None:
-        """TeamMemberUnknown naming who is no assistant of the tenant, among the fields that are set now."""
-        named = [(name, each) for name, each in fields.people() if only is None or name.partition("[")[0] in only]
-        known = await self._assistants.get_all(tenant_id, [each for _, each in named])
+    async def _require_people(self, tenant_id: str, stated: Mapping[str, Any]) -> None:
+        """TeamMemberUnknown naming who is no assistant of the tenant, among the fields that are stated.
+
+        Before the transaction, for it takes a connection of its own.
+        """
+        named = list(people_of(stated))
+        known = await self._assistants.get_all(tenant_id, [each for _, each in named]) if named else {}
         unknown = [name for name, each in named if each not in known]
         if unknown:
             raise TeamMemberUnknown(unknown)

@@ -245,6 +245,18 @@ async def test_only_assistants_of_the_tenant_can_be_in_a_team(tenant: Tenant) ->
         assert field in str(refused.value.trailing_metadata())  # type: ignore[attr-defined]
 
 
+async def test_more_teams_are_changed_at_once_than_there_are_connections(tenant: Tenant) -> None:
+    team = await team_of(tenant, ROUTE)
+    request = team_pb.UpdateTeamRequest(
+        team_id=team.team_id,
+        team=team_pb.Team(member_ids=team.member_ids, display_name="Nova"),
+        update_mask=FieldMask(paths=["member_ids", "display_name"]),
+    )
+    many = 3 * tenant.house.config.database_max_connections
+    async with asyncio.timeout(4.5):
+        await asyncio.gather(*(tenant.house.teams.UpdateTeam(request, metadata=tenant.person()) for _ in range(many)))
+
+
 async def test_the_plans_path_of_a_team_answers_in_one_piece_and_begins_its_session(tenant: Tenant) -> None:
     team = await team_of(tenant, COORDINATE)
     request = team_pb.ExecuteTeamTaskRequest(team_id=team.team_id, task=BOTH, session_id="sessao-1")
