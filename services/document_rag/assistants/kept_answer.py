@@ -1,5 +1,6 @@
 """An answer as chat_store keeps it: outcome ↔ message, with what has no field of its own in the metadata."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,8 +23,9 @@ _RESERVATION = "reservation_id"
 _NOT_IN_DOCUMENTS = "not_in_documents"
 _VERIFICATION = "verification"
 _STEPS = "steps"
-# A message's metadata holds 64 KiB: 300 sentences take a third of it, twelve steps with so much text another.
-_STEP_TEXT_CHARACTERS = 1500
+# A message's metadata holds 64 KiB of JSON: 300 sentences take a third of it, twelve steps with so much text the rest.
+_STEP_TEXT_BYTES = 1500
+_MOST_REFERENCES = 100  # of a message
 
 
 def message_of(outcome: Outcome, message_id: str, team_id: str) -> pb.Message:
@@ -38,7 +40,7 @@ def message_of(outcome: Outcome, message_id: str, team_id: str) -> pb.Message:
         team_id=team_id,
         status=pb.MESSAGE_STATUS_INTERRUPTED if interrupted else pb.MESSAGE_STATUS_COMPLETE,
         rag=outcome.rag,
-        references=[_reference_to_proto(number, passage) for number, passage in outcome.references],
+        references=[_reference_to_proto(number, passage) for number, passage in outcome.references[:_MOST_REFERENCES]],
         usage=tokens_to_proto(answer.tokens),
         usage_source=usage_source_to_proto(answer.usage_source),
         cost_micros=answer.cost_micros,
@@ -108,7 +110,7 @@ def _kept_step(step: Step) -> dict[str, Any]:
         "state": step.state.value,
         "assistant_id": step.assistant_id,
         "display_name": step.display_name,
-        "text": step.text[:_STEP_TEXT_CHARACTERS],
+        "text": _beginning(step.text, _STEP_TEXT_BYTES),
         "model": step.model,
         "tokens": [tokens.input, tokens.cached_input, tokens.output, tokens.reasoning],
         "usage_source": step.usage_source.value,
@@ -117,6 +119,14 @@ def _kept_step(step: Step) -> dict[str, Any]:
         "error_reason": step.error_reason,
         "reservation_id": step.reservation_id,
     }
+
+
+def _beginning(text: str, most_bytes: int) -> str:
+    """As much of the text as fits into so many bytes of JSON, however its letters are written there."""
+    kept = text[:most_bytes]
+    while len(json.dumps(kept)) > most_bytes:
+        kept = kept[: len(kept) * 4 // 5]
+    return kept
 
 
 def _step_of(kept: dict[str, Any]) -> Step:
