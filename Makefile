@@ -7,16 +7,17 @@ PEERS := .prosa/peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What contracts must not break: the last landed state.
 LANDED ?= $(shell git rev-parse --verify --quiet origin/main || git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
-LOCKED := tenant-quota chat-store document-rag analytics gateway local
+LOCKED := tenant-quota chat-store document-rag analytics gateway commands local
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-package prosa --no-emit-package prosa-protos
 # A part of the tests covers a part of the code.
 COVERAGE = --cov --cov-report=term-missing:skip-covered $(if $(ARGS),--cov-fail-under=0)
 BENCH ?=
+SET ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run backup restore test test-all check format protos lock bench clean
+.PHONY: help run backup restore test test-all check format protos lock bench eval clean
 
 ##@ Use
 
@@ -62,6 +63,9 @@ protos: $(VENV)/.dev ## Generate the Python stubs and the OpenAPI document from 
 
 bench: $(VENV)/.dev $(PEERS)/.ready $(if $(filter-out quota_service,$(BENCH)),,$(PEERS)-quota/.ready) ## Measure (one figure: make bench BENCH=name)
 	$(BIN)/python -m tests.bench $(BENCH)
+
+eval: $(VENV)/.dev ## Score retrieval and answers (another set of questions, in SQuAD's format: SET=file.json; a new baseline: ARGS=--keep)
+	$(BIN)/python -m tests.eval $(if $(SET),--set $(SET)) $(ARGS)
 
 ##@ Maintain
 

@@ -41,7 +41,7 @@ class Config(ServiceConfig):
     large_bodies_bytes: int = Field(default=256 * MIB, gt=0)
     """Most bytes of JSON bodies above json_body_bytes that are held at once; what is more is refused as UNAVAILABLE."""
 
-    upload_bytes: int = Field(default=25 * MIB, gt=0)
+    upload_bytes: int = Field(default=128 * MIB, gt=0)
     """Largest uploaded file."""
 
     header_bytes: int = Field(default=32 * 1024, gt=0)

@@ -27,6 +27,7 @@ PLAIN_TYPES = {
     "google.protobuf.UInt64Value": "an unsigned 64-bit integer, as a string",
     "google.protobuf.FloatValue": "a number",
     "google.protobuf.DoubleValue": "a number",
+    "google.protobuf.Struct": "a JSON object",
 }
 
 _KINDS = {

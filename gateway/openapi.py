@@ -129,6 +129,8 @@ def _leaves(field: FieldDescriptor, prefix: str) -> Iterable[tuple[str, FieldDes
 def _parameter(name: str, place: str, schema: Schema, *, required: bool) -> Schema:
     description = schema.pop("description", "")
     found = {"name": name, "in": place, "required": required, "description": description, "schema": schema}
+    if schema.get("type") == "object":
+        found["content"] = {"application/json": {"schema": found.pop("schema")}}
     if schema.get("type") == "array":
         found["explode"] = True
     return found

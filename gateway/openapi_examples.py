@@ -26,6 +26,7 @@ _WORDS: Mapping[str, Any] = {
     "tenantId": "prefeitura-de-exemplo",
     "model": "extractive",
     "tokens": "2000",
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 }
 MAX_DEPTH = 4
 

@@ -215,6 +215,11 @@ def _path(message: Message, name: str) -> list[FieldDescriptor]:
 
 
 def _value(leaf: FieldDescriptor, text: str) -> Any:
+    if leaf.message_type is not None and leaf.message_type.full_name == "google.protobuf.Struct":
+        try:
+            return loads(text.encode())
+        except InvalidArgument:
+            return text  # is found to be no object where all values are checked
     truth = leaf.type == FieldDescriptor.TYPE_BOOL or (
         leaf.message_type is not None and leaf.message_type.full_name == "google.protobuf.BoolValue"
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_status import rpc_status
@@ -38,9 +38,11 @@ NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 # How long after the end of a stream of requests its cancellation may arrive: one more turn of gRPC's poller thread,
 # which a busy interpreter lets wait for some milliseconds.
 BROKEN_OFF_SECONDS = 0.02
+STAND_ALONE = "messages_stand_alone"
 
 Context = Any
 Handler = Any
+Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
 
 _propagator = TraceContextTextMapPropagator()
 _durations = histogram("rpc.server.call.duration")
@@ -97,6 +99,12 @@ class Street(grpc.aio.ServerInterceptor):
         return wrap(behaviour, None, handler.response_serializer)
 
 
+def messages_stand_alone(behaviour: Behaviour) -> Behaviour:
+    """For a method whose stream of requests may end anywhere: it is answered without waiting for a cancellation."""
+    setattr(behaviour, STAND_ALONE, True)
+    return behaviour
+
+
 class _Method:
     """What is known of a method before it is called, and its handler wrapped in the four shapes."""
 
@@ -108,6 +116,7 @@ class _Method:
         self._deserialize: Deserializer | None = handler.request_deserializer
         self._behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         self._yields = inspect.isasyncgenfunction(self._behaviour)
+        self._stand_alone = getattr(self._behaviour, STAND_ALONE, False)
         self._attributes: dict[str, dict[str, str]] = {}
 
     async def unary_unary(self, data: bytes, context: Context) -> Any:
@@ -145,7 +154,8 @@ class _Method:
             yield self._request(each)
         # gRPC ends the iterator in the same way when the client breaks off as when it has said everything; the
         # cancellation comes right behind. Half a file must not be taken for a whole one in between.
-        await asyncio.sleep(BROKEN_OFF_SECONDS)
+        if not self._stand_alone:
+            await asyncio.sleep(BROKEN_OFF_SECONDS)
 
     def attributes(self, code: str) -> dict[str, str]:
         """The metric attributes of a call that ended so; kept, because recording is on the hot path."""

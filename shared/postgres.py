@@ -8,9 +8,11 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Literal, cast
+from functools import cache
+from itertools import chain
+from typing import Any, Literal, cast
 
 import asyncpg
 from pydantic import SecretStr
@@ -20,7 +22,15 @@ from shared.errors import Conflict, InvalidArgument, ServiceError, Unavailable
 from shared.migrations import migrate
 from shared.telemetry import get_logger
 
-__all__ = ["migrate", "open_pool", "pool_ready", "postgres_errors", "tenant_transaction"]
+__all__ = [
+    "migrate",
+    "open_pool",
+    "pool_ready",
+    "postgres_errors",
+    "quoted",
+    "tenant_reading",
+    "tenant_transaction",
+]
 
 ACQUIRE_TIMEOUT_SECONDS = 5.0
 READY_TIMEOUT_SECONDS = 2.0
@@ -115,24 +125,75 @@ def _session(schema: str, role: str, command_timeout_seconds: float) -> dict[str
 
 @asynccontextmanager
 async def tenant_transaction(
-    pool: asyncpg.Pool, tenant_id: str, *, snapshot: bool = False
+    pool: asyncpg.Pool, tenant_id: str, *, snapshot: bool = False, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncpg.Connection]:
     """A transaction that sees and writes the rows of one tenant only ("*": of all, on tables that allow it).
 
     Committed at the end of the block, rolled back when it raises. With `snapshot` it only reads, all as of one moment.
+    `settings` are the server's own, by name, for this transaction.
     Raises Unavailable and Conflict as postgres_errors does; a connection whose state is unknown is thrown away.
     """
     isolation: Literal["repeatable_read"] | None = "repeatable_read" if snapshot else None
+    local = {"app.tenant": tenant_id, **(settings or {})}
     with postgres_errors():
         async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as proxy:
             connection = cast("asyncpg.Connection", proxy)
             try:
                 async with connection.transaction(isolation=isolation, readonly=snapshot):
-                    await connection.execute("select set_config('app.tenant', $1, true)", tenant_id)
+                    await connection.execute(_set_local(len(local)), *chain.from_iterable(local.items()))
                     yield connection
             except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError):
                 connection.terminate()
                 raise
+
+
+@asynccontextmanager
+async def tenant_reading(
+    pool: asyncpg.Pool, tenant_id: str, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncpg.Connection]:
+    """A tenant_transaction for a single read that is in a hurry: one round trip before it, and none after.
+
+    It cannot write, nor hold a transaction within. It ends behind the reader's back, before anybody else gets the
+    connection.
+    """
+    local = {"app.tenant": tenant_id, **(settings or {})}
+    assignments = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in local.items())
+    with postgres_errors():
+        connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+        try:
+            await connection.execute(f"begin read only; select {assignments}")
+            yield cast("asyncpg.Connection", connection)
+        finally:
+            ending = asyncio.create_task(_end_reading(pool, connection))
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+
+
+# The loop itself keeps no hold of its tasks.
+_endings: set[asyncio.Task[None]] = set()
+
+
+async def _end_reading(pool: asyncpg.Pool, connection: Any) -> None:
+    try:
+        await connection.execute("rollback")
+    except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError, asyncpg.PostgresError):
+        connection.terminate()
+    await pool.release(connection)
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of SQL, for what cannot be a parameter. ValueError for U+0000."""
+    if "\0" in text:
+        raise ValueError("no text of PostgreSQL")
+    escaped = text.replace("'", "''")
+    if "\\" in text:
+        return " E'" + escaped.replace("\\", "\\\\") + "'"
+    return f"'{escaped}'"
+
+
+@cache
+def _set_local(count: int) -> str:
+    return "select " + ", ".join(f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(count))
 
 
 @contextmanager

@@ -41,6 +41,9 @@ GaugeName: TypeAlias = Literal[
     "prosa.quota.phantom_held_tokens",
     "prosa.quota.overshoot_tokens",
     "prosa.quota.oldest_audit_time",
+    "prosa.vectors.recall_at_10",
+    "prosa.vectors.unindexed",
+    "prosa.vectors.index_build_progress",
 ]
 
 
@@ -78,6 +81,11 @@ _GAUGES: dict[GaugeName, _Instrument] = {
     "prosa.quota.oldest_audit_time": _Instrument(
         "s", "When the tenant audited longest ago was, in seconds since 1970."
     ),
+    "prosa.vectors.recall_at_10": _Instrument(
+        "1", "Share of the ten nearest vectors that approximate search found, as last sampled of the tenant."
+    ),
+    "prosa.vectors.unindexed": _Instrument("{vector}", "Vectors of large spaces that wait for an approximate index."),
+    "prosa.vectors.index_build_progress": _Instrument("1", "How much of the index being built is done; 1: none is."),
 }
 
 tracer = trace.get_tracer("prosa")

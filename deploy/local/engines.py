@@ -98,7 +98,7 @@ class Postgres:
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": "200",
-            "shared_buffers": "256MB",
+            "shared_buffers": "512MB",
             "maintenance_work_mem": "128MB",
             "random_page_cost": "1.1",
             "wal_compression": "on",

@@ -29,25 +29,43 @@ class Config(ServiceConfig):
     originals_url: str = ".prosa/originals"
     """Where uploaded files are kept: a directory, or file:///…, s3://bucket/prefix, gs://…, az://…"""
 
-    max_document_bytes: int = Field(default=25 * MIB, gt=0)
+    max_document_bytes: int = Field(default=128 * MIB, gt=0)
     """Largest file that may be uploaded."""
 
-    chunk_characters: int = Field(default=800, ge=200, le=4000)
-    """Most characters of a chunk."""
+    chunk_tokens: int = Field(default=200, ge=50, le=2000)
+    """Most tokens of a chunk."""
 
-    chunk_overlap_characters: int = Field(default=100, ge=0, le=400)
-    """Characters at most that a chunk repeats of the one before it."""
+    chunk_overlap_tokens: int = Field(default=25, ge=0, le=500)
+    """Tokens at most that a chunk repeats of the one before it."""
 
     ingests_at_once: int = Field(default=2, ge=1, le=64)
-    """Uploads worked on at the same time; others wait."""
+    """Documents worked on at the same time; others wait."""
+
+    upload_patience_seconds: float = Field(default=120.0, gt=0)
+    """How long an upload waits for its document to be searchable before it is answered with how far that is."""
+
+    ingestion_lease_seconds: float = Field(default=30.0, ge=1)
+    """How long a document whose worker died waits for another one."""
+
+    sweep_seconds: float = Field(default=3600.0, gt=0)
+    """How often it is looked for what is left over: originals without a document, vectors not used for long."""
+
+    orphan_original_hours: float = Field(default=24.0, ge=0.1)
+    """How old an original without a document must be to be taken away."""
+
+    embedding_cache_days: int = Field(default=90, ge=1)
+    """How long the vector of a text is remembered after it was last needed."""
+
+    embedding_calls_at_once: int = Field(default=4, ge=1, le=64)
+    """Batches of texts that are with the embedding provider at the same time."""
 
     extraction_memory_bytes: int = Field(default=1024 * MIB, ge=256 * MIB)
     """Address space of the process that reads one file."""
 
-    extraction_cpu_seconds: int = Field(default=60, ge=1)
+    extraction_cpu_seconds: int = Field(default=120, ge=1)
     """Processor time that reading one file may take."""
 
-    extraction_wall_seconds: float = Field(default=90.0, gt=0)
+    extraction_wall_seconds: float = Field(default=180.0, gt=0)
     """Time that reading one file may take."""
 
     embedder: Literal["hashed", "openai"] = "hashed"
@@ -58,6 +76,34 @@ class Config(ServiceConfig):
 
     embedding_deadline_seconds: float = Field(default=20.0, gt=0)
     """How long one batch of embeddings may take, retries included."""
+
+    reranker: Literal["lexical", "http"] | None = None
+    """Reads what a search found again. lexical: embedded. http: an endpoint with POST …/rerank. Unset: none."""
+
+    rerank_url: str = "https://api.cohere.com/v2"
+    """Address of the rerank endpoint, without /rerank."""
+
+    rerank_model: str = "rerank-v3.5"
+    """Model asked of the rerank endpoint."""
+
+    rerank_key: SecretStr = Field(default=SecretStr(""))
+    """Key of the rerank endpoint."""
+
+    rerank_deadline_seconds: float = Field(default=2.0, gt=0)
+    """How long a search waits for the rerank endpoint before it goes on without it."""
+
+    vectors_compared_exactly: int | None = Field(default=None, ge=1)
+    """Up to how many vectors of a tenant, or of a collection, are compared one by one: recall is 1 then. More get an
+    approximate index. Unset: by their dimensions, 5000 at 1536, 10000 at 768 or fewer."""
+
+    vector_index_memory_bytes: int = Field(default=1024 * MIB, ge=64 * MIB)
+    """What PostgreSQL may use at most while it builds an approximate index."""
+
+    vector_index_look_seconds: float = Field(default=3.0, gt=0)
+    """How often it is looked whether an approximate index is due."""
+
+    recall_sample_seconds: float = Field(default=60.0, gt=0)
+    """How often the recall of an approximate index is sampled; each time of one."""
 
     openai_api_key: SecretStr = Field(
         default=SecretStr(""), validation_alias=AliasChoices("DOCUMENT_RAG_OPENAI_API_KEY", "OPENAI_API_KEY")
@@ -118,6 +164,12 @@ class Config(ServiceConfig):
 
     turns_kept_days: float = Field(default=7.0, gt=0)
     """How long a request_id of Ask is remembered."""
+
+    @model_validator(mode="after")
+    def _chunks_go_on(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError("chunk_overlap_tokens must be less than chunk_tokens")
+        return self
 
     @model_validator(mode="after")
     def _leases_outlive_answers(self) -> Self:

@@ -4,21 +4,21 @@ A document is immutable: new bytes are a new document. A chunk is a verbatim spa
 what is searched is that span under its context (title and section), what is quoted is the span alone.
 """
 
+import dataclasses
 import enum
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from shared.errors import FieldViolation, InvalidArgument
+from shared.errors import AlreadyExists, FailedPrecondition, FieldViolation, InvalidArgument, Unavailable
 
 RECIPROCAL_RANK_OFFSET = 60
 LEXICAL_WEIGHT = 3.0  # measured: words find Portuguese paragraphs better than hashed vectors do
 DEFAULT_TOP_K = 8
 MAX_TITLE_CHARACTERS = 500
-PAGE_BREAK = "\n\n"
-SECTION_SEPARATOR = " › "
+GLOBAL_LIBRARY = "~library"  # the tenant that every tenant reads; no tenant's id may hold a tilde
 
 
 Ranked = TypeVar("Ranked", bound=Hashable)
@@ -42,6 +42,29 @@ class DocumentTooLarge(InvalidArgument):
     reason = "DOCUMENT_TOO_LARGE"
 
 
+class EmbeddingDimensionsWrong(Unavailable):
+    """The embedding provider's vectors have another length than this deployment stores."""
+
+    reason = "EMBEDDING_DIMENSIONS_WRONG"
+
+
+class CollectionNameTaken(AlreadyExists):
+    """Another collection of the tenant, or of the library, has the name."""
+
+    reason = "COLLECTION_NAME_TAKEN"
+
+
+class CollectionNotEmpty(FailedPrecondition):
+    """The collection holds documents or pushed chunks, and they are not to be deleted with it."""
+
+    reason = "COLLECTION_NOT_EMPTY"
+
+    def __init__(self, documents: int, chunks: int = 0) -> None:
+        held = f"{documents} documents" if documents else f"{chunks} chunks"
+        metadata = {"documents": str(documents), "chunks": str(chunks)}
+        super().__init__(f"the collection holds {held}", metadata=metadata)
+
+
 class SearchMode(enum.Enum):
     """Which legs of the search may contribute."""
 
@@ -51,45 +74,147 @@ class SearchMode(enum.Enum):
 
 
 class RetrievalMode(enum.Enum):
-    """How the vectors were compared. EXACT: with every chunk in reach, so no index can have missed one."""
+    """How the vectors were compared. EXACT: with every chunk in reach, so no index can have missed one.
+
+    INDEX: through an approximate index that gave enough. EXACT_FALLBACK: it gave too few, so all were compared.
+    """
 
     NONE = "none"
     EXACT = "exact"
+    INDEX = "index"
+    EXACT_FALLBACK = "exact_fallback"
 
 
-class Verdict(enum.Enum):
-    """What an upload turned out to be. None of them is an error."""
+class Scope(enum.Enum):
+    """Whose documents: the tenant's, or those of the global library that every tenant reads."""
 
-    NEW = "new"
-    DUPLICATE_OF = "duplicate_of"
+    TENANT = "tenant"
+    GLOBAL = "global"
+
+
+class Comparison(enum.Enum):
+    """How a field of a document's metadata is compared. NE holds, too, where the field is missing."""
+
+    EQ = "eq"
+    NE = "ne"
+    IN = "in"
+    GT = "gt"
+    GTE = "gte"
+    LT = "lt"
+    LTE = "lte"
+    EXISTS = "exists"
+
+
+MetadataValue = str | float | bool | datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Text of one page. `number` counts from 1; 0 means that the format has no pages."""
+class Condition:
+    """What must hold of one field of the metadata. Values of another type than the field's never compare equal.
 
-    number: int
-    text: str
+    One value; any number with IN; none or one boolean with EXISTS. InvalidArgument for any other number or type.
+    """
+
+    field: str
+    comparison: Comparison
+    values: tuple[MetadataValue, ...] = ()
+
+    def __post_init__(self) -> None:
+        refuse_nul({f"metadata_filter.{n}": text for n, text in enumerate((self.field, *self._texts()))})
+        many, kinds = len(self.values), {type(value) for value in self.values}
+        match self.comparison:
+            case Comparison.IN:
+                fits = many > 0 and len(kinds) == 1
+            case Comparison.EXISTS:
+                fits = many == 0 or (many == 1 and kinds == {bool})
+            case Comparison.EQ | Comparison.NE:
+                fits = many == 1
+            case _:
+                fits = many == 1 and kinds != {bool}
+        if not fits:
+            text = f"{self.comparison.value} does not go with these values"
+            raise InvalidArgument(violations=[FieldViolation("metadata_filter.values", text, "metadata.values")])
+
+    def _texts(self) -> list[str]:
+        return [value for value in self.values if isinstance(value, str)]
 
 
 @dataclass(frozen=True, slots=True)
-class ExtractedText:
-    """What extraction made of the bytes. `title` is "" when the document names none."""
+class Filter:
+    """What of the documents in reach may be found. Nothing stated is everything: the tenant's and the library's.
 
-    title: str
-    mime_type: str
-    is_markdown: bool
-    pages: tuple[Page, ...]
+    `document_ids` and `collection_ids` are one set: documents of either. `conditions` must all hold; `languages` are
+    alternatives (ISO 639-1). `scope` None: the tenant and the global library. An id that names nothing finds nothing.
+    """
+
+    document_ids: tuple[str, ...] = ()
+    collection_ids: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    languages: tuple[str, ...] = ()
+    scope: Scope | None = None
+
+    def libraries(self, tenant_id: str) -> tuple[str, ...]:
+        """The tenants whose rows are read: the caller's, the global library's, or both."""
+        own = (tenant_id,) if self.scope is not Scope.GLOBAL else ()
+        shared = (GLOBAL_LIBRARY,) if self.scope is not Scope.TENANT else ()
+        return tuple(dict.fromkeys(own + shared))
 
     @property
-    def text(self) -> str:
-        """The text that character spans count in: the pages, one empty line between them."""
-        return PAGE_BREAK.join(page.text for page in self.pages)
+    def is_narrow(self) -> bool:
+        """Whether anything is left out of what the scope allows."""
+        return bool(self.document_ids or self.collection_ids or self.conditions or self.languages)
 
-    @property
-    def page_count(self) -> int:
-        """Pages; 0 when the format has none."""
-        return sum(1 for page in self.pages if page.number)
+
+EVERYTHING = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionFields:
+    """What a client sets of a collection; with `embedding_model` its chunks come with vectors of those dimensions."""
+
+    display_name: str
+    description: str = ""
+    embedding_model: str = ""
+    dimensions: int = 0
+
+    def __post_init__(self) -> None:
+        texts = ("display_name", "description", "embedding_model")
+        refuse_nul({f"collection.{name}": getattr(self, name) for name in texts})
+        if bool(self.embedding_model) != bool(self.dimensions):
+            text = "a model of one's own vectors and their dimensions go together"
+            raise InvalidArgument(violations=[FieldViolation("collection.dimensions", text, "collection.dimensions")])
+
+    def values(self) -> tuple[str, str, str, int]:
+        """Name, description, model and dimensions."""
+        return self.display_name, self.description, self.embedding_model, self.dimensions
+
+    def fingerprint(self) -> bytes:
+        """What a retry with the same request_id must repeat."""
+        return hashlib.sha256(repr(self.values()).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionPlace:
+    """Where a collection stands in a list: the tenant's before the library's, each by name."""
+
+    scope: Scope
+    display_name: str
+    collection_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as kept."""
+
+    collection_id: str
+    display_name: str
+    description: str
+    scope: Scope
+    embedding_model: str
+    dimensions: int
+    document_count: int
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,61 +235,6 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
-    """What the uploader says about a file; "" where nothing was said."""
-
-    request_id: str = ""
-    title: str = ""
-    filename: str = ""
-    mime_type: str = ""
-
-    def __post_init__(self) -> None:
-        refuse_nul({name: getattr(self, name) for name in self.__slots__})
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """An upload as it was received, before anything was read out of it."""
-
-    document_id: str
-    said: Description
-    size_bytes: int
-    sha256: bytes
-
-    def fingerprint(self) -> bytes:
-        """What a retry with the same request_id must repeat: the bytes and their description."""
-        parts = (self.sha256.hex(), self.said.title, self.said.filename, self.said.mime_type)
-        return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document as kept."""
-
-    document_id: str
-    title: str
-    filename: str
-    mime_type: str
-    size_bytes: int
-    sha256: bytes
-    version: int
-    page_count: int
-    chunk_count: int
-    token_count: int
-    char_count: int
-    embedding_model: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class UploadResult:
-    """The document an upload led to: the new one, or the one that already held the same bytes."""
-
-    verdict: Verdict
-    document: Document
-
-
-@dataclass(frozen=True, slots=True)
 class Passage:
     """A found chunk. `text` is verbatim; `score` orders the passages of one search only."""
 
@@ -178,11 +248,15 @@ class Passage:
     char_end: int
     text: str
     score: float
+    collection_id: str = ""
+    scope: Scope = Scope.TENANT
+    language: str = "pt"
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """Passages, best first, and how the vectors were compared.
+    """Passages, best first, and how the vectors were compared. `reranker` put them in order last; "": none did.
 
     `word_weights`: how much each folded word of the query tells passages apart in the tenant's documents.
     """
@@ -190,12 +264,15 @@ class SearchResult:
     passages: tuple[Passage, ...]
     retrieval_mode: RetrievalMode
     word_weights: Mapping[str, float]
+    reranker: str = ""
 
 
-def fuse_by_rank(by_vector: Sequence[Ranked], by_words: Sequence[Ranked]) -> dict[Ranked, float]:
+def fuse_by_rank(
+    by_vector: Sequence[Ranked], by_words: Sequence[Ranked], words_weigh: float = LEXICAL_WEIGHT
+) -> dict[Ranked, float]:
     """Reciprocal rank fusion: score by item, best first. What a leg did not find gets nothing from it."""
     scores: dict[Ranked, float] = {}
-    for weight, leg in ((LEXICAL_WEIGHT, by_words), (1.0, by_vector)):
+    for weight, leg in ((words_weigh, by_words), (1.0, by_vector)):
         for rank, item in enumerate(leg, start=1):
             scores[item] = scores.get(item, 0.0) + weight / (RECIPROCAL_RANK_OFFSET + rank)
     return dict(sorted(scores.items(), key=lambda entry: -entry[1]))

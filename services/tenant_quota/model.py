@@ -40,7 +40,17 @@ class Role(IntEnum):
 
 PERMISSIONS: Mapping[Role, frozenset[str]] = {
     Role.UNSPECIFIED: frozenset(),
-    Role.PLATFORM_ADMIN: frozenset({"tenants.admin", "tenant.manage", "account.manage", "quota.read"}),
+    Role.PLATFORM_ADMIN: frozenset(
+        {
+            "tenants.admin",
+            "tenant.manage",
+            "account.manage",
+            "quota.read",
+            "documents.read",
+            "documents.write",
+            "library.write",
+        }
+    ),
     Role.TENANT_ADMIN: frozenset(
         {
             "tenant.manage",

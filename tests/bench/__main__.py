@@ -8,6 +8,7 @@ from tests.bench.table import Row
 
 BENCHES = {
     "turn": "tests.bench.turn",
+    "ask": "tests.bench.ask",
     "street": "tests.bench.street",
     "chat": "tests.bench.chat",
     "chat_search": "tests.bench.chat_search",
@@ -17,8 +18,10 @@ BENCHES = {
     "rates": "tests.bench.rates",
     "statement": "tests.bench.statement",
     "retrieval": "tests.bench.retrieval",
+    "ingest_memory": "tests.bench.ingest_memory",
     "events": "tests.bench.events",
     "gateway": "tests.bench.gateway",
+    "chroma": "tests.bench.chroma",
 }
 
 

@@ -34,11 +34,12 @@ from services.chat_store.selection import Reach
 from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.model import OnDisconnect, Question
 from services.document_rag.assistants.turns import TurnStore
-from services.document_rag.documents.document_store import register_vector_type
+from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.model import SearchMode
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.stems import Stemmer
+from services.document_rag.search.vectors import VectorSearch
 from services.tenant_quota.quota_model import Settlement, State, TokenUsage, Wish
 from services.tenant_quota.reservations import Reservations
 from shared.identifiers import new_id
@@ -151,7 +152,7 @@ async def _raw_turn(tenant: Tenant, urls: dict[str, str]) -> AsyncIterator[Turn]
         open_mongo(SecretStr(urls["MONGODB_URL"]), "prosa_chat_store") as database,
     ):
         assistants, turns = AssistantStore(documents), TurnStore(documents, 10)
-        index = ChunkIndex(documents, HashedEmbedder(), Stemmer(documents))
+        index = ChunkIndex(documents, HashedEmbedder(), Stemmer(documents), VectorSearch(documents))
         reservations, chat = Reservations(quotas), MongoChatStore(database)
         tenant_id, reach = tenant.tenant_id, Reach(tenant.tenant_id, "")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
@@ -73,14 +73,12 @@ class Client:
         self.search_service = SearchServiceStub(channel)
 
     async def upload(
-        self, content: bytes, filename: str = "", *, title: str = "", request_id: str = "", piece: int = 64_000
+        self, content: bytes, filename: str = "", *, piece: int = 64_000, **said: Any
     ) -> documents_pb2.UploadDocumentResponse:
         """Sends the bytes in pieces, the description with the first."""
         pieces: Sequence[bytes] = [content[start : start + piece] for start in range(0, len(content), piece)] or [b""]
         requests = [documents_pb2.UploadDocumentRequest(chunk=each) for each in pieces]
-        requests[0].MergeFrom(
-            documents_pb2.UploadDocumentRequest(filename=filename, title=title, request_id=request_id)
-        )
+        requests[0].MergeFrom(documents_pb2.UploadDocumentRequest(filename=filename, **said))
         return await self.documents.UploadDocument(iter(requests), metadata=self.metadata)
 
 

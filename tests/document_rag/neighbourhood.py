@@ -16,10 +16,15 @@ from deploy.local.ports import LOOPBACK, free_port
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
+from prosa.document_rag.v1 import collection_service_pb2, document_service_pb2
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from prosa.document_rag.v1.collection_service_pb2_grpc import CollectionServiceStub
+from prosa.document_rag.v1.document_service_pb2_grpc import DocumentServiceStub
+from prosa.document_rag.v1.team_service_pb2_grpc import TeamServiceStub
 from services.chat_store.__main__ import open_endpoints as open_chat_store
 from services.chat_store.config import Config as ChatStoreConfig
 from services.document_rag import __main__ as document_rag
+from services.document_rag.assistants.assistant_store import AssistantStore
 from services.document_rag.assistants.conversations import Conversations
 from services.document_rag.assistants.token_budget import TokenBudget
 from services.document_rag.assistants.turns import TurnStore
@@ -43,10 +48,14 @@ from tests.house.signing import SigningKeys
 if TYPE_CHECKING:
     from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceAsyncStub
     from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceAsyncStub
+    from prosa.document_rag.v1.collection_service_pb2_grpc import CollectionServiceAsyncStub
+    from prosa.document_rag.v1.document_service_pb2_grpc import DocumentServiceAsyncStub
+    from prosa.document_rag.v1.team_service_pb2_grpc import TeamServiceAsyncStub
 
 TURN_LEASE_SECONDS = 1.0
 RESERVATION_LEASE_SECONDS = 10
 SCOPES = ("assistants.ask", "assistants.read", "assistants.write", "conversations.read", "conversations.write")
+WRITER = (*SCOPES, "documents.read", "documents.write")
 DOCUMENT = b"# Guia do IPTU\n\nA cota unica do IPTU vence em 10 de marco e tem desconto de 12%.\n"
 
 
@@ -125,6 +134,9 @@ class Neighbourhood:
     config: Config
     parts: "Parts"
     assistants: "AssistantServiceAsyncStub"
+    teams: "TeamServiceAsyncStub"
+    documents: "DocumentServiceAsyncStub"
+    collections: "CollectionServiceAsyncStub"
     conversations: "ConversationServiceAsyncStub"
 
     async def tenant(self) -> "Tenant":
@@ -138,6 +150,7 @@ class Neighbourhood:
 class Parts:
     """What a turn is made of, for tests that stop half-way."""
 
+    assistants: AssistantStore
     turns: TurnStore
     conversations: Conversations
     budget: TokenBudget
@@ -159,9 +172,23 @@ class Tenant:
             yield
 
     async def assistant(self, model: str, **fields: Any) -> str:
-        assistant = pb.Assistant(display_name="Atendente", model=model, **fields)
+        assistant = pb.Assistant(**{"display_name": "Atendente", "model": model, **fields})
         request = pb.CreateAssistantRequest(assistant=assistant)
         return (await self.house.assistants.CreateAssistant(request, metadata=self.person())).assistant_id
+
+    async def document(self, text: str, *, title: str = "", filename: str = "guia.md") -> str:
+        """A document of the tenant; its id."""
+        request = document_service_pb2.UploadDocumentRequest(filename=filename, title=title, chunk=text.encode())
+        uploaded = await self.house.documents.UploadDocument(iter([request]), metadata=self.person(scopes=WRITER))
+        return uploaded.document.document_id
+
+    async def collection(self, display_name: str, description: str = "") -> str:
+        """A collection of the tenant; its id."""
+        wanted = collection_service_pb2.Collection(display_name=display_name, description=description)
+        request = collection_service_pb2.CreateCollectionRequest(collection=wanted)
+        return (
+            await self.house.collections.CreateCollection(request, metadata=self.person(scopes=WRITER))
+        ).collection_id
 
     async def ask(self, request: pb.AskRequest, user_id: str = "ana", told: Told | None = None) -> Told:
         """A turn read to its end; the error of the house when it fails."""
@@ -292,6 +319,9 @@ async def neighbourhood(
             config,
             parts,
             AssistantServiceStub(channel),
+            TeamServiceStub(channel),
+            DocumentServiceStub(channel),
+            CollectionServiceStub(channel),
             ConversationServiceStub(chat_channel),
         )
 
@@ -303,6 +333,7 @@ async def replica(config: Config, keys: SigningKeys) -> AsyncIterator[tuple[grpc
     async with AsyncExitStack() as stack:
         documents = await stack.enter_async_context(document_rag.open_documents(config))
         parts = Parts(
+            AssistantStore(documents.pool),
             TurnStore(documents.pool, config.turn_lease_seconds),
             Conversations(await stack.enter_async_context(_channel(config, config.chat_store_target))),
             TokenBudget(

@@ -1,6 +1,7 @@
 """Small Portuguese documents written for the tests, in every type that can be uploaded."""
 
 import io
+import re
 import zipfile
 import zlib
 
@@ -53,14 +54,15 @@ segunda linha</pre></main>
 <footer>Direitos reservados</footer><script>alert("oi")</script></body></html>"""
 
 
-def pdf(*pages: str) -> bytes:
-    """A PDF of one text line a line; a page without text draws a rectangle, as a scan would."""
-    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
-    font = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>"
-    objects.append(font)
+def pdf(*pages: str, bookmarks: dict[str, int] | None = None, locked: bool = False) -> bytes:
+    """A PDF of one text line a line, "{20}" before it for 20 points; one without text draws a rectangle, like a scan.
+
+    `bookmarks`: title → index of the page. `locked`: under a password that nobody knows.
+    """
+    objects = ["", "", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>"]
     kids = []
     for page in pages:
-        lines = " ".join(f"({_escaped(line)}) Tj T*" for line in page.split("\n"))
+        lines = " ".join(map(_drawn, page.split("\n")))
         drawing = f"BT /F1 11 Tf 14 TL 50 800 Td {lines} ET" if page else "0 0 100 100 re f"
         objects.append(f"<< /Length {len(drawing.encode('cp1252'))} >>\nstream\n{drawing}\nendstream")
         objects.append(
@@ -69,7 +71,8 @@ def pdf(*pages: str) -> bytes:
         )
         kids.append(f"{len(objects)} 0 R")
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
-    return _assembled([each.encode("cp1252") for each in objects])
+    objects[0] = f"<< /Type /Catalog /Pages 2 0 R {_outline(objects, bookmarks or {}, kids)} >>"
+    return _assembled([each.encode("cp1252") for each in objects], _LOCK if locked else b"")
 
 
 def bomb_pdf(unpacked_bytes: int) -> bytes:
@@ -120,11 +123,31 @@ def entity_docx() -> bytes:
     return content.getvalue()
 
 
+_LOCK = b"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <%s> /U <%s> >> /ID [<00> <00>]" % (b"5a" * 32, b"a5" * 32)
+
+
+def _outline(objects: list[str], bookmarks: dict[str, int], kids: list[str]) -> str:
+    """Adds the bookmarks to the objects; the entry of the catalogue that points to them."""
+    if not bookmarks:
+        return ""
+    outline, first, last = len(objects) + 1, len(objects) + 2, len(objects) + 1 + len(bookmarks)
+    objects.append(f"<< /Type /Outlines /First {first} 0 R /Last {last} 0 R >>")
+    for number, (title, page) in enumerate(bookmarks.items(), start=first):
+        following = f"/Next {number + 1} 0 R" if number < last else ""
+        objects.append(f"<< /Title ({title}) /Parent {outline} 0 R /Dest [{kids[page]} /Fit] {following} >>")
+    return f"/Outlines {outline} 0 R"
+
+
+def _drawn(line: str) -> str:
+    size, text = re.fullmatch(r"(?:\{(\d+)\})?(.*)", line).groups()  # type: ignore[union-attr]  # matches any line
+    return f"/F1 {size or 11} Tf ({_escaped(text)}) Tj T*"
+
+
 def _escaped(line: str) -> str:
     return line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 
 
-def _assembled(objects: list[bytes]) -> bytes:
+def _assembled(objects: list[bytes], trailer: bytes = b"") -> bytes:
     content = bytearray(b"%PDF-1.4\n")
     offsets = []
     for number, each in enumerate(objects, start=1):
@@ -133,5 +156,5 @@ def _assembled(objects: list[bytes]) -> bytes:
     table = len(content)
     content += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
     content += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    content += b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, table)
+    content += b"trailer << /Size %d /Root 1 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, trailer, table)
     return bytes(content)

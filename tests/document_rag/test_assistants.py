@@ -179,9 +179,10 @@ async def test_a_nul_in_a_request_id_is_refused(tenant: Tenant) -> None:
     assert refused.value.violations[0].field == "request_id"
 
 
-@pytest.mark.parametrize("field", ["filename", "title", "mime_type", "request_id"])
+@pytest.mark.parametrize("field", ["filename", "title", "mime_type", "request_id", "source"])
 async def test_a_nul_in_the_description_of_an_upload_is_refused(client: Any, field: str) -> None:
-    request = documents_pb2.UploadDocumentRequest(chunk=b"texto", **{field: "nul\0"})
+    request = documents_pb2.UploadDocumentRequest(chunk=b"texto")
+    setattr(request, field, "nul\0")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.documents.UploadDocument(iter([request]), metadata=client.metadata)
     error = error_of(refused.value)

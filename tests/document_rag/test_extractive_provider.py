@@ -2,10 +2,11 @@
 
 import pytest
 
-from services.document_rag.assistants.extractive_provider import NOT_FOUND, ExtractiveProvider
+from services.document_rag.assistants.extractive_provider import ExtractiveProvider
 from services.document_rag.assistants.model import Budget, FinishReason, Utterance, cited
-from services.document_rag.assistants.prompt import Prompt, build_prompt
+from services.document_rag.assistants.prompt import Brief, Prompt, build_prompt
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS
 from services.document_rag.model import Passage
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found, passage
@@ -23,7 +24,7 @@ LIXO = passage(
 
 
 def prompt_of(question: str, passages: list[Passage], history: list[Utterance] | None = None) -> Prompt:
-    return build_prompt("", question, history or [], found(*passages), Budget(passages=3000, history=1000))
+    return build_prompt(Brief(), question, history or [], found(*passages), Budget(passages=3000, history=1000))
 
 
 async def answered(prompt: Prompt, max_output_tokens: int = 500) -> tuple[str, Finish]:
@@ -72,7 +73,7 @@ async def test_what_the_documents_do_not_hold_is_said_in_the_language_of_the_que
     question: str, language: str
 ) -> None:
     text, _ = await answered(prompt_of(question, [IPTU, LIXO]))
-    assert text == NOT_FOUND[language]
+    assert text == NOT_IN_DOCUMENTS[language]
 
 
 async def test_a_follow_up_takes_its_subject_from_the_question_before() -> None:

@@ -17,7 +17,7 @@ from services.document_rag.assistants.model import (
     UsageSource,
 )
 from services.document_rag.assistants.outbox import Outbox
-from services.document_rag.assistants.prompt import build_prompt
+from services.document_rag.assistants.prompt import Brief, build_prompt
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found
@@ -26,7 +26,7 @@ WHOLE = Finish(FinishReason.STOP, TokenCount(input=100, output=3), "m-2026")
 
 
 def draft(limit: int = 100, *, ends_with_quota: bool = False) -> Draft:
-    prompt = build_prompt("", "Qual é o prazo?", [], found(), Budget(100, 100))
+    prompt = build_prompt(Brief(), "Qual é o prazo?", [], found(), Budget(100, 100))
     return Draft(prompt, Sampling("m", None, limit), ends_with_quota)
 
 

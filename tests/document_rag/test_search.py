@@ -5,14 +5,8 @@ from uuid import uuid4
 import pytest
 
 from services.document_rag.__main__ import Documents
-from services.document_rag.model import (
-    Description,
-    RetrievalMode,
-    SearchMode,
-    SearchResult,
-    UploadResult,
-    fuse_by_rank,
-)
+from services.document_rag.documents.model import Description, UploadResult
+from services.document_rag.model import Filter, RetrievalMode, SearchMode, SearchResult, fuse_by_rank
 from tests.document_rag.samples import IPTU, LIXO, ORCAMENTO, POSTO
 
 
@@ -102,9 +96,13 @@ async def test_only_the_documents_named_are_searched(documents: Documents, town:
     everything = await search(documents, town, "prefeitura secretaria município")
     only = everything.passages[-1].document_id
     for mode in SearchMode:
-        result = await documents.index.search(town, "imposto lixo saúde", top_k=50, mode=mode, document_ids=[only])
+        result = await documents.index.search(
+            town, "imposto lixo saúde", top_k=50, mode=mode, filter=Filter(document_ids=(only,))
+        )
         assert {passage.document_id for passage in result.passages} <= {only}
-    nothing = await documents.index.search(town, "lixo", top_k=5, mode=SearchMode.HYBRID, document_ids=["no-uuid"])
+    nothing = await documents.index.search(
+        town, "lixo", top_k=5, mode=SearchMode.HYBRID, filter=Filter(document_ids=("no-uuid",))
+    )
     assert nothing.passages == ()
 
 

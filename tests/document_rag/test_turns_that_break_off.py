@@ -20,8 +20,9 @@ from services.document_rag.assistants.model import (
     TokenCount,
     UsageSource,
 )
-from services.document_rag.assistants.prompt import most_prompt_tokens
-from services.document_rag.assistants.token_budget import Hold, Paid, Wanted
+from services.document_rag.assistants.outcome import Outcome
+from services.document_rag.assistants.prompt import Brief, most_prompt_tokens
+from services.document_rag.assistants.token_budget import Hold, Wanted
 from services.document_rag.assistants.turns import Turn
 from tests.document_rag.neighbourhood import TURN_LEASE_SECONDS, Tenant, Told, ask, replica, request_id
 from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS
@@ -57,7 +58,7 @@ async def test_a_stored_answer_whose_reservation_lapsed_is_charged_exactly_once(
     assert await tenant.charges() == [told.tokens]
     with tenant.acting():
         answer = replace(_answer(), latency_ms=7)
-        await tenant.house.parts.budget.charge(turn, request.assistant_id, Paid(hold.reservation_id, answer))
+        await _charge(tenant, request, turn, hold, answer)
     assert await tenant.charges() == [told.tokens]
 
 
@@ -66,8 +67,7 @@ async def test_a_very_long_answer_that_was_stored_is_told_whole(tenant: Tenant) 
     turn, hold, question = await _abandoned(tenant, request, "held")
     long = replace(_answer(), text="ção " * 100_000)
     with tenant.acting():
-        conversations = tenant.house.parts.conversations
-        await conversations.add_answer(turn, question.assistant_id, long, hold.reservation_id, [], rag=False)
+        await tenant.house.parts.conversations.add_answer(turn, question, _outcome(request.assistant_id, hold, long))
     await asyncio.sleep(TURN_LEASE_SECONDS)
     assert (await tenant.ask(request)).text == long.text
 
@@ -83,7 +83,7 @@ async def test_a_late_charge_survives_its_own_lapse(tenant: Tenant) -> None:
         lapsed = await budget._reserve(turn, exact, "late-0")
         await budget.release(lapsed.reservation_id)
         for _ in range(2):
-            await budget.charge(turn, request.assistant_id, Paid(hold.reservation_id, _answer()))
+            await _charge(tenant, request, turn, hold, _answer())
     assert await tenant.charges() == [_answer().tokens.total]
     assert await tenant.counters() == (_answer().tokens.total, 0)
 
@@ -98,7 +98,7 @@ async def test_an_attempt_that_was_overtaken_charges_the_answer_that_was_stored_
     await until(lambda: told.text)
     with tenant.acting():
         await _store(tenant, turn, hold, question)
-        await tenant.house.parts.budget.charge(turn, request.assistant_id, Paid(hold.reservation_id, _answer()))
+        await _charge(tenant, request, turn, hold, _answer())
     completed = (await second).completed
     stored = (await tenant.messages(turn.conversation_id))[1]
     assert (stored.text, completed.message_id) == (ABANDONED, stored.message_id)
@@ -190,20 +190,27 @@ async def _abandoned(tenant: Tenant, request: pb.AskRequest, stage: str) -> tupl
         if stage in ("stored", "charged"):
             await _store(tenant, turn, hold, question)
         if stage == "charged":
-            await parts.budget.charge(turn, request.assistant_id, Paid(hold.reservation_id, _answer()))
+            await _charge(tenant, request, turn, hold, _answer())
     return turn, hold, question
 
 
 async def _store(tenant: Tenant, turn: Turn, hold: Hold, question: Question) -> None:
-    await tenant.house.parts.conversations.add_answer(
-        turn, question.assistant_id, _answer(), hold.reservation_id, [], rag=False
-    )
+    await tenant.house.parts.conversations.add_answer(turn, question, _outcome(question.assistant_id, hold, _answer()))
+
+
+async def _charge(tenant: Tenant, request: pb.AskRequest, turn: Turn, hold: Hold, answer: Answer) -> None:
+    for paid in _outcome(request.assistant_id, hold, answer).payments():
+        await tenant.house.parts.budget.charge(turn, paid)
+
+
+def _outcome(assistant_id: str, hold: Hold, answer: Answer) -> Outcome:
+    return Outcome(answer, assistant_id, hold.reservation_id, references=(), rag=False)
 
 
 def _wanted(tenant: Tenant, request: pb.AskRequest) -> Wanted:
     """What the service holds for such a question in a new conversation, to the token."""
     config = tenant.house.config
-    prompt = most_prompt_tokens("", request.question, Budget(config.passage_tokens, 0))
+    prompt = most_prompt_tokens(Brief(), request.question, Budget(config.passage_tokens, 0))
     return Wanted(
         tokens=prompt + DEFAULT_MAX_OUTPUT_TOKENS,
         minimum_tokens=prompt + config.least_answer_tokens,

@@ -67,7 +67,9 @@ def test_streams_uploads_and_public_methods_are_marked(contract: dict[str, Any])
     assert "event: text_delta" in stream["example"]
     upload = contract["paths"]["/v1/documents:upload"]["post"]
     assert set(upload["requestBody"]["content"]) == {"application/octet-stream", "multipart/form-data"}
-    assert [each["name"] for each in upload["parameters"]] == ["filename", "title", "mimeType", "requestId"]
+    parameters = {each["name"]: each for each in upload["parameters"]}
+    assert {"filename", "title", "mimeType", "requestId", "source", "metadata"} <= set(parameters)
+    assert parameters["metadata"]["content"]["application/json"]["schema"]["type"] == "object"
     assert contract["paths"]["/v1/credentials:authenticate"]["post"]["security"] == []
     assert ask["x-permission"] == "assistants.ask"
 

@@ -78,6 +78,12 @@ def shown(message: Message) -> dict[str, Any]:
             {"tenant_id": "t", "user_id": "u", "quota": {"tokens_per_day": "10", "enforcement": "ENFORCEMENT_SOFT"}},
         ),
         (
+            "POST",
+            "/v1/documents:upload?filename=a.md&metadata=%7B%22ano%22%3A2026%7D",
+            None,
+            {"filename": "a.md", "metadata": {"ano": 2026.0}},
+        ),
+        (
             "PATCH",
             "/v1/assistants/a",
             {"assistant": {"displayName": "x"}, "updateMask": "displayName,topK"},
@@ -107,6 +113,9 @@ def test_the_parts_of_a_request_make_one_message(
         ("GET", "/v1/reports/usage?groupBy=DIMENSION_MODEL&groupBy=x", None, "VALIDATION_FAILED", "group_by[1]"),
         ("GET", "/v1/conversations", {"a": 1}, "MALFORMED_MESSAGE", ""),
         ("POST", "/v1/conversations?title=x", {}, "MALFORMED_MESSAGE", "title"),
+        ("POST", "/v1/documents:upload?metadata=[1]", None, "VALIDATION_FAILED", "metadata"),
+        ("POST", "/v1/documents:upload?metadata={x", None, "VALIDATION_FAILED", "metadata"),
+        ("POST", "/v1/documents:upload?metadata.ano=1", None, "MALFORMED_MESSAGE", "metadata.ano"),
         ("POST", "/v1/conversations", {"colour": 1, "hue": 2}, "MALFORMED_MESSAGE", "colour"),
         ("POST", "/v1/conversations", {"title": 5}, "VALIDATION_FAILED", "title"),
         ("POST", "/v1/conversations", {"metadata": [1]}, "VALIDATION_FAILED", "metadata"),

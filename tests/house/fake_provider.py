@@ -3,6 +3,7 @@
 fake-plain          a short fixed answer, at once (also for any name not listed)
 fake-echo           the last user message, word by word
 fake-long           2 000 words, at once
+fake-words-N        N words, one every 20 milliseconds
 fake-slow[-MS]      200 words, one every MS milliseconds (50)
 fake-cached         fake-plain, with cached and reasoning tokens in the usage
 fake-no-usage       fake-plain, without usage
@@ -17,6 +18,12 @@ fake-error          500
 fake-flaky          500 twice for the same question, then as fake-plain
 fake-rate-limited   429 with Retry-After: 7
 fake-unauthorised   401
+
+Embeddings: as above for fake-error; fake-busy answers 429 with Retry-After: 1 to each batch once; fake-384 gives
+vectors of 384 dimensions, the first values of any other's.
+fake-obey           does what "OBEY: …" says wherever it stands outside the block of data, else as fake-plain
+fake-leader         leads a team: plans and routes as asked, repeats what was found when it composes
+fake-quote          the first passage it is given, with its number
 """
 
 import asyncio
@@ -40,11 +47,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deploy.local.ports import LOOPBACK, free_port
+from tests.house.fake_roles import ROLES
 
 PLAIN_ANSWER = "A resposta está no documento da prefeitura, conforme o trecho citado [1]."
 SLOW_WORDS = 200
 LONG_WORDS = 2000
 SLOW_MILLISECONDS = 50
+WORD_SECONDS = 0.02
 WORDS_BEFORE_TROUBLE = 3
 HANG_SECONDS = 600.0
 RETRY_AFTER_SECONDS = 7
@@ -93,6 +102,7 @@ class FakeProvider:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route("/v1/rerank", self._rerank, methods=["POST"]),
             ]
         )
 
@@ -126,26 +136,45 @@ class FakeProvider:
                     return _error(500, "server_error")
         return None
 
+    def _is_first_time(self, question: str) -> bool:
+        self._failures[question] += 1
+        return self._failures[question] == 1
+
     async def _embeddings(self, request: Request) -> Response:
         body = await request.json()
         texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
         self.embedded.append(texts)
         if body["model"] == "fake-error":
             return _error(500, "server_error")
+        if body["model"] == "fake-busy" and self._is_first_time("\n".join(texts)):
+            self.embedded.pop()
+            return _error(429, "rate_limit_exceeded", {"Retry-After": "1"})
+        dimensions = 384 if body["model"] == "fake-384" else DIMENSIONS
         encoded = body.get("encoding_format") == "base64"
         data = [
             {"object": "embedding", "index": index, "embedding": _packed(vector) if encoded else vector}
-            for index, vector in enumerate(map(embedding, texts))
+            for index, vector in enumerate(embedding(text)[:dimensions] for text in texts)
         ]
         tokens = sum(len(text.split()) for text in texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": body["model"], "data": data, "usage": usage})
 
+    async def _rerank(self, request: Request) -> Response:
+        """The longest document first, all but the shortest; fake-error and fake-garbage as elsewhere."""
+        body = await request.json()
+        if body["model"] == "fake-error":
+            return _error(500, "server_error")
+        if body["model"] == "fake-garbage":
+            return JSONResponse({"results": [{"index": len(body["documents"]), "relevance_score": 1.0}]})
+        scores = [{"index": place, "relevance_score": len(text)} for place, text in enumerate(body["documents"])]
+        ranked = sorted(scores, key=lambda each: -each["relevance_score"])
+        return JSONResponse({"results": ranked[:-1] if len(ranked) > 1 else ranked})
+
 
 @contextmanager
-def fake_provider() -> Iterator[FakeProvider]:
-    """Serves on a free port, in a thread of its own, for the length of the block."""
-    provider = FakeProvider(free_port())
+def fake_provider(port: int = 0) -> Iterator[FakeProvider]:
+    """Serves on the port, a free one when 0, in a thread of its own, for the length of the block."""
+    provider = FakeProvider(port or free_port())
     config = uvicorn.Config(
         provider.application(), host=LOOPBACK, port=provider.port, log_level="critical", timeout_graceful_shutdown=1
     )
@@ -214,10 +243,14 @@ def in_trouble(turn: Answered) -> bool:
 
 
 def _pieces(turn: Answered) -> list[str]:
-    if turn.model == "fake-echo":
+    if turn.model in ROLES:
+        text = ROLES[turn.model](turn.messages)
+    elif turn.model == "fake-echo":
         text = turn.last_user_message
     elif turn.model.startswith("fake-slow"):
         text = " ".join(f"palavra{number}" for number in range(SLOW_WORDS))
+    elif turn.model.startswith("fake-words-"):
+        text = " ".join(f"palavra{number}" for number in range(int(turn.model.removeprefix("fake-words-"))))
     elif turn.model == "fake-long":
         text = " ".join(f"palavra{number}" for number in range(LONG_WORDS))
     else:
@@ -226,6 +259,8 @@ def _pieces(turn: Answered) -> list[str]:
 
 
 def _pause_seconds(model: str) -> float:
+    if model.startswith("fake-words-"):
+        return WORD_SECONDS
     if not model.startswith("fake-slow"):
         return 0.0
     milliseconds = model.removeprefix("fake-slow").removeprefix("-")

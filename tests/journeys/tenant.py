@@ -92,8 +92,14 @@ class Client:
     @contextmanager
     def asking(self, assistant_id: str, question: str, **fields: Any) -> Iterator[tuple[Told, Iterator[str]]]:
         """A turn under way: iterate to read on, leave the block to hang up."""
-        body = {"question": question, **fields}
-        with self.http.stream("POST", f"/v1/assistants/{assistant_id}:ask", json=body) as response:
+        path = f"/v1/assistants/{assistant_id}:ask"
+        with self.streaming(path, {"question": question, **fields}) as (told, events):
+            yield told, events
+
+    @contextmanager
+    def streaming(self, path: str, body: Json) -> Iterator[tuple[Told, Iterator[str]]]:
+        """Any turn under way."""
+        with self.http.stream("POST", path, json=body) as response:
             told = Told(response.status_code)
             yield told, self._events(response, told)
 

@@ -20,7 +20,14 @@ from prosa.chat_store.v1 import (
     task_service_pb2,
 )
 from prosa.common.v1 import access_pb2
-from prosa.document_rag.v1 import assistant_service_pb2, document_service_pb2, search_service_pb2
+from prosa.document_rag.v1 import (
+    assistant_service_pb2,
+    chunk_service_pb2,
+    collection_service_pb2,
+    document_service_pb2,
+    search_service_pb2,
+    team_service_pb2,
+)
 from prosa.tenant_quota.v1 import (
     plan_service_pb2,
     quota_service_pb2,
@@ -44,8 +51,11 @@ CONTRACTS = (
     feed_service_pb2,
     admin_service_pb2,
     document_service_pb2,
+    chunk_service_pb2,
+    collection_service_pb2,
     search_service_pb2,
     assistant_service_pb2,
+    team_service_pb2,
     report_service_pb2,
 )
 Headers = tuple[tuple[str, str], ...]

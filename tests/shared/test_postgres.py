@@ -13,7 +13,16 @@ from deploy.local.ports import free_port
 from shared.config import CannotStartError
 from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from shared.migrations import MigrationError
-from shared.postgres import UnsafeRoleError, migrate, open_pool, pool_ready, postgres_errors, tenant_transaction
+from shared.postgres import (
+    UnsafeRoleError,
+    migrate,
+    open_pool,
+    pool_ready,
+    postgres_errors,
+    quoted,
+    tenant_reading,
+    tenant_transaction,
+)
 
 NOTES = """
 create table notes (tenant_id text not null, id text primary key, body jsonb not null default '{}');
@@ -92,6 +101,54 @@ async def test_a_pooled_connection_forgets_its_tenant(pool: asyncpg.Pool) -> Non
             _ = 1 / 0
     async with pool.acquire() as connection:
         assert await notes(connection) == []
+
+
+HOSTILE = "x', true), set_config('app.tenant', 'b', true); --"
+
+
+@pytest.mark.parametrize("tenant", ["a", "back\\slash' quote", HOSTILE, "$1", "é"])
+async def test_a_hurried_reader_sees_its_own_rows_only_and_leaves_nothing_behind(
+    pool: asyncpg.Pool, tenant: str
+) -> None:
+    for owner in (tenant, "b"):
+        async with tenant_transaction(pool, owner) as connection:
+            await connection.execute("insert into notes values ($1, $1)", owner)
+    async with tenant_reading(pool, tenant, {"enable_sort": "off"}) as connection:
+        assert [row["id"] for row in await connection.fetch("select id from notes")] == [tenant]
+        assert await connection.fetchval("show enable_sort") == "off"
+    async with pool.acquire() as connection:
+        assert await connection.fetch("select id from notes") == []
+        assert await connection.fetchval("show enable_sort") == "on"
+
+
+async def test_a_hurried_reader_cannot_write_and_its_fault_costs_no_connection(pool: asyncpg.Pool) -> None:
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            async with tenant_reading(pool, "a") as connection:
+                await connection.execute("insert into notes values ('a', 'a')")
+    async with tenant_transaction(pool, "a") as connection:
+        assert await connection.fetchval("select count(*) from notes") == 0
+
+
+async def test_a_hurried_reader_who_is_cancelled_gives_its_connection_back(pool: asyncpg.Pool) -> None:
+    async def read() -> None:
+        async with tenant_reading(pool, "a") as connection:
+            await connection.execute("select pg_sleep(30)")
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0.2)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    async with asyncio.timeout(5), tenant_transaction(pool, "a") as connection:
+        assert await connection.fetchval("select 1") == 1
+
+
+@pytest.mark.parametrize("text", ["x' or true --", "back\\slash' quote", "é", "$1", ""])
+async def test_a_quoted_text_is_that_text(pool: asyncpg.Pool, text: str) -> None:
+    assert await pool.fetchval(f"select {quoted(text)}::text") == text
+    with pytest.raises(ValueError, match="no text"):
+        quoted("a\0b")
 
 
 async def test_the_role_cannot_be_climbed_out_of(pool: asyncpg.Pool) -> None:

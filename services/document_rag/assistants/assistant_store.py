@@ -1,21 +1,22 @@
 """Keeps assistants in PostgreSQL."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from services.document_rag.assistants.model import Assistant, AssistantFields
+from services.document_rag.model import SearchMode
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 
-_COLUMNS = """
-    assistant_id, display_name, instructions, model, top_k, temperature, max_output_tokens, document_ids,
-    created_at, updated_at
-"""
-_FIELDS = ("display_name", "instructions", "model", "top_k", "temperature", "max_output_tokens", "document_ids")
+_FIELDS = tuple(each.name for each in dataclasses.fields(AssistantFields))
+_PLACES = ", ".join(f"${place}" for place in range(5, 5 + len(_FIELDS)))
+_COLUMNS = ", ".join(("assistant_id", *_FIELDS, "created_at", "updated_at"))
 
 
 class AssistantStore:
@@ -30,7 +31,7 @@ class AssistantStore:
             row = await connection.fetchrow(
                 f"""
                 insert into assistants (tenant_id, assistant_id, request_id, fingerprint, {", ".join(_FIELDS)})
-                values ($1, $2, nullif($3, ''), $4, $5, $6, $7, $8, $9, $10, $11)
+                values ($1, $2, nullif($3, ''), $4, {_PLACES})
                 on conflict (tenant_id, request_id) where request_id is not null do nothing
                 returning {_COLUMNS}
                 """,  # noqa: S608 constant column names
@@ -54,6 +55,21 @@ class AssistantStore:
         if row is None:
             raise NotFound("assistant", assistant_id)
         return _from_row(row)
+
+    async def get_all(self, tenant_id: str, assistant_ids: Sequence[str]) -> dict[str, Assistant]:
+        """Those of the assistants that exist, by the ids as given."""
+        wanted = {given: parsed for given in assistant_ids if (parsed := _uuid_or_none(given))}
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            rows = await connection.fetch(
+                f"""
+                select {_COLUMNS} from assistants
+                where tenant_id = $1 and assistant_id = any($2::uuid[]) and deleted_at is null
+                """,  # noqa: S608 constant column names
+                tenant_id,
+                list(wanted.values()),
+            )
+        found = {row["assistant_id"]: _from_row(row) for row in rows}
+        return {given: found[parsed] for given, parsed in wanted.items() if parsed in found}
 
     async def list_newest_first(
         self, tenant_id: str, limit: int, before: tuple[datetime, str] | None
@@ -88,7 +104,7 @@ class AssistantStore:
             )
             if row is None:
                 raise NotFound("assistant", assistant_id)
-            fields = AssistantFields(**{name: row[name] for name in _FIELDS} | dict(changes))
+            fields = AssistantFields(**_fields_of(row) | dict(changes))
             assignments = ", ".join(f"{name} = ${position}" for position, name in enumerate(_FIELDS, start=3))
             row = await connection.fetchrow(
                 f"""
@@ -130,16 +146,38 @@ class AssistantStore:
 
 
 def _values(fields: AssistantFields) -> Sequence[object]:
-    return [list(value) if isinstance(value, tuple) else value for value in (getattr(fields, name) for name in _FIELDS)]
+    return [_column(getattr(fields, name)) for name in _FIELDS]
+
+
+def _column(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
+    return value.value if isinstance(value, SearchMode) else value
 
 
 def _from_row(row: asyncpg.Record) -> Assistant:
-    columns = {name: row[name] for name in Assistant.__slots__}
-    return Assistant(**columns | {"assistant_id": str(row["assistant_id"]), "document_ids": tuple(row["document_ids"])})
+    return Assistant(
+        assistant_id=str(row["assistant_id"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        **_fields_of(row),
+    )
+
+
+def _fields_of(row: asyncpg.Record) -> dict[str, Any]:
+    columns = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _FIELDS}
+    return columns | {"search_mode": SearchMode(row["search_mode"])}
 
 
 def _uuid(assistant_id: str) -> UUID:
+    parsed = _uuid_or_none(assistant_id)
+    if parsed is None:
+        raise NotFound("assistant", assistant_id)
+    return parsed
+
+
+def _uuid_or_none(text: str) -> UUID | None:
     try:
-        return UUID(assistant_id)
+        return UUID(text)
     except ValueError:
-        raise NotFound("assistant", assistant_id) from None
+        return None

@@ -1,54 +1,24 @@
 """The conversation as a turn needs it, kept by chat_store."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
 
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from services.document_rag.assistants.model import (
-    Answer,
-    FinishReason,
-    Question,
-    Utterance,
-)
+from services.document_rag.assistants.kept_answer import message_of, outcome_of
+from services.document_rag.assistants.model import Question, Utterance
 from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
+from services.document_rag.assistants.outcome import Outcome, Stored, StoredAnswer
 from services.document_rag.assistants.turns import Turn
-from services.document_rag.assistants.usage_wire import (
-    tokens_from_proto,
-    tokens_to_proto,
-    usage_source_from_proto,
-    usage_source_to_proto,
-)
-from services.document_rag.model import Passage
 from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id
 
 _TITLE_CHARACTERS = 80
 _PAGE_MESSAGES = 100
-_RESERVATION = "reservation_id"
 _FAILURE_TEXT = (
     "Não foi possível responder agora. Tente novamente. / The question could not be answered now. Try again."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a message ended up."""
-
-    message_id: str
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAnswer:
-    """An answer as it stands in the conversation: what pays for it, and the passages it cites by their numbers."""
-
-    stored: Stored
-    answer: Answer
-    reservation_id: str
-    references: tuple[tuple[int, Passage], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +37,7 @@ class Conversations:
 
     async def add_question(self, turn: Turn, question: Question) -> Stored:
         """Stores what the person typed, in a new conversation if need be; NotFound for a missing conversation."""
-        if turn.is_new_conversation:
+        if turn.is_new_conversation or question.begins_conversation:
             await self._create(turn, question)
         message = pb.Message(
             message_id=question_id(turn),
@@ -77,46 +47,21 @@ class Conversations:
         )
         return await self._append(turn, message, turn.key("question"))
 
-    async def add_answer(
-        self,
-        turn: Turn,
-        assistant_id: str,
-        answer: Answer,
-        reservation_id: str,
-        references: Sequence[tuple[int, Passage]],
-        *,
-        rag: bool,
-    ) -> Stored:
+    async def add_answer(self, turn: Turn, question: Question, outcome: Outcome) -> Stored:
         """Stores the answer with its tokens, cost, references, and the reservation that pays for it.
 
         RequestIdReused when another attempt of the turn has stored its own.
         """
-        interrupted = answer.finish_reason in (FinishReason.INTERRUPTED, FinishReason.QUOTA)
-        message = pb.Message(
-            message_id=answer_id(turn),
-            type=pb.MESSAGE_TYPE_ASSISTANT,
-            text=answer.text,
-            assistant_id=assistant_id,
-            status=pb.MESSAGE_STATUS_INTERRUPTED if interrupted else pb.MESSAGE_STATUS_COMPLETE,
-            rag=rag,
-            references=[_reference_to_proto(number, passage) for number, passage in references],
-            usage=tokens_to_proto(answer.tokens),
-            usage_source=usage_source_to_proto(answer.usage_source),
-            cost_micros=answer.cost_micros,
-            model=answer.model,
-            latency_ms=answer.latency_ms,
-            time_to_first_token_ms=answer.time_to_first_token_ms,
-            finish_reason=answer.finish_reason.value,
-        )
-        message.metadata[_RESERVATION] = reservation_id
+        message = message_of(outcome, answer_id(turn), question.team_id)
         return await self._append(turn, message, turn.key("answer"))
 
-    async def add_failure(self, turn: Turn, assistant_id: str, error: ServiceError) -> None:
+    async def add_failure(self, turn: Turn, question: Question, error: ServiceError) -> None:
         """Stores that this attempt failed and why, in words for the person and a reason for programs."""
         message = pb.Message(
             type=pb.MESSAGE_TYPE_ERROR,
             text=_FAILURE_TEXT,
-            assistant_id=assistant_id,
+            assistant_id=question.assistant_id,
+            team_id=question.team_id,
             status=pb.MESSAGE_STATUS_ERROR,
             error_reason=error.reason,
         )
@@ -174,15 +119,17 @@ class Conversations:
             with answers_of("chat_store"):
                 chunks = self._stub.ReadMessageText(request, timeout=CALL_TIMEOUT_SECONDS)
                 text = "".join([chunk.text async for chunk in chunks])
-        return _answer_of(message, text)
+        return StoredAnswer(Stored(message.message_id, message.seq), outcome_of(message, text))
 
     async def _create(self, turn: Turn, question: Question) -> None:
         request = pb.CreateConversationRequest(
             conversation_id=turn.conversation_id,
             assistant_id=question.assistant_id,
+            team_id=question.team_id,
             title=question.text.strip().split("\n", 1)[0][:_TITLE_CHARACTERS],
             channel=question.channel,
-            request_id=turn.key("conversation"),
+            # With an id of the client's own, whoever comes first begins the conversation.
+            request_id="" if question.begins_conversation else turn.key("conversation"),
         )
         with answers_of("chat_store"):
             await self._stub.CreateConversation(request, timeout=CALL_TIMEOUT_SECONDS)
@@ -204,49 +151,3 @@ def question_id(turn: Turn) -> str:
 def answer_id(turn: Turn) -> str:
     """The id of the turn's answer, the same in every attempt."""
     return derived_id(turn.tenant_id, turn.conversation_id, turn.request_id, "answer")
-
-
-def _answer_of(message: pb.Message, text: str) -> StoredAnswer:
-    answer = Answer(
-        text=text,
-        finish_reason=FinishReason(message.finish_reason),
-        tokens=tokens_from_proto(message.usage),
-        usage_source=usage_source_from_proto(message.usage_source),
-        cost_micros=message.cost_micros,
-        model=message.model,
-        latency_ms=message.latency_ms,
-        time_to_first_token_ms=message.time_to_first_token_ms,
-    )
-    references = tuple((each.number, _passage_of(each)) for each in message.references)
-    reservation_id = message.metadata.fields[_RESERVATION].string_value
-    return StoredAnswer(Stored(message.message_id, message.seq), answer, reservation_id, references)
-
-
-def _reference_to_proto(number: int, passage: Passage) -> pb.Reference:
-    return pb.Reference(
-        number=number,
-        document_id=passage.document_id,
-        document_version=passage.version,
-        title=passage.title,
-        chunk_id=passage.chunk_id,
-        page=passage.page,
-        char_start=passage.char_start,
-        char_end=passage.char_end,
-        quote=passage.text,
-        score=passage.score,
-    )
-
-
-def _passage_of(reference: pb.Reference) -> Passage:
-    return Passage(
-        chunk_id=reference.chunk_id,
-        document_id=reference.document_id,
-        title=reference.title,
-        version=reference.document_version,
-        page=reference.page,
-        section="",
-        char_start=reference.char_start,
-        char_end=reference.char_end,
-        text=reference.quote,
-        score=reference.score,
-    )

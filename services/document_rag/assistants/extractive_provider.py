@@ -5,15 +5,16 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 
 from services.document_rag.assistants.model import EXTRACTIVE, FinishReason, TokenCount
-from services.document_rag.assistants.prompt import Prompt
+from services.document_rag.assistants.prompt import Prompt, Role
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.verifier import sentence_spans
+from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS, language_of, stem
 from services.document_rag.model import Passage
 from services.document_rag.search.words import fold, words_of
 from services.document_rag.tokens import count_tokens
 
 SENTENCES = 4
 _SHORTEST_SENTENCE = 12  # characters
-_STEM_LENGTH = 5  # enough of a Portuguese or English word to match its inflections
 _LEAST_SUPPORT = 0.34  # share of the question's weight that the best sentence and its passage must carry
 _WORTH_ADDING = 0.6  # of the best sentence's score
 _SHARE_OF_CONTEXT = 0.35
@@ -26,16 +27,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+(?=[\"“(\[*]*[A-ZÀ-Ý0-9])")
 _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
 _HEADING = re.compile(r"^\s*#")
 _TABLE_ROW = re.compile(r"^\s*\|")
-_ENGLISH = frozenset(
-    """
-    what when where who how which is are the does do can much many of to in my
-    """.split()
-)
-
-NOT_FOUND = {
-    "pt": "Não encontrei essa informação nos documentos.",
-    "en": "I did not find that in the documents.",
-}
+_MARK = re.compile(r"\s*\[\d{1,3}\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +55,22 @@ class ExtractiveProvider:
 
 
 def _pieces(prompt: Prompt) -> Iterator[str]:
-    chosen = _best_sentences(prompt)
-    if not chosen:
-        yield NOT_FOUND[_language(prompt.question)]
-        return
-    for position, sentence in enumerate(chosen):
-        yield f"{' ' if position else ''}{sentence.text} [{sentence.number}]"
+    """What other assistants of the team found and cited, then what is found here; nothing twice."""
+    own = [] if prompt.role is Role.COMPOSE else _best_sentences(prompt)
+    cited: dict[str, str] = {}
+    for sentence in [*_found(prompt), *(f"{each.text} [{each.number}]" for each in own)]:
+        cited.setdefault(_MARK.sub("", sentence), sentence)
+    if not cited:
+        yield NOT_IN_DOCUMENTS[language_of(prompt.question)]
+    for position, sentence in enumerate(cited.values()):
+        yield f"{' ' if position else ''}{sentence}"
+
+
+def _found(prompt: Prompt) -> Iterator[str]:
+    for finding in prompt.findings:
+        for start, end in sentence_spans(finding.text):
+            if _MARK.search(finding.text, start, end):
+                yield finding.text[start:end]
 
 
 def _best_sentences(prompt: Prompt) -> list[_Sentence]:
@@ -85,9 +87,9 @@ def _weights(prompt: Prompt) -> dict[str, float]:
     """How much each stem of the question tells; the question before counts half, for follow-ups without a subject."""
     earlier = next((each.text for each in reversed(prompt.history) if each.by_user), "")
     telling = [word for word in words_of(prompt.question) if fold(word) not in _ASKING]
-    asked = {_stem(word): prompt.word_weights.get(fold(word), 1.0) for word in telling or words_of(prompt.question)}
-    before = {_stem(word): prompt.word_weights.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
-    return {stem: weight for stem, weight in (before | asked).items() if weight > 0}
+    asked = {stem(word): prompt.word_weights.get(fold(word), 1.0) for word in telling or words_of(prompt.question)}
+    before = {stem(word): prompt.word_weights.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
+    return {each: weight for each, weight in (before | asked).items() if weight > 0}
 
 
 def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float]) -> Iterator[_Sentence]:
@@ -103,7 +105,7 @@ def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float]) -> Iter
 
 def _begins_with_subject(text: str, weights: Mapping[str, float]) -> bool:
     first = next(iter(words_of(text)), "")
-    return _stem(first) in weights
+    return stem(first) in weights
 
 
 def _support(prompt: Prompt, weights: Mapping[str, float]) -> float:
@@ -116,12 +118,8 @@ def _context(passage: Passage) -> str:
 
 
 def _held(text: str, weights: Mapping[str, float]) -> float:
-    stems = {_stem(word) for word in words_of(text)}
-    return sum(weight for stem, weight in weights.items() if stem in stems)
-
-
-def _stem(word: str) -> str:
-    return fold(word)[:_STEM_LENGTH]
+    stems = {stem(word) for word in words_of(text)}
+    return sum(weight for each, weight in weights.items() if each in stems)
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -143,8 +141,3 @@ def _blocks(text: str) -> Iterator[str]:
         if _TABLE_ROW.match(line):
             yield " ".join(lines)
             lines = []
-
-
-def _language(question: str) -> str:
-    words = question.lower().split()
-    return "en" if sum(word in _ENGLISH for word in words) * 3 >= max(len(words), 1) else "pt"

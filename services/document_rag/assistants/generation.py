@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol
 
 from services.document_rag.assistants.model import (
     Answer,
@@ -14,13 +14,44 @@ from services.document_rag.assistants.model import (
     ProviderFailed,
     TokenCount,
     UsageSource,
+    cited,
 )
-from services.document_rag.assistants.outbox import Outbox
 from services.document_rag.assistants.prompt import Prompt
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
+from services.document_rag.assistants.wording import says_not_in_documents
 from services.document_rag.tokens import count_tokens
 
-Event = TypeVar("Event")
+
+class Stage(Protocol):
+    """Whom the pieces of an answer are given to."""
+
+    reader_left: asyncio.Event
+
+    @property
+    def delivered_text(self) -> str:
+        """The text that counts as said when the answer is cut short."""
+        ...
+
+    async def put(self, event: Delta) -> None:
+        """Takes the next piece; waits while there is no room for it."""
+        ...
+
+
+class Backstage:
+    """Where an answer is written that nobody reads as it comes. All of it counts; it ends when the reader leaves."""
+
+    def __init__(self, reader_left: asyncio.Event) -> None:
+        self.reader_left = reader_left
+        self._said: list[str] = []
+
+    @property
+    def delivered_text(self) -> str:
+        """All that was written."""
+        return "".join(self._said)
+
+    async def put(self, event: Delta) -> None:
+        """Keeps the piece."""
+        self._said.append(event.text)
 
 
 @dataclass(slots=True)
@@ -60,6 +91,7 @@ class Draft:
             model=self.finish.model,
             latency_ms=round((now - began) * 1000),
             time_to_first_token_ms=round(((self.first_piece_at or now) - began) * 1000),
+            not_in_documents=says_not_in_documents(self.text) and not cited(self.text, self.prompt.passages),
         )
 
 
@@ -67,18 +99,18 @@ async def generate(
     draft: Draft,
     pieces: AsyncGenerator[Delta | Finish, None],
     on_disconnect: OnDisconnect,
-    outbox: Outbox[Event],
+    stage: Stage,
     timeout_seconds: float,
 ) -> None:
     """Fills the draft: to its end, or, with STOP, to exactly what a reader who left had been given.
 
     Raises ProviderFailed when the provider ends without an end or takes longer than `timeout_seconds`.
     """
-    if on_disconnect is OnDisconnect.STOP and outbox.reader_left.is_set():
+    if on_disconnect is OnDisconnect.STOP and stage.reader_left.is_set():
         draft.cut_short(FinishReason.INTERRUPTED, "")
         return
-    writing = asyncio.create_task(_write(draft, pieces, outbox, timeout_seconds))
-    leaving = asyncio.create_task(outbox.reader_left.wait())
+    writing = asyncio.create_task(_write(draft, pieces, stage, timeout_seconds))
+    leaving = asyncio.create_task(stage.reader_left.wait())
     watched: set[asyncio.Task[object]] = {writing, leaving} if on_disconnect is OnDisconnect.STOP else {writing}
     try:
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
@@ -88,13 +120,13 @@ async def generate(
         # Waited for and not awaited: a cancellation of this task is never mistaken for the one just asked for.
         await asyncio.wait({writing})
     if writing.cancelled():
-        draft.cut_short(FinishReason.INTERRUPTED, outbox.delivered_text)
+        draft.cut_short(FinishReason.INTERRUPTED, stage.delivered_text)
     else:
         writing.result()
 
 
 async def _write(
-    draft: Draft, pieces: AsyncGenerator[Delta | Finish, None], outbox: Outbox[Event], timeout_seconds: float
+    draft: Draft, pieces: AsyncGenerator[Delta | Finish, None], stage: Stage, timeout_seconds: float
 ) -> None:
     counter = _OutputCounter(draft.sampling.max_output_tokens)
     draft.provider_asked = True
@@ -109,7 +141,7 @@ async def _write(
                     return
                 draft.first_piece_at = draft.first_piece_at or time.monotonic()
                 draft.text += piece.text
-                await outbox.put(piece)
+                await stage.put(piece)
     except TimeoutError:
         raise ProviderFailed from None
     raise ProviderFailed

@@ -4,10 +4,10 @@ import enum
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
-from services.document_rag.model import Passage, refuse_nul
+from services.document_rag.model import Filter, Passage, SearchMode, refuse_nul
 from shared.errors import FailedPrecondition, FieldViolation, InvalidArgument, Unavailable
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
@@ -49,7 +49,10 @@ class ModelUnavailable(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """An assistant as kept. `model` "" means the service's default; `document_ids` () means all of the tenant's."""
+    """An assistant as kept. `model` "" means the service's default; `history_tokens` None, the service's own limit.
+
+    It reads the documents of either `document_ids` or `collection_ids`; when both are empty, all in the tenant's reach.
+    """
 
     assistant_id: str
     display_name: str
@@ -59,8 +62,19 @@ class Assistant:
     temperature: float | None
     max_output_tokens: int
     document_ids: tuple[str, ...]
+    collection_ids: tuple[str, ...]
+    description: str
+    keywords: tuple[str, ...]
+    search_mode: SearchMode
+    history_tokens: int | None
+    verify_answers: bool
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def reads(self) -> Filter:
+        """What it may find."""
+        return Filter(document_ids=self.document_ids, collection_ids=self.collection_ids)
 
     def longest_answer(self, asked: int) -> int:
         """Tokens an answer may have: what was asked for, within what the assistant allows."""
@@ -79,18 +93,25 @@ class AssistantFields:
     temperature: float | None = None
     max_output_tokens: int = 0
     document_ids: tuple[str, ...] = ()
+    collection_ids: tuple[str, ...] = ()
+    description: str = ""
+    keywords: tuple[str, ...] = ()
+    search_mode: SearchMode = SearchMode.HYBRID
+    history_tokens: int | None = None
+    verify_answers: bool = True
 
     def __post_init__(self) -> None:
         broken = list(self._broken_rules())
         if broken:
             raise InvalidArgument(violations=broken)
         named = {"display_name": self.display_name, "instructions": self.instructions, "model": self.model}
-        named |= {f"document_ids[{index}]": each for index, each in enumerate(self.document_ids)}
+        named["description"] = self.description
+        for name in ("document_ids", "collection_ids", "keywords"):
+            named |= {f"{name}[{index}]": each for index, each in enumerate(getattr(self, name))}
         refuse_nul({f"assistant.{name}": text for name, text in named.items()})
 
     def _broken_rules(self) -> Iterator[FieldViolation]:
         """The rules of the contract, kept here too: it cannot check what an update's mask leaves out."""
-        ids = self.document_ids
         rules = {
             "display_name": (self.display_name.strip() and len(self.display_name) <= 200, "1 to 200 characters"),
             "instructions": (len(self.instructions.encode()) <= 32_768, "at most 32768 bytes"),
@@ -98,18 +119,21 @@ class AssistantFields:
             "top_k": (0 <= self.top_k <= 50, "0 to 50"),
             "temperature": (self.temperature is None or 0 <= self.temperature <= 2, "0 to 2"),
             "max_output_tokens": (0 <= self.max_output_tokens <= 100_000, "0 to 100000"),
-            "document_ids": (
-                len(ids) <= 1000 and len(set(ids)) == len(ids) and all(1 <= len(each) <= 64 for each in ids),
-                "at most 1000 different ids of 1 to 64 characters",
-            ),
+            "document_ids": (_distinct(self.document_ids, 1000), "at most 1000 different ids of 1 to 64 characters"),
+            "collection_ids": (_distinct(self.collection_ids, 100), "at most 100 different ids of 1 to 64 characters"),
+            "description": (len(self.description) <= 2000, "at most 2000 characters"),
+            "keywords": (_distinct(self.keywords, 100), "at most 100 different ones of 1 to 64 characters"),
+            "history_tokens": (self.history_tokens is None or 0 <= self.history_tokens <= 100_000, "0 to 100000"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
                 yield FieldViolation(f"assistant.{name}", f"must be {rule}", f"assistant.{name}")
 
     def fingerprint(self) -> bytes:
-        """What a retry with the same request_id must repeat."""
-        return hashlib.sha256(repr(self).encode()).digest()
+        """What a retry with the same request_id must repeat. What is left out counts for nothing: fields are added."""
+        values = {each: getattr(self, each.name) for each in fields(self)}
+        stated = sorted((each.name, value) for each, value in values.items() if value != each.default)
+        return hashlib.sha256(repr(stated).encode()).digest()
 
 
 class OnDisconnect(enum.Enum):
@@ -174,7 +198,10 @@ class ModelPrice:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One turn as asked. `conversation_id` "" asks for a new conversation; `request_id` is never empty here."""
+    """One turn as asked, of an assistant or of a team. `request_id` is never empty here.
+
+    `conversation_id` "" asks for a new conversation; with `begins_conversation` one that does not exist is begun.
+    """
 
     assistant_id: str
     conversation_id: str
@@ -183,6 +210,8 @@ class Question:
     max_output_tokens: int
     channel: str
     request_id: str
+    team_id: str = ""
+    begins_conversation: bool = False
 
     def fingerprint(self) -> bytes:
         """What a retry with the same request_id must repeat."""
@@ -192,6 +221,7 @@ class Question:
             self.text,
             str(self.max_output_tokens),
             self.channel,
+            *([self.team_id] if self.team_id else []),
         )
         return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
 
@@ -206,15 +236,19 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Most tokens the variable parts of a prompt may take. What does not fit is left out, oldest and worst first."""
+    """Most tokens the variable parts of a prompt may take. What does not fit is left out, oldest and worst first.
+
+    `findings`: what other assistants of a team found.
+    """
 
     passages: int
     history: int
+    findings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer as it will be kept and charged."""
+    """A finished answer as it will be kept and charged. `not_in_documents`: it says that they do not hold it."""
 
     text: str
     finish_reason: FinishReason
@@ -224,9 +258,14 @@ class Answer:
     model: str
     latency_ms: int
     time_to_first_token_ms: int
+    not_in_documents: bool = False
 
 
 def cited(text: str, passages: Sequence[Passage]) -> list[tuple[int, Passage]]:
     """The passages that the text cites as [1], [2], …, with their numbers; numbers of no passage are ignored."""
     numbers = sorted({int(number) for number in _CITED.findall(text)})
     return [(number, passages[number - 1]) for number in numbers if 1 <= number <= len(passages)]
+
+
+def _distinct(texts: Sequence[str], most: int) -> bool:
+    return len(texts) <= most and len(set(texts)) == len(texts) and all(1 <= len(each) <= 64 for each in texts)

@@ -92,12 +92,10 @@ class OpenAIProvider:
 
 
 def _request(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-    earlier = [{"role": "user" if each.by_user else "assistant", "content": each.text} for each in prompt.history]
     return {
         "model": sampling.model,
         "messages": [
             {"role": "system", "content": prompt.system},
-            *earlier,
             {"role": "user", "content": prompt.user_message},
         ],
         "max_tokens": sampling.max_output_tokens,

@@ -7,8 +7,8 @@ import grpc
 
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
-from services.document_rag.assistants.model import Answer
 from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
+from services.document_rag.assistants.outcome import Paid
 from services.document_rag.assistants.turns import Turn
 from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
 from shared.errors import FailedPrecondition, ServiceError
@@ -16,16 +16,21 @@ from shared.identifiers import derived_id
 
 # Each is lost only when this process stands still between two calls for as long as a lease.
 _LATE_RESERVATIONS = 5
+_LONGEST_LEASE_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a turn needs: the worst case, and the fewest tokens with which it is worth beginning."""
+    """What a turn needs: the worst case, and the fewest tokens with which it is worth beginning.
+
+    `phases`: how many answers are written one after the other; the lease is as many times as long.
+    """
 
     tokens: int
     minimum_tokens: int
     model: str
     assistant_id: str
+    phases: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +39,6 @@ class Hold:
 
     reservation_id: str
     granted_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Paid:
-    """A stored answer and the reservation that is to pay for it."""
-
-    reservation_id: str
-    answer: Answer
 
 
 class TokenBudget:
@@ -60,20 +57,27 @@ class TokenBudget:
         held = await self._reserve(turn, wanted, str(turn.attempt))
         return Hold(held.reservation_id, held.granted_tokens)
 
-    async def charge(self, turn: Turn, assistant_id: str, paid: Paid) -> None:
-        """Charges a stored answer once, whoever stored it and however often it is asked to."""
+    async def hold_part(self, turn: Turn, whole: Hold, wanted: Wanted, name: str) -> Hold:
+        """Holds a part of what is held for the turn; QuotaExceeded when the whole has not enough left."""
+        held = await self._reserve(turn, wanted, f"{turn.attempt}/{name}", whole.reservation_id)
+        return Hold(held.reservation_id, held.granted_tokens)
+
+    async def charge(self, turn: Turn, paid: Paid) -> None:
+        """Charges what a stored answer used once, whoever stored it and however often it is asked to."""
         reservation_id = paid.reservation_id
         for late in range(_LATE_RESERVATIONS):
             try:
-                return await self._commit(reservation_id, paid.answer)
+                return await self._commit(reservation_id, paid)
             except FailedPrecondition as error:
                 # Its lease ended before it was charged: exactly what was used is held anew.
                 if error.reason != "RESERVATION_EXPIRED":
                     raise
-            tokens = max(paid.answer.tokens.total, 1)
-            exact = Wanted(tokens=tokens, minimum_tokens=tokens, model=paid.answer.model, assistant_id=assistant_id)
-            reservation_id = (await self._reserve(turn, exact, f"late-{late}")).reservation_id
-        return await self._commit(reservation_id, paid.answer)
+            if paid.tokens.total == 0:
+                return None
+            exact = Wanted(paid.tokens.total, paid.tokens.total, paid.model, paid.assistant_id)
+            name = "-".join(filter(None, ("late", paid.name, str(late))))
+            reservation_id = (await self._reserve(turn, exact, name)).reservation_id
+        return await self._commit(reservation_id, paid)
 
     async def release(self, reservation_id: str) -> None:
         """Gives everything back."""
@@ -82,27 +86,28 @@ class TokenBudget:
                 pb.ReleaseReservationRequest(reservation_id=reservation_id), timeout=CALL_TIMEOUT_SECONDS
             )
 
-    async def _commit(self, reservation_id: str, answer: Answer) -> None:
+    async def _commit(self, reservation_id: str, paid: Paid) -> None:
         request = pb.CommitReservationRequest(
             reservation_id=reservation_id,
-            usage=tokens_to_proto(answer.tokens),
-            usage_source=usage_source_to_proto(answer.usage_source),
-            cost_micros=answer.cost_micros,
-            model=answer.model,
+            usage=tokens_to_proto(paid.tokens),
+            usage_source=usage_source_to_proto(paid.usage_source),
+            cost_micros=paid.cost_micros,
+            model=paid.model,
         )
         with answers_of("tenant_quota"):
             await self._stub.CommitReservation(request, timeout=CALL_TIMEOUT_SECONDS)
 
-    async def _reserve(self, turn: Turn, wanted: Wanted, purpose: str) -> pb.Reservation:
+    async def _reserve(self, turn: Turn, wanted: Wanted, purpose: str, parent_id: str = "") -> pb.Reservation:
         request = pb.ReserveTokensRequest(
             tokens=wanted.tokens,
             minimum_tokens=wanted.minimum_tokens,
-            lease_seconds=self._lease_seconds,
+            lease_seconds=min(self._lease_seconds * wanted.phases, _LONGEST_LEASE_SECONDS),
             model=wanted.model,
             conversation_id=turn.conversation_id,
             assistant_id=wanted.assistant_id,
             # A tenant's reservations share their ids, turns of two users may not: the user is part of it.
             request_id=derived_id("reservation", turn.tenant_id, turn.user_id, turn.conversation_id, turn.key(purpose)),
+            parent_reservation_id=parent_id,
         )
         with answers_of("tenant_quota"):
             return await self._stub.ReserveTokens(request, timeout=CALL_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""Assistants and turns between the contracts and the model."""
+"""Assistants and questions between the contracts and the model."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,21 +8,18 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
-from services.document_rag.assistants.answer import Accepted, AnswerEvent, Citation, Completed
-from services.document_rag.assistants.model import Assistant, AssistantFields, FinishReason, OnDisconnect, Question
-from services.document_rag.assistants.providers import Delta
-from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
-from services.document_rag.model import Passage, refuse_nul
+from prosa.document_rag.v1 import search_service_pb2
+from services.document_rag.assistants.model import Assistant, AssistantFields, OnDisconnect, Question
+from services.document_rag.model import SearchMode, refuse_nul
 from shared.errors import FieldViolation, InvalidArgument
 from shared.identifiers import new_id
 
-_FINISH_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.QUOTA: pb.FINISH_REASON_QUOTA,
-    FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
-    FinishReason.INTERRUPTED: pb.FINISH_REASON_INTERRUPTED,
+_SEARCH_MODES = {
+    SearchMode.HYBRID: search_service_pb2.SEARCH_MODE_HYBRID,
+    SearchMode.VECTOR: search_service_pb2.SEARCH_MODE_VECTOR,
+    SearchMode.KEYWORD: search_service_pb2.SEARCH_MODE_KEYWORD,
 }
+_SEARCH_MODES_BACK = {wire: mode for mode, wire in _SEARCH_MODES.items()}
 _CHANGEABLE = (
     "display_name",
     "instructions",
@@ -31,6 +28,12 @@ _CHANGEABLE = (
     "temperature",
     "max_output_tokens",
     "document_ids",
+    "collection_ids",
+    "description",
+    "keywords",
+    "search_mode",
+    "history_tokens",
+    "verify_answers",
 )
 
 
@@ -45,8 +48,14 @@ def assistant_to_proto(assistant: Assistant) -> pb.Assistant:
         temperature=assistant.temperature,
         max_output_tokens=assistant.max_output_tokens,
         document_ids=assistant.document_ids,
-        create_time=_timestamp(assistant.created_at.timestamp()),
-        update_time=_timestamp(assistant.updated_at.timestamp()),
+        collection_ids=assistant.collection_ids,
+        description=assistant.description,
+        keywords=assistant.keywords,
+        search_mode=_SEARCH_MODES[assistant.search_mode],
+        history_tokens=assistant.history_tokens,
+        verify_answers=assistant.verify_answers,
+        create_time=timestamp(assistant.created_at.timestamp()),
+        update_time=timestamp(assistant.updated_at.timestamp()),
     )
 
 
@@ -77,74 +86,52 @@ def newest_first_position(position: Mapping[str, Any] | None) -> tuple[datetime,
 
 def question_from_proto(request: pb.AskRequest) -> Question:
     """AskRequest → the turn as asked, with an id under which it may be retried."""
-    finish = request.on_disconnect == pb.ON_DISCONNECT_FINISH
     return Question(
         assistant_id=request.assistant_id,
         conversation_id=request.conversation_id,
         text=request.question,
-        on_disconnect=OnDisconnect.FINISH if finish else OnDisconnect.STOP,
+        on_disconnect=on_disconnect_of(request.on_disconnect),
         max_output_tokens=request.max_output_tokens,
         channel=request.channel,
         request_id=request.request_id or new_id(),
     )
 
 
-def event_to_proto(event: AnswerEvent | Delta) -> pb.AskEvent:
-    """A step of a turn → contract."""
-    match event:
-        case Accepted():
-            accepted = pb.Accepted(
-                conversation_id=event.conversation_id,
-                user_message_id=event.question_message_id,
-                request_id=event.request_id,
-            )
-            return pb.AskEvent(accepted=accepted)
-        case Citation():
-            return pb.AskEvent(citation=_citation_to_proto(event.number, event.passage))
-        case Delta():
-            return pb.AskEvent(text_delta=pb.TextDelta(text=event.text))
-        case Completed():
-            return pb.AskEvent(completed=_completed_to_proto(event))
-
-
-def _citation_to_proto(number: int, passage: Passage) -> pb.Citation:
-    return pb.Citation(
-        number=number,
-        document_id=passage.document_id,
-        document_version=passage.version,
-        title=passage.title,
-        chunk_id=passage.chunk_id,
-        page=passage.page,
-        char_start=passage.char_start,
-        char_end=passage.char_end,
-        quote=passage.text,
-        score=passage.score,
+def chat_from_proto(request: pb.ChatWithAgentRequest) -> Question:
+    """ChatWithAgentRequest → the turn as asked; its answer is finished whoever waits for it."""
+    return Question(
+        assistant_id=request.agent_id,
+        conversation_id=request.conversation_id,
+        text=request.message,
+        on_disconnect=OnDisconnect.FINISH,
+        max_output_tokens=0,
+        channel="",
+        request_id=request.request_id or new_id(),
+        begins_conversation=bool(request.conversation_id),
     )
 
 
-def _completed_to_proto(completed: Completed) -> pb.Completed:
-    answer = completed.answer
-    return pb.Completed(
-        message_id=completed.stored.message_id,
-        seq=completed.stored.seq,
-        finish_reason=_FINISH_REASONS[answer.finish_reason],
-        usage=tokens_to_proto(answer.tokens),
-        usage_source=usage_source_to_proto(answer.usage_source),
-        cost_micros=answer.cost_micros,
-        model=answer.model,
-        latency_ms=answer.latency_ms,
-        time_to_first_token_ms=answer.time_to_first_token_ms,
-    )
+def on_disconnect_of(policy: pb.OnDisconnect.ValueType) -> OnDisconnect:
+    """The policy, STOP when it is not stated."""
+    return OnDisconnect.FINISH if policy == pb.ON_DISCONNECT_FINISH else OnDisconnect.STOP
 
 
 def _value(assistant: pb.Assistant, name: str) -> Any:
-    if name == "temperature" and not assistant.HasField("temperature"):
-        return None
     value = getattr(assistant, name)
-    return tuple(value) if name == "document_ids" else value
+    match name:
+        case "temperature" | "history_tokens":
+            return value if assistant.HasField(name) else None
+        case "verify_answers":
+            return value if assistant.HasField(name) else True
+        case "search_mode":
+            return _SEARCH_MODES_BACK.get(value, SearchMode.HYBRID)
+        case "document_ids" | "collection_ids" | "keywords":
+            return tuple(value)
+    return value
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def timestamp(seconds: float) -> Timestamp:
+    """Seconds of the epoch → Timestamp, to the microsecond."""
     stamp = Timestamp()
     stamp.FromMicroseconds(round(seconds * 1_000_000))
     return stamp

@@ -8,79 +8,97 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
-from services.document_rag.model import DocumentEmpty, DocumentUnreadable, ExtractedText, Page
+from services.document_rag.documents.extracted import ChunkSize
+from services.document_rag.documents.read_text import ReadText
+from services.document_rag.model import DocumentEmpty, DocumentUnreadable
 
-_MAX_OUTPUT_BYTES = 64 * 1024 * 1024
-_READ_BYTES = 256 * 1024
+_MAX_OUTCOME_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionLimits:
-    """What one document may cost to read."""
+    """What one document may cost to read, and how it is cut."""
 
     memory_bytes: int = 1 << 30
-    cpu_seconds: int = 60
-    wall_seconds: float = 90.0
+    cpu_seconds: int = 120
+    wall_seconds: float = 180.0
+    chunk: ChunkSize = field(default_factory=ChunkSize)
 
 
-async def extract(path: Path, filename: str, mime_type: str, limits: ExtractionLimits) -> ExtractedText:
-    """The text of the file. DocumentUnreadable for the damaged, hostile or unsupported; DocumentEmpty for no text."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "services.document_rag.documents.extraction"),
+@asynccontextmanager
+async def reading(path: Path, filename: str, mime_type: str, limits: ExtractionLimits) -> AsyncIterator[ReadText]:
+    """The text of the file, cut; its chunks are there until the end of the block.
+
+    DocumentUnreadable for the damaged, hostile or unsupported; DocumentEmpty for no text.
+    """
+    with tempfile.NamedTemporaryFile(prefix="prosa-chunks-") as chunks:
+        outcome = await _outcome(_command(path, Path(chunks.name), filename, mime_type, limits), limits.wall_seconds)
+        digest = bytes.fromhex(outcome.pop("text_sha256"))
+        yield ReadText(**outcome, text_sha256=digest, chunks_path=Path(chunks.name))
+
+
+def _command(path: Path, chunks: Path, filename: str, mime_type: str, limits: ExtractionLimits) -> list[str]:
+    return [
+        *(sys.executable, "-m", "services.document_rag.documents.extraction"),
         *("--memory-bytes", str(limits.memory_bytes), "--cpu-seconds", str(limits.cpu_seconds)),
-        *(f"--filename={filename}", f"--mime-type={mime_type}"),
+        *("--chunk-tokens", str(limits.chunk.tokens), "--overlap-tokens", str(limits.chunk.overlap_tokens)),
+        *(f"--filename={filename}", f"--mime-type={mime_type}", f"--chunks={chunks}"),
         *("--", str(path)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+    ]
+
+
+async def _outcome(command: list[str], wall_seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryFile() as output:
+        process = await asyncio.to_thread(_started, command, output)
+        ended = asyncio.create_task(asyncio.to_thread(process.wait))
+        try:
+            async with asyncio.timeout(wall_seconds):
+                await asyncio.shield(ended)
+        except TimeoutError as error:
+            raise DocumentUnreadable("reading the document takes too long") from error
+        finally:
+            if not ended.done():
+                _kill(process)
+                await asyncio.shield(ended)
+        output.seek(0)
+        return _judged(process.returncode, output.read(_MAX_OUTCOME_BYTES))
+
+
+def _started(command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Not by the event loop, whose fork() runs gRPC's handlers: they crash the child while other threads use gRPC."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
         env={"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "PYTHONUTF8": "1"},
     )
-    try:
-        async with asyncio.timeout(limits.wall_seconds):
-            output = await _bounded_output(process)
-            await process.wait()
-    except TimeoutError as error:
-        raise DocumentUnreadable("reading the document takes too long") from error
-    finally:
-        await _end(process)
-    return _judged(process.returncode, output)
 
 
-async def _bounded_output(process: asyncio.subprocess.Process) -> bytes:
-    if process.stdout is None:
-        raise RuntimeError("the extraction process was started without its output")
-    pieces: list[bytes] = []
-    size = 0
-    while piece := await process.stdout.read(_READ_BYTES):
-        pieces.append(piece)
-        size += len(piece)
-        if size > _MAX_OUTPUT_BYTES:
-            raise DocumentUnreadable("the document unpacks to far more text than is allowed")
-    return b"".join(pieces)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
+def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(process.wait())
 
 
-def _judged(return_code: int | None, output: bytes) -> ExtractedText:
-    if return_code != 0:
+def _judged(return_code: int, output: bytes) -> dict[str, Any]:
+    if return_code < 0:
         raise DocumentUnreadable("reading the document takes more memory or time than is allowed")
-    outcome = json.loads(output)
+    if return_code > 0:  # it answers for every document with 0: this is no fault of the file's
+        raise RuntimeError(f"the extraction process does not run (exit code {return_code})")
+    outcome: dict[str, Any] = json.loads(output)
     match outcome.get("error"):
         case None:
-            pages = tuple(Page(number, text) for number, text in outcome["pages"])
-            return ExtractedText(outcome["title"], outcome["mime_type"], outcome["is_markdown"], pages)
+            return outcome
         case "DOCUMENT_EMPTY":
             raise DocumentEmpty(outcome["message"])
         case _:

@@ -1,123 +1,115 @@
-"""Search over a tenant's chunks in PostgreSQL: vectors by exact scan, words by BM25, fused by reciprocal rank.
+"""Search over chunks in PostgreSQL: vectors, words by BM25, fused by reciprocal rank and read again.
 
-Every statement names the tenant and runs under its row-level security. Whatever is deleted is gone from the tables read
-here in the same commit.
+Every statement names the libraries it reads (the tenant's own, the global one) and runs under the tenant's row-level
+security. Whatever is deleted is gone from the tables read here in the same commit.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import zip_longest
+from operator import itemgetter
 from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.document_store import halfvec
-from services.document_rag.model import Passage, RetrievalMode, SearchMode, SearchResult, fuse_by_rank
-from services.document_rag.search.embedders import Embedder, Vectors
-from services.document_rag.search.postings import (
-    BM25_B,
-    BM25_K1,
-    MIN_CORRECTED_LENGTH,
-    Statistics,
-    WordUse,
-    term_weights,
-    word_weights,
+from services.document_rag.model import (
+    EVERYTHING,
+    GLOBAL_LIBRARY,
+    Filter,
+    Passage,
+    RetrievalMode,
+    Scope,
+    SearchMode,
+    SearchResult,
+    fuse_by_rank,
 )
+from services.document_rag.search.closeness import closeness
+from services.document_rag.search.earlier_models import EarlierModels
+from services.document_rag.search.embedders import DIMENSIONS, Embedder, HashedEmbedder, Vectors
+from services.document_rag.search.filters import matching_documents
+from services.document_rag.search.postings import BM25_B, BM25_DELTA, BM25_K1, term_weights, word_weights
+from services.document_rag.search.pushed_passages import (
+    Reach,
+    batches_of,
+    by_number,
+    near_in,
+    pushed_passage,
+    pushed_rows,
+    reach_of,
+)
+from services.document_rag.search.rerankers import MOST_RERANKED, LexicalReranker, Reranker
 from services.document_rag.search.stems import Stemmer
-from services.document_rag.search.words import fold, words_of
+from services.document_rag.search.understanding import Understood, understood
+from services.document_rag.search.vectors import Kind, Restriction, Space, VectorSearch
+from shared.errors import FieldViolation, InvalidArgument
 from shared.postgres import tenant_transaction
 
-MIN_SIMILARITY = 0.3
-_SURE_SIMILARITY = 0.5  # below it the nearest word may well be another word: it counts less
 _CANDIDATES = 50
-_MOST_CORRECTED = 32  # words; a question of random letters must not cost a thousand look-ups
+# Hashed vectors are made of the same words that are read again afterwards: they bring candidates and decide little.
+_WORDS_OVER_HASHED_VECTORS = 30.0
 
 # A document and a chunk of it: what both legs rank, cheaper to carry than the chunk.
 _Place = tuple[UUID, int]
 
-_KNOWN_WORDS = """
-    select 'total' as kind, '' as word, '' as term, 0 as term_chunks, chunks, terms from totals where tenant_id = $1
-    union all
-    select 'word', word, term, terms.chunks, 0, 0 from words join terms using (tenant_id, term)
-    where tenant_id = $1 and word = any($2::text[])
-    union all
-    select 'term', '', term, chunks, 0, 0 from terms where tenant_id = $1 and term = any($3::text[])
-"""
-
-_NEAREST_WORDS = """
-    with asked as materialized (
-        select number, word, show_trgm(word) as trigrams from unnest($2::text[]) with ordinality as each(word, number)
-    ), shared_trigrams as (
-        select number, known.word as near, known.size, count(*) as common
-        from asked
-        cross join unnest(asked.trigrams) as part(trigram)
-        join word_trigrams known on known.tenant_id = $1 and known.trigram = part.trigram
-        group by number, near, known.size
-    ), nearest as (
-        select distinct on (number) asked.word, near, similarity
-        from shared_trigrams
-        join asked using (number)
-        cross join lateral (select common::float8 / (cardinality(trigrams) + size - common) as similarity) as compared
-        where similarity >= $3
-        order by number, similarity desc, near
-    )
-    select nearest.word, nearest.near, nearest.similarity, spelt.term, spelt.chunks as term_chunks
-    from nearest
-    cross join lateral (
-        select term, terms.chunks
-        from words join terms using (tenant_id, term)
-        where tenant_id = $1 and word = nearest.near
-        offset 0  -- by key, not by a scan of all words
-    ) as spelt
-"""
-
+# "offset 0": by key, also when nobody has counted the rows yet. Numbers without ::float8 would be of type numeric, and
+# arrays unnested anywhere but in a select list a function call a row: together twice the time.
 _BY_WORDS = f"""
-    select p.document_id, place.ordinal
+    select place.document_id, place.ordinal,
+           sum(asked.weight * (place.count * {BM25_K1 + 1}::float8
+               / (place.count + {BM25_K1}::float8 * ({1 - BM25_B}::float8
+                                                     + {BM25_B}::float8 * place.length / $4::float8))
+               + {BM25_DELTA}::float8)) as score
     from unnest($2::text[], $3::float8[]) as asked(term, weight)
-    join postings p on p.tenant_id = $1 and p.term = asked.term
-    cross join unnest(p.ordinals, p.counts, p.lengths) as place(ordinal, count, length)
-    where $5::uuid[] is null or p.document_id = any($5)
-    group by p.document_id, place.ordinal
-    order by sum(asked.weight * place.count * {BM25_K1 + 1}
-                 / (place.count + {BM25_K1} * ({1 - BM25_B} + {BM25_B} * place.length / $4::float8))) desc,
-             p.document_id desc, place.ordinal
+    cross join lateral (
+        select document_id, unnest(ordinals) as ordinal, unnest(counts) as count, unnest(lengths) as length
+        from postings
+        where tenant_id = any($1::text[]) and postings.term = asked.term
+          and ($5::uuid[] is null or document_id = any($5))
+        offset 0
+    ) as place
+    group by place.document_id, place.ordinal
+    order by score desc, place.document_id desc, place.ordinal
     limit $6
 """  # noqa: S608  (constants of ours)
 
-# "+ 0" keeps the planner from any approximate index: the filtered set is compared whole.
-_BY_VECTOR = """
-    select document_id, ordinal
-    from chunks
-    where tenant_id = $1 and embedding_model = $2 and ($4::uuid[] is null or document_id = any($4))
-    order by (embedding <#> $3::halfvec) + 0, document_id desc, ordinal
-    limit $5
+_CHUNKS_OF = """
+    select coalesce(sum(chunk_count), 0) from documents
+    where tenant_id = any($1::text[]) and document_id = any($2::uuid[])
 """
 
 _PASSAGES = """
-    select c.chunk_id, c.document_id, c.ordinal, d.title, d.version, c.page, c.section, c.char_start, c.char_end, c.body
+    select c.chunk_id, c.document_id, c.ordinal, d.title, d.version, c.page, c.section, c.char_start, c.char_end,
+           c.body, d.tenant_id, d.collection_id, d.language, d.metadata
     from unnest($2::uuid[], $3::integer[]) as wanted(document_id, ordinal)
-    join chunks c on c.tenant_id = $1 and c.document_id = wanted.document_id and c.ordinal = wanted.ordinal
-    join documents d on d.tenant_id = $1 and d.document_id = c.document_id and d.deleted_at is null
+    cross join lateral (
+        select * from chunks
+        where tenant_id = any($1::text[]) and document_id = wanted.document_id and ordinal = wanted.ordinal
+        offset 0  -- by key, also when nobody has counted the rows yet
+    ) as c
+    join documents d on d.tenant_id = c.tenant_id and d.document_id = c.document_id and d.deleted_at is null
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A query as the index understands it."""
-
-    text: str
-    uses: tuple[WordUse, ...]
-    statistics: Statistics
 
 
 class ChunkIndex:
     """The searchable side of the documents."""
 
-    def __init__(self, pool: asyncpg.Pool, embedder: Embedder, stemmer: Stemmer) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        embedder: Embedder,
+        stemmer: Stemmer,
+        vectors: VectorSearch,
+        reranker: Reranker | None = None,
+        earlier: EarlierModels | None = None,
+    ) -> None:
+        """With a `reranker` every search is reranked that does not say otherwise. `earlier`: models going out."""
+        self._earlier = earlier or EarlierModels(embedder)
         self._pool = pool
+        self._reranker = reranker
+        self._vectors = vectors
         self._embedder = embedder
         self._stemmer = stemmer
+        self._words_weigh = _WORDS_OVER_HASHED_VECTORS if isinstance(embedder, HashedEmbedder) else 1.0
 
     async def search(
         self,
@@ -126,78 +118,166 @@ class ChunkIndex:
         *,
         top_k: int,
         mode: SearchMode,
-        document_ids: Sequence[str] = (),
+        filter: Filter = EVERYTHING,  # noqa: A002  (the name callers know it by)
+        vector: Vectors | None = None,
+        rerank: bool | None = None,
     ) -> SearchResult:
-        """The passages of the tenant that fit the query best, best first; of `document_ids` only, when there are any.
+        """The passages that fit the query best, best first: of the tenant and the global library, as the filter says.
 
-        Only vectors of the configured embedding model are compared; chunks with another model's are found by words.
+        `vector` is the query as a ready vector; else the embedder makes one, and one for each earlier model whose
+        documents are still being embedded anew. `rerank` None: as this index was set up.
         """
-        only = _uuids(document_ids) if document_ids else None
-        question = await self._understood(tenant_id, query)
+        given, libraries = vector, filter.libraries(tenant_id)
+        async with tenant_transaction(self._pool, tenant_id) as connection:
+            question = await understood(connection, self._stemmer, libraries, query)
+            pushed = await reach_of(connection, libraries, filter, given)
+        if not pushed.comparable:
+            _refuse_other_dimensions(vector)
         weights = word_weights(question.uses, question.statistics)
-        vector = None
-        if mode is not SearchMode.KEYWORD:
+        earlier: Mapping[str, Vectors] = {}
+        if mode is SearchMode.KEYWORD:
+            vector = None
+        elif vector is None:
             vector = await self._embedder.embed_query(query, weights)
-        limit = top_k if mode is not SearchMode.HYBRID else max(_CANDIDATES, top_k)
+            earlier = await self._earlier.embed_query(query, weights)
+        limit = max(_CANDIDATES, top_k)
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            by_words: list[_Place] = []
+            only = await matching_documents(connection, question.libraries, filter)
+            by_words: Mapping[_Place, float] = {}
             if mode is not SearchMode.VECTOR:
-                by_words = await _by_words(connection, tenant_id, question, only, limit)
-            by_vector: list[_Place] = []
+                by_words = await _by_words(connection, question, await _with_batches(connection, only, pushed), limit)
+                by_words = await by_number(connection, pushed, by_words)
+            by_vector: Sequence[_Place] = []
+            compared = RetrievalMode.NONE
             if vector is not None:
-                by_vector = await self._by_vector(connection, tenant_id, vector, only, limit)
-            scores = dict(list(fuse_by_rank(by_vector, by_words).items())[:top_k])
-            passages = await _passages(connection, tenant_id, scores)
-        return SearchResult(passages, RetrievalMode.NONE if vector is None else RetrievalMode.EXACT, weights)
+                own = self._embedder.model
+                near, modes = await self._near_in_documents(connection, question, own, vector, only, limit)
+                model = own if given is None else None
+                others, their_modes = await near_in(connection, self._vectors, pushed, vector, limit, model=model)
+                by_vector = [place for _, place in sorted([*near, *others], key=itemgetter(0))[:limit]]
+                for former, its_vector in earlier.items():
+                    near, more = await self._near_in_documents(connection, question, former, its_vector, only, limit)
+                    modes += more
+                    by_vector = _alternating(by_vector, [place for _, place in sorted(near, key=itemgetter(0))])
+                compared = max([RetrievalMode.EXACT, *modes, *their_modes], key=list(RetrievalMode).index)
+            candidates = list(fuse_by_rank(by_vector, list(by_words)))[:limit]
+            found = await _found(connection, question, candidates)
+            found |= await pushed_rows(connection, pushed, candidates)
+        if mode is not SearchMode.VECTOR:
+            by_words = _read_again(question, by_words, found)
+        scores = fuse_by_rank(by_vector, list(by_words), self._words_weigh)
+        passages = [
+            _passage_at(place, found[place], score, pushed) for place, score in scores.items() if place in found
+        ]
+        ranked, reranker = await self._reranked(query, passages, rerank)
+        return SearchResult(tuple(ranked[:top_k]), compared, weights, reranker)
 
-    async def _understood(self, tenant_id: str, query: str) -> _Question:
-        words = list(dict.fromkeys(words_of(query)))
-        stems = await self._stemmer.terms({*words, *map(fold, words)})
-        async with tenant_transaction(self._pool, tenant_id) as connection:
-            rows = await connection.fetch(
-                _KNOWN_WORDS, tenant_id, [fold(word) for word in words], list(set(stems.values()))
-            )
-            statistics, uses = _uses(words, stems, rows)
-            unknown = [use.word for use in uses if not use.terms and _is_correctable(use.word)]
-            if unknown:
-                wanted = unknown[:_MOST_CORRECTED]
-                near = await connection.fetch(_NEAREST_WORDS, tenant_id, wanted, MIN_SIMILARITY)
-                uses = [_corrected(use, near) for use in uses]
-        return _Question(query, tuple(uses), statistics)
+    async def _reranked(
+        self,
+        query: str,
+        passages: Sequence[Passage],
+        wanted: bool | None,  # noqa: FBT001  (a third state: as set up)
+    ) -> tuple[Sequence[Passage], str]:
+        """The passages in their final order, and who put them in it; their scores still fall."""
+        reranker = self._reranker or (LexicalReranker() if wanted else None)
+        if reranker is None or wanted is False or not query or not passages:
+            return passages, ""
+        head, rest = passages[:MOST_RERANKED], passages[MOST_RERANKED:]
+        order = await reranker.reranked(query, head)
+        if order is None:
+            return passages, ""
+        scored = [replace(new, score=old.score) for new, old in zip(order, head, strict=True)]
+        return [*scored, *rest], reranker.name
 
-    async def _by_vector(
+    async def _near_in_documents(
         self,
         connection: asyncpg.Connection,
-        tenant_id: str,
+        question: Understood,
+        model: str,
         vector: Vectors,
-        only: list[UUID] | None,
+        only: Sequence[UUID] | None,
         limit: int,
-    ) -> list[_Place]:
-        model = self._embedder.model
-        rows = await connection.fetch(_BY_VECTOR, tenant_id, model, halfvec(vector), only, limit)
-        return [(row["document_id"], row["ordinal"]) for row in rows]
+    ) -> tuple[list[tuple[float, _Place]], list[RetrievalMode]]:
+        """Distances and places of the nearest chunks of each library, and how each was searched."""
+        found: list[tuple[float, _Place]] = []
+        modes: list[RetrievalMode] = []
+        restriction = await _only_of(connection, question, only)
+        for library in question.libraries if len(vector) == DIMENSIONS else ():
+            space = Space(library, Kind.DOCUMENTS, model)
+            near = await self._vectors.nearest_within(
+                connection, space, vector, limit, columns="document_id, ordinal", restriction=restriction
+            )
+            found += [(row["distance"], (row["document_id"], row["ordinal"])) for row in near.rows]
+            modes.append(near.mode)
+        return found, modes
+
+
+def _alternating(first: Sequence[_Place], second: Sequence[_Place]) -> Sequence[_Place]:
+    """Distances of two models do not compare; ranks do."""
+    pairs = zip_longest(first, second)
+    return list(dict.fromkeys(place for pair in pairs for place in pair if place is not None))
+
+
+async def _with_batches(
+    connection: asyncpg.Connection, only: Sequence[UUID] | None, pushed: Reach
+) -> Sequence[UUID] | None:
+    """What stands in the keyword index for all that may be found."""
+    return only if only is None else [*only, *await batches_of(connection, pushed)]
+
+
+def _refuse_other_dimensions(vector: Vectors | None) -> None:
+    if vector is not None and len(vector) != DIMENSIONS:
+        text = f"has {len(vector)} dimensions, the documents' vectors have {DIMENSIONS}"
+        raise InvalidArgument(violations=[FieldViolation("vector", text, "vector.dimensions")])
+
+
+async def _only_of(connection: asyncpg.Connection, question: Understood, only: Sequence[UUID] | None) -> Restriction:
+    if only is None:
+        return Restriction()
+    chunks = await connection.fetchval(_CHUNKS_OF, question.libraries, only)
+    return Restriction("document_id = any($2::uuid[])", (only,), at_most=int(chunks))
 
 
 async def _by_words(
-    connection: asyncpg.Connection,
-    tenant_id: str,
-    question: _Question,
-    only: list[UUID] | None,
-    limit: int,
-) -> list[_Place]:
+    connection: asyncpg.Connection, question: Understood, only: Sequence[UUID] | None, limit: int
+) -> dict[_Place, float]:
+    """BM25 of the best chunks, best first."""
     weights = term_weights(question.uses, question.statistics)
     if not weights:
-        return []
-    mean_length = question.statistics.mean_length
-    rows = await connection.fetch(_BY_WORDS, tenant_id, list(weights), list(weights.values()), mean_length, only, limit)
-    return [(row["document_id"], row["ordinal"]) for row in rows]
+        return {}
+    rows = await connection.fetch(
+        _BY_WORDS,
+        question.libraries,
+        list(weights),
+        list(weights.values()),
+        question.statistics.mean_length,
+        only,
+        limit,
+    )
+    return {(row["document_id"], row["ordinal"]): row["score"] for row in rows}
 
 
-async def _passages(connection: asyncpg.Connection, tenant_id: str, scores: dict[_Place, float]) -> tuple[Passage, ...]:
-    document_ids = [document_id for document_id, _ in scores]
-    rows = await connection.fetch(_PASSAGES, tenant_id, document_ids, [ordinal for _, ordinal in scores])
-    found = {(row["document_id"], row["ordinal"]): row for row in rows}
-    return tuple(_passage(found[place], score) for place, score in scores.items() if place in found)
+async def _found(
+    connection: asyncpg.Connection, question: Understood, places: Sequence[_Place]
+) -> dict[_Place, asyncpg.Record]:
+    document_ids = [document_id for document_id, _ in places]
+    rows = await connection.fetch(_PASSAGES, question.libraries, document_ids, [ordinal for _, ordinal in places])
+    return {(row["document_id"], row["ordinal"]): row for row in rows}
+
+
+def _read_again(
+    question: Understood, by_words: Mapping[_Place, float], found: Mapping[_Place, asyncpg.Record]
+) -> dict[_Place, float]:
+    """The candidates that hold any word of the question, by BM25 and by how closely the words stand in them."""
+    texts = [f"{row['title']}\n{row['section']}\n{row['body']}" for row in found.values()]
+    near = closeness(question.uses, question.statistics, texts)
+    scores = {place: by_words.get(place, 0.0) + more for place, more in zip(found, near, strict=True)}
+    held = [(place, score) for place, score in scores.items() if score > 0]
+    return dict(sorted(held, key=lambda entry: (-entry[1], entry[0])))
+
+
+def _passage_at(place: _Place, row: asyncpg.Record, score: float, pushed: Reach) -> Passage:
+    return pushed_passage(row, score) if place[0] in pushed.spaces else _passage(row, score)
 
 
 def _passage(row: asyncpg.Record, score: float) -> Passage:
@@ -212,52 +292,8 @@ def _passage(row: asyncpg.Record, score: float) -> Passage:
         char_end=row["char_end"],
         text=row["body"],
         score=score,
+        collection_id=str(row["collection_id"] or ""),
+        scope=Scope.GLOBAL if row["tenant_id"] == GLOBAL_LIBRARY else Scope.TENANT,
+        language=row["language"],
+        metadata=row["metadata"],
     )
-
-
-def _uses(
-    words: Sequence[str], stems: Mapping[str, str], rows: Sequence[asyncpg.Record]
-) -> tuple[Statistics, list[WordUse]]:
-    statistics = Statistics(0, 0)
-    spelt: dict[str, set[str]] = defaultdict(set)
-    counts: dict[str, int] = {}
-    for row in rows:
-        match row["kind"]:
-            case "total":
-                statistics = Statistics(row["chunks"], row["terms"])
-            case "word":
-                spelt[row["word"]].add(row["term"])
-                counts[row["term"]] = row["term_chunks"]
-            case _:
-                counts[row["term"]] = row["term_chunks"]
-    return statistics, [_use(word, stems, spelt, counts) for word in words]
-
-
-def _use(word: str, stems: Mapping[str, str], spelt: Mapping[str, set[str]], counts: Mapping[str, int]) -> WordUse:
-    """A word means the terms of its spelling in the documents; of one they do not have, its own stems."""
-    folded = fold(word)
-    terms = spelt.get(folded, set()) | {stems[word]}
-    if counts.keys().isdisjoint(terms):
-        terms = {stems[folded]}
-    return WordUse(folded, {term: counts[term] for term in terms if term in counts})
-
-
-def _corrected(use: WordUse, near: Sequence[asyncpg.Record]) -> WordUse:
-    meant = [row for row in near if row["word"] == use.word]
-    if not meant:
-        return use
-    terms = {row["term"]: row["term_chunks"] for row in meant}
-    return WordUse(meant[0]["near"], terms, min(1.0, meant[0]["similarity"] / _SURE_SIMILARITY))
-
-
-def _is_correctable(word: str) -> bool:
-    return len(word) >= MIN_CORRECTED_LENGTH and not any(letter.isdigit() for letter in word)
-
-
-def _uuids(ids: Sequence[str]) -> list[UUID]:
-    """The ids that can exist; one that is no UUID names nothing."""
-    found = []
-    for each in ids:
-        with suppress(ValueError):
-            found.append(UUID(each))
-    return found

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from openai import (
     APIConnectionError,
+    APIError,
     APIStatusError,
     AsyncOpenAI,
     InternalServerError,
@@ -26,6 +28,7 @@ from openai import (
     omit,
 )
 
+from services.document_rag.model import EmbeddingDimensionsWrong
 from services.document_rag.search.words import fold, words_of
 from shared.errors import Unavailable
 
@@ -76,6 +79,10 @@ class OpenAIEmbedder:
         self._client = client
         self._deadline_seconds = deadline_seconds
 
+    def with_model(self, model: str) -> "OpenAIEmbedder":
+        """The same endpoint's other model."""
+        return OpenAIEmbedder(self._client, model=model, deadline_seconds=self._deadline_seconds)
+
     async def embed_documents(self, texts: Sequence[str]) -> Vectors:
         batches = [texts[start : start + _INPUTS_A_CALL] for start in range(0, len(texts), _INPUTS_A_CALL)]
         return np.concatenate([await self._embed(batch) for batch in batches])
@@ -91,9 +98,9 @@ class OpenAIEmbedder:
             try:
                 return await self._call(texts, deadline - time.monotonic())
             except (APIConnectionError, RateLimitError, InternalServerError) as error:
-                pause_now = pause * random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
+                pause_now = max(pause * random.uniform(0.5, 1.5), _retry_after(error))  # noqa: S311  (jitter, no secret)
                 if time.monotonic() + pause_now >= deadline:
-                    raise _unavailable() from error
+                    raise _unavailable(retry_after_seconds=pause_now) from error
                 await asyncio.sleep(pause_now)
                 pause *= 2
             except APIStatusError as error:
@@ -106,14 +113,33 @@ class OpenAIEmbedder:
             dimensions=DIMENSIONS if self.model.startswith("text-embedding-3") else omit,
             timeout=timeout_seconds,
         )
-        vectors = np.array([entry.embedding for entry in answer.data], dtype=np.float32)
-        if vectors.shape != (len(texts), DIMENSIONS):
+        if len(answer.data) != len(texts):
             raise _unavailable()
-        return _normalised(vectors)
+        if (given := {len(entry.embedding) for entry in answer.data}) != {DIMENSIONS}:
+            lengths = ", ".join(map(str, sorted(given)))
+            raise EmbeddingDimensionsWrong(
+                f"the model {self.model} gives vectors of {lengths} dimensions, not of {DIMENSIONS}",
+                dependency="embeddings",
+            )
+        return _normalised(np.array([entry.embedding for entry in answer.data], dtype=np.float32))
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable("the embedding provider gives no vectors", dependency="embeddings")
+def _unavailable(retry_after_seconds: float = 1.0) -> Unavailable:
+    return Unavailable(
+        "the embedding provider gives no vectors", dependency="embeddings", retry_after_seconds=retry_after_seconds
+    )
+
+
+def _retry_after(error: APIError) -> float:
+    """Seconds that the provider asks to be left alone; 0 when it does not say."""
+    if not isinstance(error, APIStatusError):
+        return 0.0
+    headers = error.response.headers
+    with suppress(KeyError, ValueError):
+        return float(headers["retry-after-ms"]) / 1000
+    with suppress(KeyError, ValueError):
+        return float(headers["retry-after"])
+    return 0.0
 
 
 def _counted(text: str) -> Mapping[str, float]:

@@ -389,6 +389,96 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_EMBEDDING_DIMENSIONS_WRONG: _ErrorReason.ValueType  # 55
+    """The embedding provider's vectors have another length than this deployment stores: its model was set wrongly.
+
+        {"code": 14, "message": "the model x gives vectors of 384 dimensions, not of 1536", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "EMBEDDING_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dependency": "embeddings"}},
+          {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+        ]}
+    """
+    ERROR_REASON_ORIGINAL_MISSING: _ErrorReason.ValueType  # 56
+    """The object store no longer has the file of the document.
+
+        {"code": 9, "message": "the object store does not have the original", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ORIGINAL_MISSING", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ORIGINAL_MISSING", "description": "the object store does not have the original"}]}
+        ]}
+    """
+    ERROR_REASON_INGESTION_CRASHED: _ErrorReason.ValueType  # 57
+    """Worker after worker died over the document. In a document's `stage_error`.
+
+        {"code": 9, "message": "the processes that worked on it died, one after another", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INGESTION_CRASHED", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "INGESTION_CRASHED", "description": "the processes that worked on it died, one after another"}]}
+        ]}
+    """
+    ERROR_REASON_VECTOR_DIMENSIONS_WRONG: _ErrorReason.ValueType  # 60
+    """The vector has not as many dimensions as the collection's vectors.
+
+        {"code": 3, "message": "a vector has 768 dimensions, the collection's have 384", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dimensions": "384", "chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_VECTOR_INVALID: _ErrorReason.ValueType  # 61
+    """The vector holds a number that is not finite, or nothing but zeros.
+
+        {"code": 3, "message": "a vector is zero or not finite", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_INVALID", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_VECTOR_MISSING: _ErrorReason.ValueType  # 62
+    """The collection lives on vectors that programs bring, and none was brought.
+
+        {"code": 3, "message": "the vectors of this collection are brought by the program", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_MISSING", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_METADATA_TOO_LARGE: _ErrorReason.ValueType  # 63
+    """The metadata of a chunk are larger than they may be.
+
+        {"code": 3, "message": "the metadata of a chunk may have 16384 bytes at most", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METADATA_TOO_LARGE", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_CHUNK_ID_REPEATED: _ErrorReason.ValueType  # 64
+    """A message brings two chunks of the same id.
+
+        {"code": 3, "message": "a message brings a chunk twice", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CHUNK_ID_REPEATED", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+        ]}
+    """
+    ERROR_REASON_COLLECTION_NAME_TAKEN: _ErrorReason.ValueType  # 70
+    """Another collection of the tenant, or of the global library, has the name.
+
+        {"code": 6, "message": "a collection has this name", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NAME_TAKEN", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_COLLECTION_NOT_EMPTY: _ErrorReason.ValueType  # 71
+    """The collection holds documents, and it was not said that they are to be deleted with it.
+
+        {"code": 9, "message": "the collection holds 3 documents", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NOT_EMPTY", "domain": "prosa", "metadata": {"documents": "3"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "COLLECTION_NOT_EMPTY", "description": "the collection holds 3 documents"}]}
+        ]}
+    """
+    ERROR_REASON_TEAM_MEMBER_UNKNOWN: _ErrorReason.ValueType  # 65
+    """The leader or a member named for a team is no assistant of the tenant.
+
+        {"code": 3, "message": "the team names assistants that do not exist", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_MEMBER_UNKNOWN", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "team.member_ids[1]", "description": "must be an assistant of the tenant", "reason": "team.member"}]}
+        ]}
+    """
+    ERROR_REASON_TEAM_INCOMPLETE: _ErrorReason.ValueType  # 66
+    """The team's leader, or all its members, were deleted.
+
+        {"code": 9, "message": "the team has no leader any more", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_INCOMPLETE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -761,6 +851,96 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_EMBEDDING_DIMENSIONS_WRONG: ErrorReason.ValueType  # 55
+"""The embedding provider's vectors have another length than this deployment stores: its model was set wrongly.
+
+    {"code": 14, "message": "the model x gives vectors of 384 dimensions, not of 1536", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "EMBEDDING_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dependency": "embeddings"}},
+      {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+    ]}
+"""
+ERROR_REASON_ORIGINAL_MISSING: ErrorReason.ValueType  # 56
+"""The object store no longer has the file of the document.
+
+    {"code": 9, "message": "the object store does not have the original", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ORIGINAL_MISSING", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ORIGINAL_MISSING", "description": "the object store does not have the original"}]}
+    ]}
+"""
+ERROR_REASON_INGESTION_CRASHED: ErrorReason.ValueType  # 57
+"""Worker after worker died over the document. In a document's `stage_error`.
+
+    {"code": 9, "message": "the processes that worked on it died, one after another", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "INGESTION_CRASHED", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "INGESTION_CRASHED", "description": "the processes that worked on it died, one after another"}]}
+    ]}
+"""
+ERROR_REASON_VECTOR_DIMENSIONS_WRONG: ErrorReason.ValueType  # 60
+"""The vector has not as many dimensions as the collection's vectors.
+
+    {"code": 3, "message": "a vector has 768 dimensions, the collection's have 384", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_DIMENSIONS_WRONG", "domain": "prosa", "metadata": {"dimensions": "384", "chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_VECTOR_INVALID: ErrorReason.ValueType  # 61
+"""The vector holds a number that is not finite, or nothing but zeros.
+
+    {"code": 3, "message": "a vector is zero or not finite", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_INVALID", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_VECTOR_MISSING: ErrorReason.ValueType  # 62
+"""The collection lives on vectors that programs bring, and none was brought.
+
+    {"code": 3, "message": "the vectors of this collection are brought by the program", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "VECTOR_MISSING", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_METADATA_TOO_LARGE: ErrorReason.ValueType  # 63
+"""The metadata of a chunk are larger than they may be.
+
+    {"code": 3, "message": "the metadata of a chunk may have 16384 bytes at most", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "METADATA_TOO_LARGE", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_CHUNK_ID_REPEATED: ErrorReason.ValueType  # 64
+"""A message brings two chunks of the same id.
+
+    {"code": 3, "message": "a message brings a chunk twice", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "CHUNK_ID_REPEATED", "domain": "prosa", "metadata": {"chunk_id": "manual-7", "written": "500"}}
+    ]}
+"""
+ERROR_REASON_COLLECTION_NAME_TAKEN: ErrorReason.ValueType  # 70
+"""Another collection of the tenant, or of the global library, has the name.
+
+    {"code": 6, "message": "a collection has this name", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NAME_TAKEN", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_COLLECTION_NOT_EMPTY: ErrorReason.ValueType  # 71
+"""The collection holds documents, and it was not said that they are to be deleted with it.
+
+    {"code": 9, "message": "the collection holds 3 documents", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "COLLECTION_NOT_EMPTY", "domain": "prosa", "metadata": {"documents": "3"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "COLLECTION_NOT_EMPTY", "description": "the collection holds 3 documents"}]}
+    ]}
+"""
+ERROR_REASON_TEAM_MEMBER_UNKNOWN: ErrorReason.ValueType  # 65
+"""The leader or a member named for a team is no assistant of the tenant.
+
+    {"code": 3, "message": "the team names assistants that do not exist", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_MEMBER_UNKNOWN", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "team.member_ids[1]", "description": "must be an assistant of the tenant", "reason": "team.member"}]}
+    ]}
+"""
+ERROR_REASON_TEAM_INCOMPLETE: ErrorReason.ValueType  # 66
+"""The team's leader, or all its members, were deleted.
+
+    {"code": 9, "message": "the team has no leader any more", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_INCOMPLETE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

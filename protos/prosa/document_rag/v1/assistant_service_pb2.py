@@ -30,9 +30,10 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from prosa.common.v1 import access_pb2 as prosa_dot_common_dot_v1_dot_access__pb2
 from prosa.common.v1 import usage_pb2 as prosa_dot_common_dot_v1_dot_usage__pb2
+from prosa.document_rag.v1 import search_service_pb2 as prosa_dot_document__rag_dot_v1_dot_search__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-prosa/document_rag/v1/assistant_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cprosa/common/v1/access.proto\x1a\x1bprosa/common/v1/usage.proto\"\xbd\x03\n\tAssistant\x12\x1a\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12#\n\x0cinstructions\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04(\x80\x80\x02\x12\x1b\n\x05model\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x05top_k\x18\x05 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18\x32(\x00\x12\x35\n\x0btemperature\x18\x06 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12*\n\x11max_output_tokens\x18\x07 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12-\n\x0c\x64ocument_ids\x18\x08 \x03(\tB\x17\xe2\x41\x01\x01\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\x10\x01\x18@\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x42\x0e\n\x0c_temperature\"\xec\x01\n\x08\x41skEvent\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1f.prosa.document_rag.v1.AcceptedH\x00\x12\x33\n\x08\x63itation\x18\x02 \x01(\x0b\x32\x1f.prosa.document_rag.v1.CitationH\x00\x12\x36\n\ntext_delta\x18\x03 \x01(\x0b\x32 .prosa.document_rag.v1.TextDeltaH\x00\x12\x35\n\tcompleted\x18\x04 \x01(\x0b\x32 .prosa.document_rag.v1.CompletedH\x00\x42\x07\n\x05\x65vent\"P\n\x08\x41\x63\x63\x65pted\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xbc\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x05 \x01(\t\x12\x0c\n\x04page\x18\x06 \x01(\x05\x12\x12\n\nchar_start\x18\x07 \x01(\x03\x12\x10\n\x08\x63har_end\x18\x08 \x01(\x03\x12\r\n\x05quote\x18\t \x01(\t\x12\r\n\x05score\x18\n \x01(\x01\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xa0\x02\n\tCompleted\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.prosa.document_rag.v1.FinishReason\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x1b.prosa.common.v1.TokenUsage\x12\x32\n\x0cusage_source\x18\x05 \x01(\x0e\x32\x1c.prosa.common.v1.UsageSource\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\r\n\x05model\x18\x07 \x01(\t\x12\x12\n\nlatency_ms\x18\x08 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\t \x01(\x03\"{\n\x16\x43reateAssistantRequest\x12?\n\tassistant\x18\x01 \x01(\x0b\x32 .prosa.document_rag.v1.AssistantB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\":\n\x13GetAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"Q\n\x15ListAssistantsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"g\n\x16ListAssistantsResponse\x12\x34\n\nassistants\x18\x01 \x03(\x0b\x32 .prosa.document_rag.v1.Assistant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x01\n\x16UpdateAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12?\n\tassistant\x18\x02 \x01(\x0b\x32 .prosa.document_rag.v1.AssistantB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12;\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"=\n\x16\x44\x65leteAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\xdf\x02\n\nAskRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12<\n\x0f\x63onversation_id\x18\x02 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$\x12!\n\x08question\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\xfa\x01\x12H\n\ron_disconnect\x18\x04 \x01(\x0e\x32#.prosa.document_rag.v1.OnDisconnectB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12*\n\x11max_output_tokens\x18\x05 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x07\x63hannel\x18\x06 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x37\n\nrequest_id\x18\x07 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$*_\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x18\n\x14ON_DISCONNECT_FINISH\x10\x02*\xb9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_QUOTA\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x05\x32\xad\x07\n\x10\x41ssistantService\x12\x93\x01\n\x0f\x43reateAssistant\x12-.prosa.document_rag.v1.CreateAssistantRequest\x1a .prosa.document_rag.v1.Assistant\"/\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/assistants:\x01*\x12\x98\x01\n\x0cGetAssistant\x12*.prosa.document_rag.v1.GetAssistantRequest\x1a .prosa.document_rag.v1.Assistant\":\xa2\xbb\x18\x11\n\x0f\x61ssistants.read\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/assistants/{assistant_id}\x12\x9a\x01\n\x0eListAssistants\x12,.prosa.document_rag.v1.ListAssistantsRequest\x1a-.prosa.document_rag.v1.ListAssistantsResponse\"+\xa2\xbb\x18\x11\n\x0f\x61ssistants.read\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/assistants\x12\xa2\x01\n\x0fUpdateAssistant\x12-.prosa.document_rag.v1.UpdateAssistantRequest\x1a .prosa.document_rag.v1.Assistant\">\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\"2\x1d/v1/assistants/{assistant_id}:\x01*\x12\x95\x01\n\x0f\x44\x65leteAssistant\x12-.prosa.document_rag.v1.DeleteAssistantRequest\x1a\x16.google.protobuf.Empty\";\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/assistants/{assistant_id}\x12\x8d\x01\n\x03\x41sk\x12!.prosa.document_rag.v1.AskRequest\x1a\x1f.prosa.document_rag.v1.AskEvent\"@\xa2\xbb\x18\x10\n\x0e\x61ssistants.ask\x82\xd3\xe4\x93\x02&\"!/v1/assistants/{assistant_id}:ask:\x01*0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-prosa/document_rag/v1/assistant_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cprosa/common/v1/access.proto\x1a\x1bprosa/common/v1/usage.proto\x1a*prosa/document_rag/v1/search_service.proto\"\xf7\x05\n\tAssistant\x12\x1a\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12$\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12#\n\x0cinstructions\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04(\x80\x80\x02\x12\x1b\n\x05model\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x05top_k\x18\x05 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18\x32(\x00\x12\x35\n\x0btemperature\x18\x06 \x01(\x01\x42\x1b\xe2\x41\x01\x01\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12*\n\x11max_output_tokens\x18\x07 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12-\n\x0c\x64ocument_ids\x18\x08 \x03(\tB\x17\xe2\x41\x01\x01\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\x10\x01\x18@\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12.\n\x0e\x63ollection_ids\x18\x0b \x03(\tB\x16\xe2\x41\x01\x01\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x10\x01\x18@\x12!\n\x0b\x64\x65scription\x18\x0c \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12(\n\x08keywords\x18\r \x03(\tB\x16\xe2\x41\x01\x01\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x10\x01\x18@\x12\x44\n\x0bsearch_mode\x18\x0e \x01(\x0e\x32!.prosa.document_rag.v1.SearchModeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12,\n\x0ehistory_tokens\x18\x0f \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00H\x01\x88\x01\x01\x12!\n\x0everify_answers\x18\x10 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x11\n\x0f_history_tokensB\x11\n\x0f_verify_answers\"\xd6\x02\n\x08\x41skEvent\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1f.prosa.document_rag.v1.AcceptedH\x00\x12\x33\n\x08\x63itation\x18\x02 \x01(\x0b\x32\x1f.prosa.document_rag.v1.CitationH\x00\x12\x36\n\ntext_delta\x18\x03 \x01(\x0b\x32 .prosa.document_rag.v1.TextDeltaH\x00\x12\x35\n\tcompleted\x18\x04 \x01(\x0b\x32 .prosa.document_rag.v1.CompletedH\x00\x12+\n\x04step\x18\x05 \x01(\x0b\x32\x1b.prosa.document_rag.v1.StepH\x00\x12;\n\x0cverification\x18\x06 \x01(\x0b\x32#.prosa.document_rag.v1.VerificationH\x00\x42\x07\n\x05\x65vent\"P\n\x08\x41\x63\x63\x65pted\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\xbc\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x05 \x01(\t\x12\x0c\n\x04page\x18\x06 \x01(\x05\x12\x12\n\nchar_start\x18\x07 \x01(\x03\x12\x10\n\x08\x63har_end\x18\x08 \x01(\x03\x12\r\n\x05quote\x18\t \x01(\t\x12\r\n\x05score\x18\n \x01(\x01\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x8d\x03\n\x04Step\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x1f.prosa.document_rag.v1.StepRole\x12\x14\n\x0c\x61ssistant_id\x18\x03 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x04 \x01(\t\x12-\n\x04kind\x18\x05 \x01(\x0e\x32\x1f.prosa.document_rag.v1.StepKind\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .prosa.document_rag.v1.StepState\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12*\n\x05usage\x18\t \x01(\x0b\x32\x1b.prosa.common.v1.TokenUsage\x12\x32\n\x0cusage_source\x18\n \x01(\x0e\x32\x1c.prosa.common.v1.UsageSource\x12\x13\n\x0b\x63ost_micros\x18\x0b \x01(\x03\x12\x12\n\nlatency_ms\x18\x0c \x01(\x03\x12\x14\n\x0c\x65rror_reason\x18\r \x01(\t\"N\n\x0cVerification\x12>\n\tsentences\x18\x01 \x03(\x0b\x32+.prosa.document_rag.v1.SentenceVerification\"\x8f\x01\n\x14SentenceVerification\x12\x12\n\nchar_start\x18\x01 \x01(\x03\x12\x10\n\x08\x63har_end\x18\x02 \x01(\x03\x12\x37\n\x07support\x18\x03 \x01(\x0e\x32&.prosa.document_rag.v1.SentenceSupport\x12\x18\n\x10\x63itation_numbers\x18\x04 \x03(\x05\"\xba\x02\n\tCompleted\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12:\n\rfinish_reason\x18\x03 \x01(\x0e\x32#.prosa.document_rag.v1.FinishReason\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x1b.prosa.common.v1.TokenUsage\x12\x32\n\x0cusage_source\x18\x05 \x01(\x0e\x32\x1c.prosa.common.v1.UsageSource\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\r\n\x05model\x18\x07 \x01(\t\x12\x12\n\nlatency_ms\x18\x08 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\t \x01(\x03\x12\x18\n\x10not_in_documents\x18\n \x01(\x08\"{\n\x16\x43reateAssistantRequest\x12?\n\tassistant\x18\x01 \x01(\x0b\x32 .prosa.document_rag.v1.AssistantB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12 \n\nrequest_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\":\n\x13GetAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"Q\n\x15ListAssistantsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"g\n\x16ListAssistantsResponse\x12\x34\n\nassistants\x18\x01 \x03(\x0b\x32 .prosa.document_rag.v1.Assistant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbb\x01\n\x16UpdateAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12?\n\tassistant\x18\x02 \x01(\x0b\x32 .prosa.document_rag.v1.AssistantB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12;\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"=\n\x16\x44\x65leteAssistantRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\xdf\x02\n\nAskRequest\x12#\n\x0c\x61ssistant_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12<\n\x0f\x63onversation_id\x18\x02 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$\x12!\n\x08question\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\xfa\x01\x12H\n\ron_disconnect\x18\x04 \x01(\x0e\x32#.prosa.document_rag.v1.OnDisconnectB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12*\n\x11max_output_tokens\x18\x05 \x01(\x05\x42\x0f\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\x1c\n\x07\x63hannel\x18\x06 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x37\n\nrequest_id\x18\x07 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$\"\xd0\x01\n\x14\x43hatWithAgentRequest\x12 \n\x07message\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x01\x18\x80\xfa\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12<\n\x0f\x63onversation_id\x18\x03 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$\x12\x37\n\nrequest_id\x18\x04 \x01(\tB#\xe2\x41\x01\x01\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9._~-]{0,128}$\"\xe7\x02\n\x15\x43hatWithAgentResponse\x12(\n\x0f\x63onversation_id\x18\x01 \x01(\tR\x0f\x63onversation_id\x12\x1e\n\nmessage_id\x18\x02 \x01(\tR\nmessage_id\x12\x1a\n\x08\x61gent_id\x18\x03 \x01(\tR\x08\x61gent_id\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x1e\n\nmodel_used\x18\x05 \x01(\tR\nmodel_used\x12&\n\x0e\x65xecution_time\x18\x06 \x01(\x01R\x0e\x65xecution_time\x12 \n\x0btokens_used\x18\x07 \x01(\x05R\x0btokens_used\x12\x0c\n\x04\x63ost\x18\x08 \x01(\x01\x12\x32\n\tcitations\x18\t \x03(\x0b\x32\x1f.prosa.document_rag.v1.Citation\x12*\n\x10not_in_documents\x18\n \x01(\x08R\x10not_in_documents*_\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_DISCONNECT_STOP\x10\x01\x12\x18\n\x14ON_DISCONNECT_FINISH\x10\x02*\xb9\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_QUOTA\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x12\x1d\n\x19\x46INISH_REASON_INTERRUPTED\x10\x05*\x92\x01\n\x0fSentenceSupport\x12 \n\x1cSENTENCE_SUPPORT_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSENTENCE_SUPPORT_SUPPORTED\x10\x01\x12\x1b\n\x17SENTENCE_SUPPORT_PARTLY\x10\x02\x12 \n\x1cSENTENCE_SUPPORT_UNSUPPORTED\x10\x03*Q\n\x08StepRole\x12\x19\n\x15STEP_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10STEP_ROLE_LEADER\x10\x01\x12\x14\n\x10STEP_ROLE_MEMBER\x10\x02*{\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTEP_KIND_ROUTE\x10\x01\x12\x12\n\x0eSTEP_KIND_PLAN\x10\x02\x12\x14\n\x10STEP_KIND_ANSWER\x10\x03\x12\x15\n\x11STEP_KIND_COMPOSE\x10\x04*o\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_STARTED\x10\x01\x12\x17\n\x13STEP_STATE_FINISHED\x10\x02\x12\x15\n\x11STEP_STATE_FAILED\x10\x03\x32\xc7\x08\n\x10\x41ssistantService\x12\x93\x01\n\x0f\x43reateAssistant\x12-.prosa.document_rag.v1.CreateAssistantRequest\x1a .prosa.document_rag.v1.Assistant\"/\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/assistants:\x01*\x12\x98\x01\n\x0cGetAssistant\x12*.prosa.document_rag.v1.GetAssistantRequest\x1a .prosa.document_rag.v1.Assistant\":\xa2\xbb\x18\x11\n\x0f\x61ssistants.read\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/assistants/{assistant_id}\x12\x9a\x01\n\x0eListAssistants\x12,.prosa.document_rag.v1.ListAssistantsRequest\x1a-.prosa.document_rag.v1.ListAssistantsResponse\"+\xa2\xbb\x18\x11\n\x0f\x61ssistants.read\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/assistants\x12\xa2\x01\n\x0fUpdateAssistant\x12-.prosa.document_rag.v1.UpdateAssistantRequest\x1a .prosa.document_rag.v1.Assistant\">\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\"2\x1d/v1/assistants/{assistant_id}:\x01*\x12\x95\x01\n\x0f\x44\x65leteAssistant\x12-.prosa.document_rag.v1.DeleteAssistantRequest\x1a\x16.google.protobuf.Empty\";\xa2\xbb\x18\x12\n\x10\x61ssistants.write\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/assistants/{assistant_id}\x12\x8d\x01\n\x03\x41sk\x12!.prosa.document_rag.v1.AskRequest\x1a\x1f.prosa.document_rag.v1.AskEvent\"@\xa2\xbb\x18\x10\n\x0e\x61ssistants.ask\x82\xd3\xe4\x93\x02&\"!/v1/assistants/{assistant_id}:ask:\x01*0\x01\x12\x97\x01\n\rChatWithAgent\x12+.prosa.document_rag.v1.ChatWithAgentRequest\x1a,.prosa.document_rag.v1.ChatWithAgentResponse\"+\xa2\xbb\x18\x10\n\x0e\x61ssistants.ask\x82\xd3\xe4\x93\x02\x11\"\x0f/api/chat/agentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,6 +60,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSISTANT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_ASSISTANT'].fields_by_name['update_time']._loaded_options = None
   _globals['_ASSISTANT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_ASSISTANT'].fields_by_name['collection_ids']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['collection_ids']._serialized_options = b'\342A\001\001\272H\017\222\001\014\020d\030\001\"\006r\004\020\001\030@'
+  _globals['_ASSISTANT'].fields_by_name['description']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_ASSISTANT'].fields_by_name['keywords']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['keywords']._serialized_options = b'\342A\001\001\272H\017\222\001\014\020d\030\001\"\006r\004\020\001\030@'
+  _globals['_ASSISTANT'].fields_by_name['search_mode']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['search_mode']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_ASSISTANT'].fields_by_name['history_tokens']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['history_tokens']._serialized_options = b'\342A\001\001\272H\010\032\006\030\240\215\006(\000'
+  _globals['_ASSISTANT'].fields_by_name['verify_answers']._loaded_options = None
+  _globals['_ASSISTANT'].fields_by_name['verify_answers']._serialized_options = b'\342A\001\001'
   _globals['_CREATEASSISTANTREQUEST'].fields_by_name['assistant']._loaded_options = None
   _globals['_CREATEASSISTANTREQUEST'].fields_by_name['assistant']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_CREATEASSISTANTREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -91,6 +104,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASKREQUEST'].fields_by_name['channel']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
   _globals['_ASKREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ASKREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\034r\0322\030^[A-Za-z0-9._~-]{0,128}$'
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['message']._loaded_options = None
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['message']._serialized_options = b'\342A\001\002\272H\010r\006\020\001\030\200\372\001'
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\342A\001\001\272H\034r\0322\030^[A-Za-z0-9._~-]{0,128}$'
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CHATWITHAGENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\034r\0322\030^[A-Za-z0-9._~-]{0,128}$'
   _globals['_ASSISTANTSERVICE'].methods_by_name['CreateAssistant']._loaded_options = None
   _globals['_ASSISTANTSERVICE'].methods_by_name['CreateAssistant']._serialized_options = b'\242\273\030\022\n\020assistants.write\202\323\344\223\002\023\"\016/v1/assistants:\001*'
   _globals['_ASSISTANTSERVICE'].methods_by_name['GetAssistant']._loaded_options = None
@@ -103,36 +124,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSISTANTSERVICE'].methods_by_name['DeleteAssistant']._serialized_options = b'\242\273\030\022\n\020assistants.write\202\323\344\223\002\037*\035/v1/assistants/{assistant_id}'
   _globals['_ASSISTANTSERVICE'].methods_by_name['Ask']._loaded_options = None
   _globals['_ASSISTANTSERVICE'].methods_by_name['Ask']._serialized_options = b'\242\273\030\020\n\016assistants.ask\202\323\344\223\002&\"!/v1/assistants/{assistant_id}:ask:\001*'
-  _globals['_ONDISCONNECT']._serialized_start=2577
-  _globals['_ONDISCONNECT']._serialized_end=2672
-  _globals['_FINISHREASON']._serialized_start=2675
-  _globals['_FINISHREASON']._serialized_end=2860
-  _globals['_ASSISTANT']._serialized_start=320
-  _globals['_ASSISTANT']._serialized_end=765
-  _globals['_ASKEVENT']._serialized_start=768
-  _globals['_ASKEVENT']._serialized_end=1004
-  _globals['_ACCEPTED']._serialized_start=1006
-  _globals['_ACCEPTED']._serialized_end=1086
-  _globals['_CITATION']._serialized_start=1089
-  _globals['_CITATION']._serialized_end=1277
-  _globals['_TEXTDELTA']._serialized_start=1279
-  _globals['_TEXTDELTA']._serialized_end=1304
-  _globals['_COMPLETED']._serialized_start=1307
-  _globals['_COMPLETED']._serialized_end=1595
-  _globals['_CREATEASSISTANTREQUEST']._serialized_start=1597
-  _globals['_CREATEASSISTANTREQUEST']._serialized_end=1720
-  _globals['_GETASSISTANTREQUEST']._serialized_start=1722
-  _globals['_GETASSISTANTREQUEST']._serialized_end=1780
-  _globals['_LISTASSISTANTSREQUEST']._serialized_start=1782
-  _globals['_LISTASSISTANTSREQUEST']._serialized_end=1863
-  _globals['_LISTASSISTANTSRESPONSE']._serialized_start=1865
-  _globals['_LISTASSISTANTSRESPONSE']._serialized_end=1968
-  _globals['_UPDATEASSISTANTREQUEST']._serialized_start=1971
-  _globals['_UPDATEASSISTANTREQUEST']._serialized_end=2158
-  _globals['_DELETEASSISTANTREQUEST']._serialized_start=2160
-  _globals['_DELETEASSISTANTREQUEST']._serialized_end=2221
-  _globals['_ASKREQUEST']._serialized_start=2224
-  _globals['_ASKREQUEST']._serialized_end=2575
-  _globals['_ASSISTANTSERVICE']._serialized_start=2863
-  _globals['_ASSISTANTSERVICE']._serialized_end=3804
+  _globals['_ASSISTANTSERVICE'].methods_by_name['ChatWithAgent']._loaded_options = None
+  _globals['_ASSISTANTSERVICE'].methods_by_name['ChatWithAgent']._serialized_options = b'\242\273\030\020\n\016assistants.ask\202\323\344\223\002\021\"\017/api/chat/agent'
+  _globals['_ONDISCONNECT']._serialized_start=4266
+  _globals['_ONDISCONNECT']._serialized_end=4361
+  _globals['_FINISHREASON']._serialized_start=4364
+  _globals['_FINISHREASON']._serialized_end=4549
+  _globals['_SENTENCESUPPORT']._serialized_start=4552
+  _globals['_SENTENCESUPPORT']._serialized_end=4698
+  _globals['_STEPROLE']._serialized_start=4700
+  _globals['_STEPROLE']._serialized_end=4781
+  _globals['_STEPKIND']._serialized_start=4783
+  _globals['_STEPKIND']._serialized_end=4906
+  _globals['_STEPSTATE']._serialized_start=4908
+  _globals['_STEPSTATE']._serialized_end=5019
+  _globals['_ASSISTANT']._serialized_start=364
+  _globals['_ASSISTANT']._serialized_end=1123
+  _globals['_ASKEVENT']._serialized_start=1126
+  _globals['_ASKEVENT']._serialized_end=1468
+  _globals['_ACCEPTED']._serialized_start=1470
+  _globals['_ACCEPTED']._serialized_end=1550
+  _globals['_CITATION']._serialized_start=1553
+  _globals['_CITATION']._serialized_end=1741
+  _globals['_TEXTDELTA']._serialized_start=1743
+  _globals['_TEXTDELTA']._serialized_end=1768
+  _globals['_STEP']._serialized_start=1771
+  _globals['_STEP']._serialized_end=2168
+  _globals['_VERIFICATION']._serialized_start=2170
+  _globals['_VERIFICATION']._serialized_end=2248
+  _globals['_SENTENCEVERIFICATION']._serialized_start=2251
+  _globals['_SENTENCEVERIFICATION']._serialized_end=2394
+  _globals['_COMPLETED']._serialized_start=2397
+  _globals['_COMPLETED']._serialized_end=2711
+  _globals['_CREATEASSISTANTREQUEST']._serialized_start=2713
+  _globals['_CREATEASSISTANTREQUEST']._serialized_end=2836
+  _globals['_GETASSISTANTREQUEST']._serialized_start=2838
+  _globals['_GETASSISTANTREQUEST']._serialized_end=2896
+  _globals['_LISTASSISTANTSREQUEST']._serialized_start=2898
+  _globals['_LISTASSISTANTSREQUEST']._serialized_end=2979
+  _globals['_LISTASSISTANTSRESPONSE']._serialized_start=2981
+  _globals['_LISTASSISTANTSRESPONSE']._serialized_end=3084
+  _globals['_UPDATEASSISTANTREQUEST']._serialized_start=3087
+  _globals['_UPDATEASSISTANTREQUEST']._serialized_end=3274
+  _globals['_DELETEASSISTANTREQUEST']._serialized_start=3276
+  _globals['_DELETEASSISTANTREQUEST']._serialized_end=3337
+  _globals['_ASKREQUEST']._serialized_start=3340
+  _globals['_ASKREQUEST']._serialized_end=3691
+  _globals['_CHATWITHAGENTREQUEST']._serialized_start=3694
+  _globals['_CHATWITHAGENTREQUEST']._serialized_end=3902
+  _globals['_CHATWITHAGENTRESPONSE']._serialized_start=3905
+  _globals['_CHATWITHAGENTRESPONSE']._serialized_end=4264
+  _globals['_ASSISTANTSERVICE']._serialized_start=5022
+  _globals['_ASSISTANTSERVICE']._serialized_end=6117
 # @@protoc_insertion_point(module_scope)

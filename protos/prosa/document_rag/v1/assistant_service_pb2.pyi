@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from prosa.common.v1 import usage_pb2 as _usage_pb2
+from prosa.document_rag.v1 import search_service_pb2 as _search_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -82,6 +83,118 @@ FINISH_REASON_INTERRUPTED: FinishReason.ValueType  # 5
 """The reader disconnected. Seen only when the answer is read again."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _SentenceSupport:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SentenceSupportEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SentenceSupport.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SENTENCE_SUPPORT_UNSPECIFIED: _SentenceSupport.ValueType  # 0
+    """Not stated."""
+    SENTENCE_SUPPORT_SUPPORTED: _SentenceSupport.ValueType  # 1
+    """The cited passages say it: verbatim, or nearly all its words, and every number, date, amount and percentage."""
+    SENTENCE_SUPPORT_PARTLY: _SentenceSupport.ValueType  # 2
+    """They say a part of it, or passages say it that the sentence does not cite."""
+    SENTENCE_SUPPORT_UNSUPPORTED: _SentenceSupport.ValueType  # 3
+    """They do not say it, or a figure of it stands in none of them."""
+
+class SentenceSupport(_SentenceSupport, metaclass=_SentenceSupportEnumTypeWrapper):
+    """Whether the passages bear out a sentence of an answer. No model is asked: words and figures are compared."""
+
+SENTENCE_SUPPORT_UNSPECIFIED: SentenceSupport.ValueType  # 0
+"""Not stated."""
+SENTENCE_SUPPORT_SUPPORTED: SentenceSupport.ValueType  # 1
+"""The cited passages say it: verbatim, or nearly all its words, and every number, date, amount and percentage."""
+SENTENCE_SUPPORT_PARTLY: SentenceSupport.ValueType  # 2
+"""They say a part of it, or passages say it that the sentence does not cite."""
+SENTENCE_SUPPORT_UNSUPPORTED: SentenceSupport.ValueType  # 3
+"""They do not say it, or a figure of it stands in none of them."""
+Global___SentenceSupport: _TypeAlias = SentenceSupport  # noqa: Y015
+
+class _StepRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_ROLE_UNSPECIFIED: _StepRole.ValueType  # 0
+    """Not stated."""
+    STEP_ROLE_LEADER: _StepRole.ValueType  # 1
+    """The leader's."""
+    STEP_ROLE_MEMBER: _StepRole.ValueType  # 2
+    """A member's."""
+
+class StepRole(_StepRole, metaclass=_StepRoleEnumTypeWrapper):
+    """Whose work a step of a team's turn is."""
+
+STEP_ROLE_UNSPECIFIED: StepRole.ValueType  # 0
+"""Not stated."""
+STEP_ROLE_LEADER: StepRole.ValueType  # 1
+"""The leader's."""
+STEP_ROLE_MEMBER: StepRole.ValueType  # 2
+"""A member's."""
+Global___StepRole: _TypeAlias = StepRole  # noqa: Y015
+
+class _StepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_KIND_UNSPECIFIED: _StepKind.ValueType  # 0
+    """Not stated."""
+    STEP_KIND_ROUTE: _StepKind.ValueType  # 1
+    """It is decided who answers."""
+    STEP_KIND_PLAN: _StepKind.ValueType  # 2
+    """The leader says what each member is to look at."""
+    STEP_KIND_ANSWER: _StepKind.ValueType  # 3
+    """A member answers from what it may read."""
+    STEP_KIND_COMPOSE: _StepKind.ValueType  # 4
+    """The leader makes one answer of what the members found."""
+
+class StepKind(_StepKind, metaclass=_StepKindEnumTypeWrapper):
+    """What is done in a step of a team's turn."""
+
+STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
+"""Not stated."""
+STEP_KIND_ROUTE: StepKind.ValueType  # 1
+"""It is decided who answers."""
+STEP_KIND_PLAN: StepKind.ValueType  # 2
+"""The leader says what each member is to look at."""
+STEP_KIND_ANSWER: StepKind.ValueType  # 3
+"""A member answers from what it may read."""
+STEP_KIND_COMPOSE: StepKind.ValueType  # 4
+"""The leader makes one answer of what the members found."""
+Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
+
+class _StepState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_STATE_UNSPECIFIED: _StepState.ValueType  # 0
+    """Not stated."""
+    STEP_STATE_STARTED: _StepState.ValueType  # 1
+    """It has begun."""
+    STEP_STATE_FINISHED: _StepState.ValueType  # 2
+    """It is done."""
+    STEP_STATE_FAILED: _StepState.ValueType  # 3
+    """It failed; the turn goes on without it, or fails."""
+
+class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
+    """How far a step has come."""
+
+STEP_STATE_UNSPECIFIED: StepState.ValueType  # 0
+"""Not stated."""
+STEP_STATE_STARTED: StepState.ValueType  # 1
+"""It has begun."""
+STEP_STATE_FINISHED: StepState.ValueType  # 2
+"""It is done."""
+STEP_STATE_FAILED: StepState.ValueType  # 3
+"""It failed; the turn goes on without it, or fails."""
+Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
 @_typing.final
 class Assistant(_message.Message):
     """An assistant."""
@@ -98,6 +211,12 @@ class Assistant(_message.Message):
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    COLLECTION_IDS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    SEARCH_MODE_FIELD_NUMBER: _builtins.int
+    HISTORY_TOKENS_FIELD_NUMBER: _builtins.int
+    VERIFY_ANSWERS_FIELD_NUMBER: _builtins.int
     assistant_id: _builtins.str
     """Identifier, a UUIDv7."""
     display_name: _builtins.str
@@ -112,9 +231,19 @@ class Assistant(_message.Message):
     """Randomness of the model from 0 to 2; the model's own default when unset."""
     max_output_tokens: _builtins.int
     """Longest answer in tokens; 1024 when 0."""
+    description: _builtins.str
+    """What the assistant knows, for people and for the teams it is a member of."""
+    search_mode: _search_service_pb2.SearchMode.ValueType
+    """What a question is compared with when passages are looked for; HYBRID when unspecified."""
+    history_tokens: _builtins.int
+    """Most tokens of earlier messages that the model is given; the service's own limit when unset, none when 0."""
+    verify_answers: _builtins.bool
+    """Whether the sentences of its answers are verified; they are when unset."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Documents the assistant may read; all of the tenant's when empty."""
+        """Documents the assistant may read, beside those of `collection_ids`. When both are empty, all of the tenant's and
+        the global library.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -123,6 +252,14 @@ class Assistant(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the assistant was last changed."""
+
+    @_builtins.property
+    def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Collections the assistant may read, beside `document_ids`."""
+
+    @_builtins.property
+    def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words and phrases by which a team knows that a question is this assistant's, for example "IPTU"."""
 
     def __init__(
         self,
@@ -137,14 +274,29 @@ class Assistant(_message.Message):
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        collection_ids: _abc.Iterable[_builtins.str] | None = ...,
+        description: _builtins.str = ...,
+        keywords: _abc.Iterable[_builtins.str] | None = ...,
+        search_mode: _search_service_pb2.SearchMode.ValueType = ...,
+        history_tokens: _builtins.int | None = ...,
+        verify_answers: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "create_time", b"create_time", "temperature", b"temperature", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_history_tokens", b"_history_tokens", "_temperature", b"_temperature", "_verify_answers", b"_verify_answers", "create_time", b"create_time", "history_tokens", b"history_tokens", "temperature", b"temperature", "update_time", b"update_time", "verify_answers", b"verify_answers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "assistant_id", b"assistant_id", "create_time", b"create_time", "display_name", b"display_name", "document_ids", b"document_ids", "instructions", b"instructions", "max_output_tokens", b"max_output_tokens", "model", b"model", "temperature", b"temperature", "top_k", b"top_k", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_history_tokens", b"_history_tokens", "_temperature", b"_temperature", "_verify_answers", b"_verify_answers", "assistant_id", b"assistant_id", "collection_ids", b"collection_ids", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "document_ids", b"document_ids", "history_tokens", b"history_tokens", "instructions", b"instructions", "keywords", b"keywords", "max_output_tokens", b"max_output_tokens", "model", b"model", "search_mode", b"search_mode", "temperature", b"temperature", "top_k", b"top_k", "update_time", b"update_time", "verify_answers", b"verify_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__history_tokens: _TypeAlias = _typing.Literal["history_tokens"]  # noqa: Y015
+    _WhichOneofArgType__history_tokens: _TypeAlias = _typing.Literal["_history_tokens", b"_history_tokens"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__verify_answers: _TypeAlias = _typing.Literal["verify_answers"]  # noqa: Y015
+    _WhichOneofArgType__verify_answers: _TypeAlias = _typing.Literal["_verify_answers", b"_verify_answers"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__history_tokens) -> _WhichOneofReturnType__history_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__verify_answers) -> _WhichOneofReturnType__verify_answers | None: ...
 
 Global___Assistant: _TypeAlias = Assistant  # noqa: Y015
 
@@ -158,6 +310,8 @@ class AskEvent(_message.Message):
     CITATION_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    VERIFICATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Accepted:
         """The question is stored and tokens are held."""
@@ -174,6 +328,14 @@ class AskEvent(_message.Message):
     def completed(self) -> Global___Completed:
         """The answer is stored and charged. Always the last step."""
 
+    @_builtins.property
+    def step(self) -> Global___Step:
+        """What a member or the leader of a team does; only in turns of a team."""
+
+    @_builtins.property
+    def verification(self) -> Global___Verification:
+        """What the passages bear out of the answer."""
+
     def __init__(
         self,
         *,
@@ -181,12 +343,14 @@ class AskEvent(_message.Message):
         citation: Global___Citation | None = ...,
         text_delta: Global___TextDelta | None = ...,
         completed: Global___Completed | None = ...,
+        step: Global___Step | None = ...,
+        verification: Global___Verification | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "citation", b"citation", "completed", b"completed", "event", b"event", "text_delta", b"text_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "citation", b"citation", "completed", b"completed", "event", b"event", "step", b"step", "text_delta", b"text_delta", "verification", b"verification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "citation", b"citation", "completed", b"completed", "event", b"event", "text_delta", b"text_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "citation", b"citation", "completed", b"completed", "event", b"event", "step", b"step", "text_delta", b"text_delta", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "citation", "text_delta", "completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "citation", "text_delta", "completed", "step", "verification"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -303,6 +467,140 @@ class TextDelta(_message.Message):
 Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
 
 @_typing.final
+class Step(_message.Message):
+    """What a member or the leader of a team does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    USAGE_SOURCE_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Number of the step in the turn, from 1; the same when it starts and when it ends."""
+    role: Global___StepRole.ValueType
+    """Whose work it is."""
+    assistant_id: _builtins.str
+    """The assistant whose work it is; empty when no model is asked, as where a question names the member."""
+    display_name: _builtins.str
+    """Its name."""
+    kind: Global___StepKind.ValueType
+    """What is done."""
+    state: Global___StepState.ValueType
+    """How far it has come."""
+    text: _builtins.str
+    """What it is about: the task given when it has started, what came of it when it has finished, without marks of
+    citations; empty where that is the answer of the turn itself. In a turn that is told again, its beginning.
+    """
+    model: _builtins.str
+    """The model that worked, once finished."""
+    usage_source: _usage_pb2.UsageSource.ValueType
+    """How `usage` is known."""
+    cost_micros: _builtins.int
+    """Cost in millionths of the tenant's currency."""
+    latency_ms: _builtins.int
+    """How long it took, once it has ended."""
+    error_reason: _builtins.str
+    """Why it failed: the reason of the error, as in ErrorInfo."""
+    @_builtins.property
+    def usage(self) -> _usage_pb2.TokenUsage:
+        """Tokens used, once it has ended. They are part of what `completed` tells of the whole turn."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        role: Global___StepRole.ValueType = ...,
+        assistant_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        kind: Global___StepKind.ValueType = ...,
+        state: Global___StepState.ValueType = ...,
+        text: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: _usage_pb2.TokenUsage | None = ...,
+        usage_source: _usage_pb2.UsageSource.ValueType = ...,
+        cost_micros: _builtins.int = ...,
+        latency_ms: _builtins.int = ...,
+        error_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "cost_micros", b"cost_micros", "display_name", b"display_name", "error_reason", b"error_reason", "kind", b"kind", "latency_ms", b"latency_ms", "model", b"model", "number", b"number", "role", b"role", "state", b"state", "text", b"text", "usage", b"usage", "usage_source", b"usage_source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class Verification(_message.Message):
+    """What the passages bear out of the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedCompositeFieldContainer[Global___SentenceVerification]:
+        """The sentences that state something, in their order; at most the first 300."""
+
+    def __init__(
+        self,
+        *,
+        sentences: _abc.Iterable[Global___SentenceVerification] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentences", b"sentences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verification: _TypeAlias = Verification  # noqa: Y015
+
+@_typing.final
+class SentenceVerification(_message.Message):
+    """What the passages bear out of a sentence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAR_START_FIELD_NUMBER: _builtins.int
+    CHAR_END_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
+    CITATION_NUMBERS_FIELD_NUMBER: _builtins.int
+    char_start: _builtins.int
+    """First character of the sentence in the answer, from 0, in Unicode code points."""
+    char_end: _builtins.int
+    """Character after the last one; marks of citations belong to the sentence."""
+    support: Global___SentenceSupport.ValueType
+    """Whether the passages bear it out."""
+    @_builtins.property
+    def citation_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of the passages that it cites, or, where it cites none, of the one that comes nearest to it."""
+
+    def __init__(
+        self,
+        *,
+        char_start: _builtins.int = ...,
+        char_end: _builtins.int = ...,
+        support: Global___SentenceSupport.ValueType = ...,
+        citation_numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_end", b"char_end", "char_start", b"char_start", "citation_numbers", b"citation_numbers", "support", b"support"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SentenceVerification: _TypeAlias = SentenceVerification  # noqa: Y015
+
+@_typing.final
 class Completed(_message.Message):
     """The answer is stored and charged."""
 
@@ -317,6 +615,7 @@ class Completed(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    NOT_IN_DOCUMENTS_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The stored answer."""
     seq: _builtins.int
@@ -333,6 +632,8 @@ class Completed(_message.Message):
     """From the question's arrival to the end of the answer, in milliseconds."""
     time_to_first_token_ms: _builtins.int
     """From the question's arrival to the first piece of the answer, in milliseconds."""
+    not_in_documents: _builtins.bool
+    """The answer is that the documents do not hold what was asked for. It cites nothing then."""
     @_builtins.property
     def usage(self) -> _usage_pb2.TokenUsage:
         """Tokens charged."""
@@ -349,10 +650,11 @@ class Completed(_message.Message):
         model: _builtins.str = ...,
         latency_ms: _builtins.int = ...,
         time_to_first_token_ms: _builtins.int = ...,
+        not_in_documents: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "message_id", b"message_id", "model", b"model", "seq", b"seq", "time_to_first_token_ms", b"time_to_first_token_ms", "usage", b"usage", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "message_id", b"message_id", "model", b"model", "not_in_documents", b"not_in_documents", "seq", b"seq", "time_to_first_token_ms", b"time_to_first_token_ms", "usage", b"usage", "usage_source", b"usage_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,3 +865,97 @@ class AskRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AskRequest: _TypeAlias = AskRequest  # noqa: Y015
+
+@_typing.final
+class ChatWithAgentRequest(_message.Message):
+    """Request of ChatWithAgent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """What is said, in the words of a person."""
+    agent_id: _builtins.str
+    """The assistant that is spoken to."""
+    conversation_id: _builtins.str
+    """The conversation to go on with, or to begin under this id; a new one when empty."""
+    request_id: _builtins.str
+    """Makes a retry safe: the same id and payload make one turn."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "conversation_id", b"conversation_id", "message", b"message", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatWithAgentRequest: _TypeAlias = ChatWithAgentRequest  # noqa: Y015
+
+@_typing.final
+class ChatWithAgentResponse(_message.Message):
+    """Response of ChatWithAgent. In JSON its names are those of the programs it is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    MODEL_USED_FIELD_NUMBER: _builtins.int
+    EXECUTION_TIME_FIELD_NUMBER: _builtins.int
+    TOKENS_USED_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    CITATIONS_FIELD_NUMBER: _builtins.int
+    NOT_IN_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    message_id: _builtins.str
+    """The stored answer."""
+    agent_id: _builtins.str
+    """The assistant that answered."""
+    response: _builtins.str
+    """The answer."""
+    model_used: _builtins.str
+    """The model that answered."""
+    execution_time: _builtins.float
+    """Seconds from the question's arrival to the end of the answer."""
+    tokens_used: _builtins.int
+    """Tokens charged."""
+    cost: _builtins.float
+    """Cost in the tenant's currency."""
+    not_in_documents: _builtins.bool
+    """The answer is that the documents do not hold what was asked for."""
+    @_builtins.property
+    def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
+        """The passages the answer may cite, by their numbers."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        response: _builtins.str = ...,
+        model_used: _builtins.str = ...,
+        execution_time: _builtins.float = ...,
+        tokens_used: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        citations: _abc.Iterable[Global___Citation] | None = ...,
+        not_in_documents: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "citations", b"citations", "conversation_id", b"conversation_id", "cost", b"cost", "execution_time", b"execution_time", "message_id", b"message_id", "model_used", b"model_used", "not_in_documents", b"not_in_documents", "response", b"response", "tokens_used", b"tokens_used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatWithAgentResponse: _TypeAlias = ChatWithAgentResponse  # noqa: Y015

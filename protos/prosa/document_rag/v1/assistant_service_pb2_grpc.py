@@ -70,6 +70,11 @@ class AssistantServiceStub:
                 request_serializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskRequest.SerializeToString,
                 response_deserializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskEvent.FromString,
                 _registered_method=True)
+        self.ChatWithAgent = channel.unary_unary(
+                '/prosa.document_rag.v1.AssistantService/ChatWithAgent',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentResponse.FromString,
+                _registered_method=True)
 
 
 class AssistantServiceServicer:
@@ -117,7 +122,8 @@ class AssistantServiceServicer:
 
     def Ask(self, request, context):
         """Answers a question in a conversation, from the tenant's documents, as a stream:
-        `accepted`, then any number of `citation`, then `text_delta`s, then `completed`.
+        `accepted`, then any number of `citation`, then `text_delta`s, then `verification` if the assistant's answers are
+        verified, then `completed`.
 
         `completed` comes only when the answer is stored and its tokens are charged.
         The question is stored before anything is answered, so a failure never loses it. A failure after `accepted`
@@ -126,6 +132,16 @@ class AssistantServiceServicer:
         while the first attempt still runs ABORTED with reason REQUEST_IN_PROGRESS, another payload FAILED_PRECONDITION.
         Returns RESOURCE_EXHAUSTED when the quota has not enough left, NOT_FOUND if the assistant or the conversation
         does not exist, UNAVAILABLE with reason PROVIDER_FAILED or PROVIDER_RATE_LIMITED when the model fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChatWithAgent(self, request, context):
+        """Answers a question in one piece, for programs written for the path `/api/chat/agent`; Ask says more.
+
+        A `conversation_id` that does not exist yet begins a conversation. The answer is finished and stored also when the
+        caller leaves. Errors are those of Ask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +179,11 @@ def add_AssistantServiceServicer_to_server(servicer, server):
                     servicer.Ask,
                     request_deserializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskRequest.FromString,
                     response_serializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskEvent.SerializeToString,
+            ),
+            'ChatWithAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChatWithAgent,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -332,6 +353,33 @@ class AssistantService:
             '/prosa.document_rag.v1.AssistantService/Ask',
             prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskRequest.SerializeToString,
             prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.AskEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChatWithAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.AssistantService/ChatWithAgent',
+            prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_assistant__service__pb2.ChatWithAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,7 +51,8 @@ class AssistantServiceStub:
     """Deletes an assistant. Its conversations stay. Returns NOT_FOUND if it does not exist."""
     Ask: _grpc.UnaryStreamMultiCallable[_assistant_service_pb2.AskRequest, _assistant_service_pb2.AskEvent]
     """Answers a question in a conversation, from the tenant's documents, as a stream:
-    `accepted`, then any number of `citation`, then `text_delta`s, then `completed`.
+    `accepted`, then any number of `citation`, then `text_delta`s, then `verification` if the assistant's answers are
+    verified, then `completed`.
 
     `completed` comes only when the answer is stored and its tokens are charged.
     The question is stored before anything is answered, so a failure never loses it. A failure after `accepted`
@@ -60,6 +61,12 @@ class AssistantServiceStub:
     while the first attempt still runs ABORTED with reason REQUEST_IN_PROGRESS, another payload FAILED_PRECONDITION.
     Returns RESOURCE_EXHAUSTED when the quota has not enough left, NOT_FOUND if the assistant or the conversation
     does not exist, UNAVAILABLE with reason PROVIDER_FAILED or PROVIDER_RATE_LIMITED when the model fails.
+    """
+    ChatWithAgent: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.ChatWithAgentRequest, _assistant_service_pb2.ChatWithAgentResponse]
+    """Answers a question in one piece, for programs written for the path `/api/chat/agent`; Ask says more.
+
+    A `conversation_id` that does not exist yet begins a conversation. The answer is finished and stored also when the
+    caller leaves. Errors are those of Ask.
     """
 
 @_typing.type_check_only
@@ -84,7 +91,8 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     """Deletes an assistant. Its conversations stay. Returns NOT_FOUND if it does not exist."""
     Ask: _aio.UnaryStreamMultiCallable[_assistant_service_pb2.AskRequest, _assistant_service_pb2.AskEvent]  # type: ignore[assignment]
     """Answers a question in a conversation, from the tenant's documents, as a stream:
-    `accepted`, then any number of `citation`, then `text_delta`s, then `completed`.
+    `accepted`, then any number of `citation`, then `text_delta`s, then `verification` if the assistant's answers are
+    verified, then `completed`.
 
     `completed` comes only when the answer is stored and its tokens are charged.
     The question is stored before anything is answered, so a failure never loses it. A failure after `accepted`
@@ -93,6 +101,12 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     while the first attempt still runs ABORTED with reason REQUEST_IN_PROGRESS, another payload FAILED_PRECONDITION.
     Returns RESOURCE_EXHAUSTED when the quota has not enough left, NOT_FOUND if the assistant or the conversation
     does not exist, UNAVAILABLE with reason PROVIDER_FAILED or PROVIDER_RATE_LIMITED when the model fails.
+    """
+    ChatWithAgent: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.ChatWithAgentRequest, _assistant_service_pb2.ChatWithAgentResponse]  # type: ignore[assignment]
+    """Answers a question in one piece, for programs written for the path `/api/chat/agent`; Ask says more.
+
+    A `conversation_id` that does not exist yet begins a conversation. The answer is finished and stored also when the
+    caller leaves. Errors are those of Ask.
     """
 
 class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,7 +164,8 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_assistant_service_pb2.AskEvent], _abc.AsyncIterator[_assistant_service_pb2.AskEvent]]:
         """Answers a question in a conversation, from the tenant's documents, as a stream:
-        `accepted`, then any number of `citation`, then `text_delta`s, then `completed`.
+        `accepted`, then any number of `citation`, then `text_delta`s, then `verification` if the assistant's answers are
+        verified, then `completed`.
 
         `completed` comes only when the answer is stored and its tokens are charged.
         The question is stored before anything is answered, so a failure never loses it. A failure after `accepted`
@@ -159,6 +174,18 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         while the first attempt still runs ABORTED with reason REQUEST_IN_PROGRESS, another payload FAILED_PRECONDITION.
         Returns RESOURCE_EXHAUSTED when the quota has not enough left, NOT_FOUND if the assistant or the conversation
         does not exist, UNAVAILABLE with reason PROVIDER_FAILED or PROVIDER_RATE_LIMITED when the model fails.
+        """
+
+    @_abc_1.abstractmethod
+    def ChatWithAgent(
+        self,
+        request: _assistant_service_pb2.ChatWithAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_assistant_service_pb2.ChatWithAgentResponse, _abc.Awaitable[_assistant_service_pb2.ChatWithAgentResponse]]:
+        """Answers a question in one piece, for programs written for the path `/api/chat/agent`; Ask says more.
+
+        A `conversation_id` that does not exist yet begins a conversation. The answer is finished and stored also when the
+        caller leaves. Errors are those of Ask.
         """
 
 def add_AssistantServiceServicer_to_server(servicer: AssistantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

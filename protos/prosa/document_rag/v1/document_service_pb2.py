@@ -26,11 +26,14 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from prosa.common.v1 import access_pb2 as prosa_dot_common_dot_v1_dot_access__pb2
+from prosa.document_rag.v1 import filter_pb2 as prosa_dot_document__rag_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,prosa/document_rag/v1/document_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cprosa/common/v1/access.proto\"\xa4\x02\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x05\x12\x12\n\npage_count\x18\x08 \x01(\x05\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x05\x12\x13\n\x0btoken_count\x18\n \x01(\x03\x12\x12\n\nchar_count\x18\x0b \x01(\x03\x12\x17\n\x0f\x65mbedding_model\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x01\n\x15UploadDocumentRequest\x12\x1e\n\x08\x66ilename\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1b\n\x05title\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\tmime_type\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12\x1c\n\x05\x63hunk\x18\x05 \x01(\x0c\x42\r\xe2\x41\x01\x02\xbaH\x06z\x04\x18\x80\x80@\"|\n\x16UploadDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12/\n\x07verdict\x18\x02 \x01(\x0e\x32\x1e.prosa.document_rag.v1.Verdict\"8\n\x12GetDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"P\n\x14ListDocumentsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"d\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x15\x44\x65leteDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERDICT_NEW\x10\x01\x12\x18\n\x14VERDICT_DUPLICATE_OF\x10\x02\x32\xfd\x04\n\x0f\x44ocumentService\x12\xa9\x01\n\x0eUploadDocument\x12,.prosa.document_rag.v1.UploadDocumentRequest\x1a-.prosa.document_rag.v1.UploadDocumentResponse\"8\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02\x1d\"\x14/v1/documents:upload:\x05\x63hunk(\x01\x12\x92\x01\n\x0bGetDocument\x12).prosa.document_rag.v1.GetDocumentRequest\x1a\x1f.prosa.document_rag.v1.Document\"7\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/documents/{document_id}\x12\x95\x01\n\rListDocuments\x12+.prosa.document_rag.v1.ListDocumentsRequest\x1a,.prosa.document_rag.v1.ListDocumentsResponse\")\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/documents\x12\x90\x01\n\x0e\x44\x65leteDocument\x12,.prosa.document_rag.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\"8\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02\x1d*\x1b/v1/documents/{document_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,prosa/document_rag/v1/document_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cprosa/common/v1/access.proto\x1a\"prosa/document_rag/v1/filter.proto\"\xc3\x01\n\nStageError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x33\n\x05stage\x18\x03 \x01(\x0e\x32$.prosa.document_rag.v1.DocumentState\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11next_attempt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x80\x06\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08\x66ilename\x18\x03 \x01(\t\x12\x11\n\tmime_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x05\x12\x12\n\npage_count\x18\x08 \x01(\x05\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x05\x12\x13\n\x0btoken_count\x18\n \x01(\x03\x12\x12\n\nchar_count\x18\x0b \x01(\x03\x12\x17\n\x0f\x65mbedding_model\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x05state\x18\x0e \x01(\x0e\x32$.prosa.document_rag.v1.DocumentState\x12\x36\n\x0bstage_error\x18\x0f \x01(\x0b\x32!.prosa.document_rag.v1.StageError\x12\x0e\n\x06source\x18\x10 \x01(\t\x12\x12\n\nis_current\x18\x11 \x01(\x08\x12\x1b\n\x13previous_version_id\x18\x12 \x01(\t\x12\x13\n\x0btext_sha256\x18\x13 \x01(\t\x12\x15\n\rcollection_id\x18\x14 \x01(\t\x12)\n\x08metadata\x18\x15 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08language\x18\x16 \x01(\t\x12+\n\x05scope\x18\x17 \x01(\x0e\x32\x1c.prosa.document_rag.v1.Scope\x12/\n\x07verdict\x18\x18 \x01(\x0e\x32\x1e.prosa.document_rag.v1.Verdict\x12\x1b\n\x13related_document_id\x18\x19 \x01(\t\x12.\n\nready_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65mpty_page_count\x18\x1b \x01(\x05\"\xf3\x03\n\x15UploadDocumentRequest\x12\x1e\n\x08\x66ilename\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1b\n\x05title\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\tmime_type\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xc8\x01\x12 \n\nrequest_id\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xff\x01\x12\x1c\n\x05\x63hunk\x18\x05 \x01(\x0c\x42\r\xe2\x41\x01\x02\xbaH\x06z\x04\x18\x80\x80@\x12\x1c\n\x06source\x18\x06 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12\x44\n\x06policy\x18\x07 \x01(\x0e\x32&.prosa.document_rag.v1.DuplicatePolicyB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x0creturn_early\x18\x08 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\"\n\rcollection_id\x18\t \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12/\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x01\x12\x39\n\x05scope\x18\x0b \x01(\x0e\x32\x1c.prosa.document_rag.v1.ScopeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12,\n\x08language\x18\x0c \x01(\tB\x1a\xe2\x41\x01\x01\xbaH\x13r\x11\x32\x0f^([a-z]{2,3})?$\"\xc1\x01\n\x16UploadDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12/\n\x07verdict\x18\x02 \x01(\x0e\x32\x1e.prosa.document_rag.v1.Verdict\x12\x1b\n\x13related_document_id\x18\x03 \x01(\t\x12\x0c\n\x04kept\x18\x04 \x01(\x08\x12\x18\n\x10title_similarity\x18\x05 \x01(\x01\"8\n\x12GetDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\xb6\x02\n\x14ListDocumentsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12K\n\x06states\x18\x03 \x03(\x0e\x32$.prosa.document_rag.v1.DocumentStateB\x15\xe2\x41\x01\x01\xbaH\x0e\x92\x01\x0b\x10\x08\x18\x01\"\x05\x82\x01\x02\x10\x01\x12\"\n\rcollection_id\x18\x04 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18@\x12\x1c\n\x06source\x18\x05 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12\x1a\n\x0c\x63urrent_only\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x39\n\x05scope\x18\x07 \x01(\x0e\x32\x1c.prosa.document_rag.v1.ScopeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"d\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x15\x44\x65leteDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\xb7\x01\n\x15UpdateDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12=\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1f.prosa.document_rag.v1.DocumentB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12;\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"{\n\x1bListDocumentVersionsRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"k\n\x1cListDocumentVersionsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xee\x01\n\x15\x43heckDuplicateRequest\x12,\n\x06sha256\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x01\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\x12\x31\n\x0btext_sha256\x18\x02 \x01(\tB\x1c\xe2\x41\x01\x01\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\x12\x1c\n\x06source\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xd0\x0f\x12\x1b\n\x05title\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\xf4\x03\x12\x39\n\x05scope\x18\x05 \x01(\x0e\x32\x1c.prosa.document_rag.v1.ScopeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\"\x96\x01\n\x16\x43heckDuplicateResponse\x12/\n\x07verdict\x18\x01 \x01(\x0e\x32\x1e.prosa.document_rag.v1.Verdict\x12\x31\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12\x18\n\x10title_similarity\x18\x03 \x01(\x01\";\n\x15WatchIngestionRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"\xe0\x01\n\x11IngestionProgress\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x33\n\x05state\x18\x02 \x01(\x0e\x32$.prosa.document_rag.v1.DocumentState\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x36\n\x0bstage_error\x18\x06 \x01(\x0b\x32!.prosa.document_rag.v1.StageError\x12\x1b\n\x13related_document_id\x18\x07 \x01(\t\";\n\x15RetryIngestionRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"=\n\x17\x44iagnoseDocumentRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"N\n\x0e\x45mbeddedChunks\x12\x17\n\x0f\x65mbedding_model\x18\x01 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x03\x12\x13\n\x0bis_searched\x18\x03 \x01(\x08\"\xdb\x04\n\tDiagnosis\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.prosa.document_rag.v1.Document\x12\x35\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32&.prosa.document_rag.v1.Diagnosis.Cause\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\x12\x15\n\ris_searchable\x18\x04 \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\x05\x12\x0f\n\x07\x63rashes\x18\x06 \x01(\x05\x12.\n\nlease_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eindexed_chunks\x18\x08 \x01(\x03\x12\x15\n\rindexed_terms\x18\t \x01(\x03\x12>\n\x0f\x65mbedded_chunks\x18\n \x03(\x0b\x32%.prosa.document_rag.v1.EmbeddedChunks\x12\x14\n\x0chas_original\x18\x0b \x01(\x08\"\xdf\x01\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USE_SEARCHABLE\x10\x01\x12\x11\n\rCAUSE_WAITING\x10\x02\x12\x11\n\rCAUSE_IN_WORK\x10\x03\x12\x15\n\x11\x43\x41USE_WORKER_LOST\x10\x04\x12\x10\n\x0c\x43\x41USE_FAILED\x10\x05\x12\x14\n\x10\x43\x41USE_SUPERSEDED\x10\x06\x12\x11\n\rCAUSE_SKIPPED\x10\x07\x12\x15\n\x11\x43\x41USE_REEMBEDDING\x10\x08\x12\x1a\n\x16\x43\x41USE_ORIGINAL_MISSING\x10\t\"=\n\x17\x44ownloadOriginalRequest\x12\"\n\x0b\x64ocument_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\x10\x01\x18@\"b\n\x18\x44ownloadOriginalResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x11\n\tmime_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03*\x92\x02\n\rDocumentState\x12\x1e\n\x1a\x44OCUMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OCUMENT_STATE_QUEUED\x10\x01\x12\x1d\n\x19\x44OCUMENT_STATE_EXTRACTING\x10\x02\x12\x1b\n\x17\x44OCUMENT_STATE_CHUNKING\x10\x03\x12\x1c\n\x18\x44OCUMENT_STATE_EMBEDDING\x10\x04\x12\x1b\n\x17\x44OCUMENT_STATE_INDEXING\x10\x05\x12\x18\n\x14\x44OCUMENT_STATE_READY\x10\x06\x12\x19\n\x15\x44OCUMENT_STATE_FAILED\x10\x07\x12\x1a\n\x16\x44OCUMENT_STATE_SKIPPED\x10\x08*\xa6\x01\n\x0f\x44uplicatePolicy\x12 \n\x1c\x44UPLICATE_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44UPLICATE_POLICY_SKIP\x10\x01\x12\x1c\n\x18\x44UPLICATE_POLICY_REPLACE\x10\x02\x12\x1e\n\x1a\x44UPLICATE_POLICY_KEEP_BOTH\x10\x03\x12\x18\n\x14\x44UPLICATE_POLICY_ASK\x10\x04*\x80\x01\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERDICT_NEW\x10\x01\x12\x18\n\x14VERDICT_DUPLICATE_OF\x10\x02\x12\x1a\n\x16VERDICT_NEW_VERSION_OF\x10\x03\x12\x15\n\x11VERDICT_SUSPECTED\x10\x04\x32\xc1\x0e\n\x0f\x44ocumentService\x12\xa9\x01\n\x0eUploadDocument\x12,.prosa.document_rag.v1.UploadDocumentRequest\x1a-.prosa.document_rag.v1.UploadDocumentResponse\"8\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02\x1d\"\x14/v1/documents:upload:\x05\x63hunk(\x01\x12\x92\x01\n\x0bGetDocument\x12).prosa.document_rag.v1.GetDocumentRequest\x1a\x1f.prosa.document_rag.v1.Document\"7\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/documents/{document_id}\x12\x95\x01\n\rListDocuments\x12+.prosa.document_rag.v1.ListDocumentsRequest\x1a,.prosa.document_rag.v1.ListDocumentsResponse\")\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/documents\x12\x90\x01\n\x0e\x44\x65leteDocument\x12,.prosa.document_rag.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\"8\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02\x1d*\x1b/v1/documents/{document_id}\x12\x9c\x01\n\x0eUpdateDocument\x12,.prosa.document_rag.v1.UpdateDocumentRequest\x1a\x1f.prosa.document_rag.v1.Document\";\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02 2\x1b/v1/documents/{document_id}:\x01*\x12\xc1\x01\n\x14ListDocumentVersions\x12\x32.prosa.document_rag.v1.ListDocumentVersionsRequest\x1a\x33.prosa.document_rag.v1.ListDocumentVersionsResponse\"@\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02&\x12$/v1/documents/{document_id}/versions\x12\xaa\x01\n\x0e\x43heckDuplicate\x12,.prosa.document_rag.v1.CheckDuplicateRequest\x1a-.prosa.document_rag.v1.CheckDuplicateResponse\";\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02!\"\x1c/v1/documents:checkDuplicate:\x01*\x12\xa9\x01\n\x0eWatchIngestion\x12,.prosa.document_rag.v1.WatchIngestionRequest\x1a(.prosa.document_rag.v1.IngestionProgress\"=\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02#\x12!/v1/documents/{document_id}:watch0\x01\x12\xa2\x01\n\x0eRetryIngestion\x12,.prosa.document_rag.v1.RetryIngestionRequest\x1a\x1f.prosa.document_rag.v1.Document\"A\xa2\xbb\x18\x11\n\x0f\x64ocuments.write\x82\xd3\xe4\x93\x02&\"!/v1/documents/{document_id}:retry:\x01*\x12\xa6\x01\n\x10\x44iagnoseDocument\x12..prosa.document_rag.v1.DiagnoseDocumentRequest\x1a .prosa.document_rag.v1.Diagnosis\"@\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02&\x12$/v1/documents/{document_id}:diagnose\x12\xb7\x01\n\x10\x44ownloadOriginal\x12..prosa.document_rag.v1.DownloadOriginalRequest\x1a/.prosa.document_rag.v1.DownloadOriginalResponse\"@\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02&\x12$/v1/documents/{document_id}:download0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +50,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001\272H\005r\003\030\377\001'
   _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['chunk']._loaded_options = None
   _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['chunk']._serialized_options = b'\342A\001\002\272H\006z\004\030\200\200@'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['source']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['policy']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['policy']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['return_early']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['return_early']._serialized_options = b'\342A\001\001'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['collection_id']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['collection_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['metadata']._serialized_options = b'\342A\001\001'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['scope']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['scope']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['language']._loaded_options = None
+  _globals['_UPLOADDOCUMENTREQUEST'].fields_by_name['language']._serialized_options = b'\342A\001\001\272H\023r\0212\017^([a-z]{2,3})?$'
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['states']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['states']._serialized_options = b'\342A\001\001\272H\016\222\001\013\020\010\030\001\"\005\202\001\002\020\001'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['collection_id']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['collection_id']._serialized_options = b'\342A\001\001\272H\004r\002\030@'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['source']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['current_only']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['current_only']._serialized_options = b'\342A\001\001'
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['scope']._loaded_options = None
+  _globals['_LISTDOCUMENTSREQUEST'].fields_by_name['scope']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
   _globals['_DELETEDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
   _globals['_DELETEDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['document']._loaded_options = None
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['document']._serialized_options = b'\342A\001\002\272H\003\330\001\003'
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEDOCUMENTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTDOCUMENTVERSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['sha256']._loaded_options = None
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['sha256']._serialized_options = b'\342A\001\001\272H\025r\0232\021^([0-9a-f]{64})?$'
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['text_sha256']._loaded_options = None
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['text_sha256']._serialized_options = b'\342A\001\001\272H\025r\0232\021^([0-9a-f]{64})?$'
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['source']._serialized_options = b'\342A\001\001\272H\005r\003\030\320\017'
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['title']._loaded_options = None
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['title']._serialized_options = b'\342A\001\001\272H\005r\003\030\364\003'
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['scope']._loaded_options = None
+  _globals['_CHECKDUPLICATEREQUEST'].fields_by_name['scope']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_WATCHINGESTIONREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_WATCHINGESTIONREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_RETRYINGESTIONREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_RETRYINGESTIONREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_DIAGNOSEDOCUMENTREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_DIAGNOSEDOCUMENTREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
+  _globals['_DOWNLOADORIGINALREQUEST'].fields_by_name['document_id']._loaded_options = None
+  _globals['_DOWNLOADORIGINALREQUEST'].fields_by_name['document_id']._serialized_options = b'\342A\001\002\272H\006r\004\020\001\030@'
   _globals['_DOCUMENTSERVICE'].methods_by_name['UploadDocument']._loaded_options = None
   _globals['_DOCUMENTSERVICE'].methods_by_name['UploadDocument']._serialized_options = b'\242\273\030\021\n\017documents.write\202\323\344\223\002\035\"\024/v1/documents:upload:\005chunk'
   _globals['_DOCUMENTSERVICE'].methods_by_name['GetDocument']._loaded_options = None
@@ -63,22 +120,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENTSERVICE'].methods_by_name['ListDocuments']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002\017\022\r/v1/documents'
   _globals['_DOCUMENTSERVICE'].methods_by_name['DeleteDocument']._loaded_options = None
   _globals['_DOCUMENTSERVICE'].methods_by_name['DeleteDocument']._serialized_options = b'\242\273\030\021\n\017documents.write\202\323\344\223\002\035*\033/v1/documents/{document_id}'
-  _globals['_VERDICT']._serialized_start=1163
-  _globals['_VERDICT']._serialized_end=1240
-  _globals['_DOCUMENT']._serialized_start=256
-  _globals['_DOCUMENT']._serialized_end=548
-  _globals['_UPLOADDOCUMENTREQUEST']._serialized_start=551
-  _globals['_UPLOADDOCUMENTREQUEST']._serialized_end=732
-  _globals['_UPLOADDOCUMENTRESPONSE']._serialized_start=734
-  _globals['_UPLOADDOCUMENTRESPONSE']._serialized_end=858
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=860
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=916
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=918
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=998
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1000
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1100
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=1102
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=1161
-  _globals['_DOCUMENTSERVICE']._serialized_start=1243
-  _globals['_DOCUMENTSERVICE']._serialized_end=1880
+  _globals['_DOCUMENTSERVICE'].methods_by_name['UpdateDocument']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['UpdateDocument']._serialized_options = b'\242\273\030\021\n\017documents.write\202\323\344\223\002 2\033/v1/documents/{document_id}:\001*'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['ListDocumentVersions']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['ListDocumentVersions']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002&\022$/v1/documents/{document_id}/versions'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['CheckDuplicate']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['CheckDuplicate']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002!\"\034/v1/documents:checkDuplicate:\001*'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['WatchIngestion']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['WatchIngestion']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002#\022!/v1/documents/{document_id}:watch'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['RetryIngestion']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['RetryIngestion']._serialized_options = b'\242\273\030\021\n\017documents.write\202\323\344\223\002&\"!/v1/documents/{document_id}:retry:\001*'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['DiagnoseDocument']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['DiagnoseDocument']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002&\022$/v1/documents/{document_id}:diagnose'
+  _globals['_DOCUMENTSERVICE'].methods_by_name['DownloadOriginal']._loaded_options = None
+  _globals['_DOCUMENTSERVICE'].methods_by_name['DownloadOriginal']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002&\022$/v1/documents/{document_id}:download'
+  _globals['_DOCUMENTSTATE']._serialized_start=4632
+  _globals['_DOCUMENTSTATE']._serialized_end=4906
+  _globals['_DUPLICATEPOLICY']._serialized_start=4909
+  _globals['_DUPLICATEPOLICY']._serialized_end=5075
+  _globals['_VERDICT']._serialized_start=5078
+  _globals['_VERDICT']._serialized_end=5206
+  _globals['_STAGEERROR']._serialized_start=356
+  _globals['_STAGEERROR']._serialized_end=551
+  _globals['_DOCUMENT']._serialized_start=554
+  _globals['_DOCUMENT']._serialized_end=1322
+  _globals['_UPLOADDOCUMENTREQUEST']._serialized_start=1325
+  _globals['_UPLOADDOCUMENTREQUEST']._serialized_end=1824
+  _globals['_UPLOADDOCUMENTRESPONSE']._serialized_start=1827
+  _globals['_UPLOADDOCUMENTRESPONSE']._serialized_end=2020
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=2022
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=2078
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=2081
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2391
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2393
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2493
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=2495
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=2554
+  _globals['_UPDATEDOCUMENTREQUEST']._serialized_start=2557
+  _globals['_UPDATEDOCUMENTREQUEST']._serialized_end=2740
+  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_start=2742
+  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_end=2865
+  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_start=2867
+  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_end=2974
+  _globals['_CHECKDUPLICATEREQUEST']._serialized_start=2977
+  _globals['_CHECKDUPLICATEREQUEST']._serialized_end=3215
+  _globals['_CHECKDUPLICATERESPONSE']._serialized_start=3218
+  _globals['_CHECKDUPLICATERESPONSE']._serialized_end=3368
+  _globals['_WATCHINGESTIONREQUEST']._serialized_start=3370
+  _globals['_WATCHINGESTIONREQUEST']._serialized_end=3429
+  _globals['_INGESTIONPROGRESS']._serialized_start=3432
+  _globals['_INGESTIONPROGRESS']._serialized_end=3656
+  _globals['_RETRYINGESTIONREQUEST']._serialized_start=3658
+  _globals['_RETRYINGESTIONREQUEST']._serialized_end=3717
+  _globals['_DIAGNOSEDOCUMENTREQUEST']._serialized_start=3719
+  _globals['_DIAGNOSEDOCUMENTREQUEST']._serialized_end=3780
+  _globals['_EMBEDDEDCHUNKS']._serialized_start=3782
+  _globals['_EMBEDDEDCHUNKS']._serialized_end=3860
+  _globals['_DIAGNOSIS']._serialized_start=3863
+  _globals['_DIAGNOSIS']._serialized_end=4466
+  _globals['_DIAGNOSIS_CAUSE']._serialized_start=4243
+  _globals['_DIAGNOSIS_CAUSE']._serialized_end=4466
+  _globals['_DOWNLOADORIGINALREQUEST']._serialized_start=4468
+  _globals['_DOWNLOADORIGINALREQUEST']._serialized_end=4529
+  _globals['_DOWNLOADORIGINALRESPONSE']._serialized_start=4531
+  _globals['_DOWNLOADORIGINALRESPONSE']._serialized_end=4629
+  _globals['_DOCUMENTSERVICE']._serialized_start=5209
+  _globals['_DOCUMENTSERVICE']._serialized_end=7066
 # @@protoc_insertion_point(module_scope)

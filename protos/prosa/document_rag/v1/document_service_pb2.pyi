@@ -5,10 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from prosa.document_rag.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +22,98 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DocumentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DocumentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DOCUMENT_STATE_UNSPECIFIED: _DocumentState.ValueType  # 0
+    """Not stated."""
+    DOCUMENT_STATE_QUEUED: _DocumentState.ValueType  # 1
+    """It waits for a worker."""
+    DOCUMENT_STATE_EXTRACTING: _DocumentState.ValueType  # 2
+    """Its text is being read out of the original."""
+    DOCUMENT_STATE_CHUNKING: _DocumentState.ValueType  # 3
+    """Its text is being cut into chunks."""
+    DOCUMENT_STATE_EMBEDDING: _DocumentState.ValueType  # 4
+    """Vectors are being made of its chunks."""
+    DOCUMENT_STATE_INDEXING: _DocumentState.ValueType  # 5
+    """All of it is being committed."""
+    DOCUMENT_STATE_READY: _DocumentState.ValueType  # 6
+    """It is kept whole; search finds it if it is current."""
+    DOCUMENT_STATE_FAILED: _DocumentState.ValueType  # 7
+    """It cannot be read; `stage_error` says why. RetryIngestion tries anew."""
+    DOCUMENT_STATE_SKIPPED: _DocumentState.ValueType  # 8
+    """Its text turned out to be that of `related_document_id`, and the upload's policy was not to keep such a one.
+    Only uploads with `return_early` end so; what is left of it goes after seven days.
+    """
+
+class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper):
+    """How far a document is. READY, FAILED and SKIPPED are where it ends; from the others it goes on by itself."""
+
+DOCUMENT_STATE_UNSPECIFIED: DocumentState.ValueType  # 0
+"""Not stated."""
+DOCUMENT_STATE_QUEUED: DocumentState.ValueType  # 1
+"""It waits for a worker."""
+DOCUMENT_STATE_EXTRACTING: DocumentState.ValueType  # 2
+"""Its text is being read out of the original."""
+DOCUMENT_STATE_CHUNKING: DocumentState.ValueType  # 3
+"""Its text is being cut into chunks."""
+DOCUMENT_STATE_EMBEDDING: DocumentState.ValueType  # 4
+"""Vectors are being made of its chunks."""
+DOCUMENT_STATE_INDEXING: DocumentState.ValueType  # 5
+"""All of it is being committed."""
+DOCUMENT_STATE_READY: DocumentState.ValueType  # 6
+"""It is kept whole; search finds it if it is current."""
+DOCUMENT_STATE_FAILED: DocumentState.ValueType  # 7
+"""It cannot be read; `stage_error` says why. RetryIngestion tries anew."""
+DOCUMENT_STATE_SKIPPED: DocumentState.ValueType  # 8
+"""Its text turned out to be that of `related_document_id`, and the upload's policy was not to keep such a one.
+Only uploads with `return_early` end so; what is left of it goes after seven days.
+"""
+Global___DocumentState: _TypeAlias = DocumentState  # noqa: Y015
+
+class _DuplicatePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DuplicatePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DuplicatePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DUPLICATE_POLICY_UNSPECIFIED: _DuplicatePolicy.ValueType  # 0
+    """Not stated; SKIP."""
+    DUPLICATE_POLICY_SKIP: _DuplicatePolicy.ValueType  # 1
+    """A duplicate is not kept. A new version of a source becomes the current one. What only resembles another document
+    is kept as a document of its own.
+    """
+    DUPLICATE_POLICY_REPLACE: _DuplicatePolicy.ValueType  # 2
+    """The upload becomes the new version of whatever it was found to be like. The same bytes as a document that search
+    sees are no new version of it: they are not kept.
+    """
+    DUPLICATE_POLICY_KEEP_BOTH: _DuplicatePolicy.ValueType  # 3
+    """The upload becomes a document of its own, and both are found."""
+    DUPLICATE_POLICY_ASK: _DuplicatePolicy.ValueType  # 4
+    """Nothing is kept unless the upload is new; the answer says what it is, and the client decides."""
+
+class DuplicatePolicy(_DuplicatePolicy, metaclass=_DuplicatePolicyEnumTypeWrapper):
+    """What is done with an upload that is not new."""
+
+DUPLICATE_POLICY_UNSPECIFIED: DuplicatePolicy.ValueType  # 0
+"""Not stated; SKIP."""
+DUPLICATE_POLICY_SKIP: DuplicatePolicy.ValueType  # 1
+"""A duplicate is not kept. A new version of a source becomes the current one. What only resembles another document
+is kept as a document of its own.
+"""
+DUPLICATE_POLICY_REPLACE: DuplicatePolicy.ValueType  # 2
+"""The upload becomes the new version of whatever it was found to be like. The same bytes as a document that search
+sees are no new version of it: they are not kept.
+"""
+DUPLICATE_POLICY_KEEP_BOTH: DuplicatePolicy.ValueType  # 3
+"""The upload becomes a document of its own, and both are found."""
+DUPLICATE_POLICY_ASK: DuplicatePolicy.ValueType  # 4
+"""Nothing is kept unless the upload is new; the answer says what it is, and the client decides."""
+Global___DuplicatePolicy: _TypeAlias = DuplicatePolicy  # noqa: Y015
 
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -31,7 +126,11 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_NEW: _Verdict.ValueType  # 1
     """A document that was not there."""
     VERDICT_DUPLICATE_OF: _Verdict.ValueType  # 2
-    """The bytes of a document that is there."""
+    """The bytes of a document that is there, or its text: the same words, whatever the spaces and the format."""
+    VERDICT_NEW_VERSION_OF: _Verdict.ValueType  # 3
+    """Other text from the source of a document that is there."""
+    VERDICT_SUSPECTED: _Verdict.ValueType  # 4
+    """Another text under nearly the title of a document that is there (trigram similarity of at least 0.9)."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """What an upload turned out to be."""
@@ -41,8 +140,54 @@ VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_NEW: Verdict.ValueType  # 1
 """A document that was not there."""
 VERDICT_DUPLICATE_OF: Verdict.ValueType  # 2
-"""The bytes of a document that is there."""
+"""The bytes of a document that is there, or its text: the same words, whatever the spaces and the format."""
+VERDICT_NEW_VERSION_OF: Verdict.ValueType  # 3
+"""Other text from the source of a document that is there."""
+VERDICT_SUSPECTED: Verdict.ValueType  # 4
+"""Another text under nearly the title of a document that is there (trigram similarity of at least 0.9)."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class StageError(_message.Message):
+    """Why a stage did not succeed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """What went wrong, as an ErrorInfo reason: "DOCUMENT_UNREADABLE", "DEPENDENCY_UNAVAILABLE", …"""
+    message: _builtins.str
+    """The same for people, in English."""
+    stage: Global___DocumentState.ValueType
+    """The stage."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When the stage is tried again; unset when it is not."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        stage: Global___DocumentState.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "next_attempt_time", b"next_attempt_time", "reason", b"reason", "stage", b"stage", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageError: _TypeAlias = StageError  # noqa: Y015
 
 @_typing.final
 class Document(_message.Message):
@@ -63,6 +208,20 @@ class Document(_message.Message):
     CHAR_COUNT_FIELD_NUMBER: _builtins.int
     EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STAGE_ERROR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    IS_CURRENT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_ID_FIELD_NUMBER: _builtins.int
+    TEXT_SHA256_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RELATED_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    EMPTY_PAGE_COUNT_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """Identifier, a UUIDv7."""
     title: _builtins.str
@@ -76,20 +235,54 @@ class Document(_message.Message):
     sha256: _builtins.str
     """SHA-256 of the original, in hexadecimal."""
     version: _builtins.int
-    """Version, from 1."""
+    """Version among the documents of its origin, from 1."""
     page_count: _builtins.int
     """Pages; 0 when the type has none."""
     chunk_count: _builtins.int
-    """Chunks the text was cut into."""
+    """Chunks the text was cut into; 0, like the other counts, until that is known."""
     token_count: _builtins.int
     """Tokens of the text."""
     char_count: _builtins.int
     """Characters of the text."""
     embedding_model: _builtins.str
     """Model whose vectors the chunks carry."""
+    state: Global___DocumentState.ValueType
+    """How far it is."""
+    source: _builtins.str
+    """Where it comes from, as the uploader names it: a path, a URL, a key."""
+    is_current: _builtins.bool
+    """Whether search sees it: it is READY and no newer version of it is."""
+    previous_version_id: _builtins.str
+    """The version before it; empty for the first."""
+    text_sha256: _builtins.str
+    """SHA-256 of the text with case, spaces and forms of characters made equal, in hexadecimal; empty until it is known."""
+    collection_id: _builtins.str
+    """Collection it is in; empty for none."""
+    language: _builtins.str
+    """Language, ISO 639-1."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose it is."""
+    verdict: Global___Verdict.ValueType
+    """What the upload turned out to be."""
+    related_document_id: _builtins.str
+    """The document that the verdict refers to; empty for NEW."""
+    empty_page_count: _builtins.int
+    """Pages without text, pictures perhaps: what stands on them is not found."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the document became searchable."""
+        """When the upload was taken."""
+
+    @_builtins.property
+    def stage_error(self) -> Global___StageError:
+        """Why the last attempt did not succeed; unset once one did."""
+
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """What the uploader said about it, to be filtered by."""
+
+    @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """When all of it was committed; unset before."""
 
     def __init__(
         self,
@@ -107,10 +300,24 @@ class Document(_message.Message):
         char_count: _builtins.int = ...,
         embedding_model: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___DocumentState.ValueType = ...,
+        stage_error: Global___StageError | None = ...,
+        source: _builtins.str = ...,
+        is_current: _builtins.bool = ...,
+        previous_version_id: _builtins.str = ...,
+        text_sha256: _builtins.str = ...,
+        collection_id: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        language: _builtins.str = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        related_document_id: _builtins.str = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        empty_page_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata", "ready_time", b"ready_time", "stage_error", b"stage_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_count", b"char_count", "chunk_count", b"chunk_count", "create_time", b"create_time", "document_id", b"document_id", "embedding_model", b"embedding_model", "filename", b"filename", "mime_type", b"mime_type", "page_count", b"page_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "title", b"title", "token_count", b"token_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_count", b"char_count", "chunk_count", b"chunk_count", "collection_id", b"collection_id", "create_time", b"create_time", "document_id", b"document_id", "embedding_model", b"embedding_model", "empty_page_count", b"empty_page_count", "filename", b"filename", "is_current", b"is_current", "language", b"language", "metadata", b"metadata", "mime_type", b"mime_type", "page_count", b"page_count", "previous_version_id", b"previous_version_id", "ready_time", b"ready_time", "related_document_id", b"related_document_id", "scope", b"scope", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "stage_error", b"stage_error", "state", b"state", "text_sha256", b"text_sha256", "title", b"title", "token_count", b"token_count", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,6 +334,13 @@ class UploadDocumentRequest(_message.Message):
     MIME_TYPE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    RETURN_EARLY_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     filename: _builtins.str
     """Name of the file; its ending helps to tell the type."""
     title: _builtins.str
@@ -137,6 +351,24 @@ class UploadDocumentRequest(_message.Message):
     """Makes a retry safe: the same id and bytes make one document."""
     chunk: _builtins.bytes
     """The next bytes of the file, at most 1 MiB."""
+    source: _builtins.str
+    """Where the file comes from: a path, a URL, a key. Uploads of one source are versions of one document."""
+    policy: Global___DuplicatePolicy.ValueType
+    """What is done when the upload is not new; SKIP when unspecified."""
+    return_early: _builtins.bool
+    """Whether to answer as soon as the upload is kept, before it is searchable."""
+    collection_id: _builtins.str
+    """Collection that the document goes into; of the same scope. NOT_FOUND if it does not exist."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose document it becomes; the tenant's when unspecified."""
+    language: _builtins.str
+    """Language, ISO 639-1, for example "pt"; found out from the text when empty."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Fields to filter searches by: texts, numbers, booleans; moments as texts in RFC 3339. At most 64 KiB as JSON.
+        Over HTTP a JSON object as text.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +377,17 @@ class UploadDocumentRequest(_message.Message):
         mime_type: _builtins.str = ...,
         request_id: _builtins.str = ...,
         chunk: _builtins.bytes = ...,
+        source: _builtins.str = ...,
+        policy: Global___DuplicatePolicy.ValueType = ...,
+        return_early: _builtins.bool = ...,
+        collection_id: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "filename", b"filename", "mime_type", b"mime_type", "request_id", b"request_id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collection_id", b"collection_id", "filename", b"filename", "language", b"language", "metadata", b"metadata", "mime_type", b"mime_type", "policy", b"policy", "request_id", b"request_id", "return_early", b"return_early", "scope", b"scope", "source", b"source", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,21 +401,33 @@ class UploadDocumentResponse(_message.Message):
 
     DOCUMENT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    RELATED_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    TITLE_SIMILARITY_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """What the upload turned out to be."""
+    related_document_id: _builtins.str
+    """The document that the verdict refers to; unset for NEW."""
+    kept: _builtins.bool
+    """Whether the upload was kept as a document: `document` is it."""
+    title_similarity: _builtins.float
+    """How alike the two titles are, from 0 to 1; 0 unless the verdict is SUSPECTED."""
     @_builtins.property
     def document(self) -> Global___Document:
-        """The document: the new one, or the one that was there."""
+        """The document: the new one if the upload was kept, else the one that was there."""
 
     def __init__(
         self,
         *,
         document: Global___Document | None = ...,
         verdict: Global___Verdict.ValueType = ...,
+        related_document_id: _builtins.str = ...,
+        kept: _builtins.bool = ...,
+        title_similarity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "kept", b"kept", "related_document_id", b"related_document_id", "title_similarity", b"title_similarity", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,19 +463,41 @@ class ListDocumentsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    CURRENT_ONLY_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Most documents to return; 50 when 0, 1000 at the most."""
     page_token: _builtins.str
     """`next_page_token` of the page before; the other fields must be as they were then."""
+    collection_id: _builtins.str
+    """Only documents of this collection."""
+    source: _builtins.str
+    """Only documents of this source."""
+    current_only: _builtins.bool
+    """Only documents that search sees."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose documents; the tenant's when unspecified."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DocumentState.ValueType]:
+        """Only documents in these states; in any when empty."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        states: _abc.Iterable[Global___DocumentState.ValueType] | None = ...,
+        collection_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        current_only: _builtins.bool = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_id", b"collection_id", "current_only", b"current_only", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "source", b"source", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -279,3 +552,484 @@ class DeleteDocumentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDocumentRequest: _TypeAlias = DeleteDocumentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDocumentRequest(_message.Message):
+    """Request of UpdateDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document to change."""
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """The new values; only the fields named by the mask are read, and only they are checked."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to change: "title", "metadata", "collectionId"."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        document: Global___Document | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "document_id", b"document_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDocumentRequest: _TypeAlias = UpdateDocumentRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentVersionsRequest(_message.Message):
+    """Request of ListDocumentVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Any of the versions."""
+    page_size: _builtins.int
+    """Most versions to return; 50 when 0, 1000 at the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be as they were then."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentVersionsRequest: _TypeAlias = ListDocumentVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentVersionsResponse(_message.Message):
+    """Response of ListDocumentVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """The versions, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___Document] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentVersionsResponse: _TypeAlias = ListDocumentVersionsResponse  # noqa: Y015
+
+@_typing.final
+class CheckDuplicateRequest(_message.Message):
+    """Request of CheckDuplicate. What is left empty is not compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    TEXT_SHA256_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256 of the bytes, in lower-case hexadecimal."""
+    text_sha256: _builtins.str
+    """SHA-256 of the text as in Document.text_sha256."""
+    source: _builtins.str
+    """Where the file comes from."""
+    title: _builtins.str
+    """Title for people."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose documents it is compared with; the tenant's when unspecified."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        text_sha256: _builtins.str = ...,
+        source: _builtins.str = ...,
+        title: _builtins.str = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope", "sha256", b"sha256", "source", b"source", "text_sha256", b"text_sha256", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDuplicateRequest: _TypeAlias = CheckDuplicateRequest  # noqa: Y015
+
+@_typing.final
+class CheckDuplicateResponse(_message.Message):
+    """Response of CheckDuplicate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    TITLE_SIMILARITY_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """What an upload would turn out to be."""
+    title_similarity: _builtins.float
+    """How alike the two titles are, from 0 to 1; 0 unless the verdict is SUSPECTED."""
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """The document that the verdict refers to; unset for NEW."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        document: Global___Document | None = ...,
+        title_similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "title_similarity", b"title_similarity", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckDuplicateResponse: _TypeAlias = CheckDuplicateResponse  # noqa: Y015
+
+@_typing.final
+class WatchIngestionRequest(_message.Message):
+    """Request of WatchIngestion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document to watch."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIngestionRequest: _TypeAlias = WatchIngestionRequest  # noqa: Y015
+
+@_typing.final
+class IngestionProgress(_message.Message):
+    """How far a document is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STAGE_ERROR_FIELD_NUMBER: _builtins.int
+    RELATED_DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document."""
+    state: Global___DocumentState.ValueType
+    """How far it is."""
+    done: _builtins.int
+    """Parts of this stage that are done: chunks embedded or committed."""
+    total: _builtins.int
+    """Parts of this stage in all; 0 while that is not known."""
+    attempt: _builtins.int
+    """Which attempt this is, from 1; 0 before the first."""
+    related_document_id: _builtins.str
+    """The document that its text turned out to be; set when the state is SKIPPED."""
+    @_builtins.property
+    def stage_error(self) -> Global___StageError:
+        """Why the last attempt did not succeed; unset once one did."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        state: Global___DocumentState.ValueType = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        stage_error: Global___StageError | None = ...,
+        related_document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stage_error", b"stage_error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "document_id", b"document_id", "done", b"done", "related_document_id", b"related_document_id", "stage_error", b"stage_error", "state", b"state", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestionProgress: _TypeAlias = IngestionProgress  # noqa: Y015
+
+@_typing.final
+class RetryIngestionRequest(_message.Message):
+    """Request of RetryIngestion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document to work on."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryIngestionRequest: _TypeAlias = RetryIngestionRequest  # noqa: Y015
+
+@_typing.final
+class DiagnoseDocumentRequest(_message.Message):
+    """Request of DiagnoseDocument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document to look at."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseDocumentRequest: _TypeAlias = DiagnoseDocumentRequest  # noqa: Y015
+
+@_typing.final
+class EmbeddedChunks(_message.Message):
+    """Chunks that carry vectors of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    IS_SEARCHED_FIELD_NUMBER: _builtins.int
+    embedding_model: _builtins.str
+    """The model."""
+    chunks: _builtins.int
+    """How many chunks."""
+    is_searched: _builtins.bool
+    """Whether it is the model that queries are compared with."""
+    def __init__(
+        self,
+        *,
+        embedding_model: _builtins.str = ...,
+        chunks: _builtins.int = ...,
+        is_searched: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "embedding_model", b"embedding_model", "is_searched", b"is_searched"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbeddedChunks: _TypeAlias = EmbeddedChunks  # noqa: Y015
+
+@_typing.final
+class Diagnosis(_message.Message):
+    """Why a document is searchable or is not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Diagnosis._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CAUSE_UNSPECIFIED: Diagnosis._Cause.ValueType  # 0
+        """Not stated."""
+        CAUSE_SEARCHABLE: Diagnosis._Cause.ValueType  # 1
+        """Nothing: search finds it by words and by vectors."""
+        CAUSE_WAITING: Diagnosis._Cause.ValueType  # 2
+        """It waits for a worker, or for its next attempt."""
+        CAUSE_IN_WORK: Diagnosis._Cause.ValueType  # 3
+        """A worker is at it."""
+        CAUSE_WORKER_LOST: Diagnosis._Cause.ValueType  # 4
+        """Its worker does not answer; another one takes over when the lease has ended."""
+        CAUSE_FAILED: Diagnosis._Cause.ValueType  # 5
+        """It failed, and is not tried again by itself."""
+        CAUSE_SUPERSEDED: Diagnosis._Cause.ValueType  # 6
+        """A newer version of it is found instead."""
+        CAUSE_SKIPPED: Diagnosis._Cause.ValueType  # 7
+        """It is the text of another document, and was not kept."""
+        CAUSE_REEMBEDDING: Diagnosis._Cause.ValueType  # 8
+        """It is found by words; its vectors are of a model that is no longer used, and are being made anew."""
+        CAUSE_ORIGINAL_MISSING: Diagnosis._Cause.ValueType  # 9
+        """It is found, but its original is missing: it cannot be read anew."""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+        """What stands in the way."""
+
+    CAUSE_UNSPECIFIED: Diagnosis.Cause.ValueType  # 0
+    """Not stated."""
+    CAUSE_SEARCHABLE: Diagnosis.Cause.ValueType  # 1
+    """Nothing: search finds it by words and by vectors."""
+    CAUSE_WAITING: Diagnosis.Cause.ValueType  # 2
+    """It waits for a worker, or for its next attempt."""
+    CAUSE_IN_WORK: Diagnosis.Cause.ValueType  # 3
+    """A worker is at it."""
+    CAUSE_WORKER_LOST: Diagnosis.Cause.ValueType  # 4
+    """Its worker does not answer; another one takes over when the lease has ended."""
+    CAUSE_FAILED: Diagnosis.Cause.ValueType  # 5
+    """It failed, and is not tried again by itself."""
+    CAUSE_SUPERSEDED: Diagnosis.Cause.ValueType  # 6
+    """A newer version of it is found instead."""
+    CAUSE_SKIPPED: Diagnosis.Cause.ValueType  # 7
+    """It is the text of another document, and was not kept."""
+    CAUSE_REEMBEDDING: Diagnosis.Cause.ValueType  # 8
+    """It is found by words; its vectors are of a model that is no longer used, and are being made anew."""
+    CAUSE_ORIGINAL_MISSING: Diagnosis.Cause.ValueType  # 9
+    """It is found, but its original is missing: it cannot be read anew."""
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    IS_SEARCHABLE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CRASHES_FIELD_NUMBER: _builtins.int
+    LEASE_TIME_FIELD_NUMBER: _builtins.int
+    INDEXED_CHUNKS_FIELD_NUMBER: _builtins.int
+    INDEXED_TERMS_FIELD_NUMBER: _builtins.int
+    EMBEDDED_CHUNKS_FIELD_NUMBER: _builtins.int
+    HAS_ORIGINAL_FIELD_NUMBER: _builtins.int
+    cause: Global___Diagnosis.Cause.ValueType
+    """What stands in the way."""
+    explanation: _builtins.str
+    """The same for people, in English, with what to do about it."""
+    is_searchable: _builtins.bool
+    """Whether search finds it."""
+    attempts: _builtins.int
+    """Attempts so far."""
+    crashes: _builtins.int
+    """Attempts that ended with the death of their process."""
+    indexed_chunks: _builtins.int
+    """Chunks in the index."""
+    indexed_terms: _builtins.int
+    """Terms in the index."""
+    has_original: _builtins.bool
+    """Whether the object store has the original."""
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """The document."""
+
+    @_builtins.property
+    def lease_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when its worker has it; unset when none has."""
+
+    @_builtins.property
+    def embedded_chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddedChunks]:
+        """Chunks by the model of their vectors."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+        cause: Global___Diagnosis.Cause.ValueType = ...,
+        explanation: _builtins.str = ...,
+        is_searchable: _builtins.bool = ...,
+        attempts: _builtins.int = ...,
+        crashes: _builtins.int = ...,
+        lease_time: _timestamp_pb2.Timestamp | None = ...,
+        indexed_chunks: _builtins.int = ...,
+        indexed_terms: _builtins.int = ...,
+        embedded_chunks: _abc.Iterable[Global___EmbeddedChunks] | None = ...,
+        has_original: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "lease_time", b"lease_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cause", b"cause", "crashes", b"crashes", "document", b"document", "embedded_chunks", b"embedded_chunks", "explanation", b"explanation", "has_original", b"has_original", "indexed_chunks", b"indexed_chunks", "indexed_terms", b"indexed_terms", "is_searchable", b"is_searchable", "lease_time", b"lease_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Diagnosis: _TypeAlias = Diagnosis  # noqa: Y015
+
+@_typing.final
+class DownloadOriginalRequest(_message.Message):
+    """Request of DownloadOriginal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document whose original is wanted."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadOriginalRequest: _TypeAlias = DownloadOriginalRequest  # noqa: Y015
+
+@_typing.final
+class DownloadOriginalResponse(_message.Message):
+    """Response of DownloadOriginal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    FILENAME_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes."""
+    filename: _builtins.str
+    """Name of the file; in the first message only."""
+    mime_type: _builtins.str
+    """Media type; in the first message only."""
+    size_bytes: _builtins.int
+    """Size of the whole file in bytes; in the first message only."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        filename: _builtins.str = ...,
+        mime_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "filename", b"filename", "mime_type", b"mime_type", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadOriginalResponse: _TypeAlias = DownloadOriginalResponse  # noqa: Y015

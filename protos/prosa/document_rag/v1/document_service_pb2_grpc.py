@@ -31,8 +31,10 @@ class DocumentServiceStub:
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-    searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+    chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+    earlier one back.
     """
 
     def __init__(self, channel):
@@ -61,6 +63,41 @@ class DocumentServiceStub:
                 request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.UpdateDocument = channel.unary_unary(
+                '/prosa.document_rag.v1.DocumentService/UpdateDocument',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.UpdateDocumentRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.FromString,
+                _registered_method=True)
+        self.ListDocumentVersions = channel.unary_unary(
+                '/prosa.document_rag.v1.DocumentService/ListDocumentVersions',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsResponse.FromString,
+                _registered_method=True)
+        self.CheckDuplicate = channel.unary_unary(
+                '/prosa.document_rag.v1.DocumentService/CheckDuplicate',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateResponse.FromString,
+                _registered_method=True)
+        self.WatchIngestion = channel.unary_stream(
+                '/prosa.document_rag.v1.DocumentService/WatchIngestion',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.WatchIngestionRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.IngestionProgress.FromString,
+                _registered_method=True)
+        self.RetryIngestion = channel.unary_unary(
+                '/prosa.document_rag.v1.DocumentService/RetryIngestion',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.RetryIngestionRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.FromString,
+                _registered_method=True)
+        self.DiagnoseDocument = channel.unary_unary(
+                '/prosa.document_rag.v1.DocumentService/DiagnoseDocument',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DiagnoseDocumentRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Diagnosis.FromString,
+                _registered_method=True)
+        self.DownloadOriginal = channel.unary_stream(
+                '/prosa.document_rag.v1.DocumentService/DownloadOriginal',
+                request_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalRequest.SerializeToString,
+                response_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalResponse.FromString,
+                _registered_method=True)
 
 
 class DocumentServiceServicer:
@@ -68,19 +105,25 @@ class DocumentServiceServicer:
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-    searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+    chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+    earlier one back.
     """
 
     def UploadDocument(self, request_iterator, context):
-        """Uploads a document and makes it searchable before answering: plain text, Markdown, HTML, PDF or DOCX.
+        """Uploads a document: PDF, DOCX, PPTX, XLSX, HTML, Markdown, plain text, CSV or EPUB.
 
         The first message carries the description, every message may carry a piece of the bytes. Over HTTP the body is
         the file itself and the description stands in the query.
-        The same bytes again are no error: the verdict is DUPLICATE_OF and the document is the one that exists.
+        Answers when the document is searchable, or at once with `return_early`. From then on the document is kept
+        whatever breaks: a process that dies or a provider that is away delays it, and `state` and `stage_error` say so.
+        An upload that waits is answered early, with the state it is in, when such a thing delays it.
+        What was there before is no error: the verdict says what the upload turned out to be, and `policy` what is done.
         Idempotent by `request_id`: with other bytes FAILED_PRECONDITION.
         Returns INVALID_ARGUMENT with reason DOCUMENT_UNREADABLE or DOCUMENT_EMPTY (a scan without text, for example)
-        for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then.
+        for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then. With
+        `return_early` only the size is known so soon: a document without text becomes FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,15 +137,72 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDocuments(self, request, context):
-        """Lists documents, newest first.
+        """Lists documents, newest first, whatever state they are in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocument(self, request, context):
-        """Deletes a document, its original and its chunks. Answers that cite it keep their quotes.
+        """Deletes a document, its original and its chunks, in whatever state it is. Answers that cite it keep their quotes.
+        Other versions stay as they are: an earlier one does not become current again.
         Returns NOT_FOUND if it does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDocument(self, request, context):
+        """Updates the fields named by the mask: title, metadata, collection_id. A new title is shown at once; search knows it
+        when the document has been read anew, which begins by itself.
+        Returns NOT_FOUND if the document or the collection does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocumentVersions(self, request, context):
+        """Lists the versions of a document, the newest first; any version may be named.
+        Returns NOT_FOUND if it does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckDuplicate(self, request, context):
+        """Says what an upload would turn out to be, from what is known of it, without uploading.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchIngestion(self, request, context):
+        """Streams how far a document is, whichever process works on it: its state now, every change, and the end (READY,
+        FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryIngestion(self, request, context):
+        """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
+        on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+        Returns NOT_FOUND if it does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiagnoseDocument(self, request, context):
+        """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadOriginal(self, request, context):
+        """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
+        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +231,41 @@ def add_DocumentServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
+            'UpdateDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDocument,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.UpdateDocumentRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.SerializeToString,
+            ),
+            'ListDocumentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocumentVersions,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsResponse.SerializeToString,
+            ),
+            'CheckDuplicate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckDuplicate,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateResponse.SerializeToString,
+            ),
+            'WatchIngestion': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchIngestion,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.WatchIngestionRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.IngestionProgress.SerializeToString,
+            ),
+            'RetryIngestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryIngestion,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.RetryIngestionRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.SerializeToString,
+            ),
+            'DiagnoseDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiagnoseDocument,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DiagnoseDocumentRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Diagnosis.SerializeToString,
+            ),
+            'DownloadOriginal': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadOriginal,
+                    request_deserializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalRequest.FromString,
+                    response_serializer=prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'prosa.document_rag.v1.DocumentService', rpc_method_handlers)
@@ -144,8 +279,10 @@ class DocumentService:
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-    searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+    chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+    earlier one back.
     """
 
     @staticmethod
@@ -246,6 +383,195 @@ class DocumentService:
             '/prosa.document_rag.v1.DocumentService/DeleteDocument',
             prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DeleteDocumentRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/UpdateDocument',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.UpdateDocumentRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocumentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/ListDocumentVersions',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.ListDocumentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckDuplicate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/CheckDuplicate',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.CheckDuplicateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchIngestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/WatchIngestion',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.WatchIngestionRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.IngestionProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryIngestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/RetryIngestion',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.RetryIngestionRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Document.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiagnoseDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/DiagnoseDocument',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DiagnoseDocumentRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.Diagnosis.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadOriginal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/prosa.document_rag.v1.DocumentService/DownloadOriginal',
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalRequest.SerializeToString,
+            prosa_dot_document__rag_dot_v1_dot_document__service__pb2.DownloadOriginalResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,8 +32,10 @@ class DocumentServiceStub:
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-      searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+      chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+      earlier one back.
     """
 
     @_typing.overload
@@ -41,22 +43,53 @@ class DocumentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DocumentServiceAsyncStub: ...
     UploadDocument: _grpc.StreamUnaryMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]
-    """Uploads a document and makes it searchable before answering: plain text, Markdown, HTML, PDF or DOCX.
+    """Uploads a document: PDF, DOCX, PPTX, XLSX, HTML, Markdown, plain text, CSV or EPUB.
 
     The first message carries the description, every message may carry a piece of the bytes. Over HTTP the body is
     the file itself and the description stands in the query.
-    The same bytes again are no error: the verdict is DUPLICATE_OF and the document is the one that exists.
+    Answers when the document is searchable, or at once with `return_early`. From then on the document is kept
+    whatever breaks: a process that dies or a provider that is away delays it, and `state` and `stage_error` say so.
+    An upload that waits is answered early, with the state it is in, when such a thing delays it.
+    What was there before is no error: the verdict says what the upload turned out to be, and `policy` what is done.
     Idempotent by `request_id`: with other bytes FAILED_PRECONDITION.
     Returns INVALID_ARGUMENT with reason DOCUMENT_UNREADABLE or DOCUMENT_EMPTY (a scan without text, for example)
-    for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then.
+    for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then. With
+    `return_early` only the size is known so soon: a document without text becomes FAILED.
     """
     GetDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_service_pb2.Document]
     """Gets a document. Returns NOT_FOUND if it does not exist."""
     ListDocuments: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]
-    """Lists documents, newest first."""
+    """Lists documents, newest first, whatever state they are in."""
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.DeleteDocumentRequest, _empty_pb2.Empty]
-    """Deletes a document, its original and its chunks. Answers that cite it keep their quotes.
+    """Deletes a document, its original and its chunks, in whatever state it is. Answers that cite it keep their quotes.
+    Other versions stay as they are: an earlier one does not become current again.
     Returns NOT_FOUND if it does not exist.
+    """
+    UpdateDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.UpdateDocumentRequest, _document_service_pb2.Document]
+    """Updates the fields named by the mask: title, metadata, collection_id. A new title is shown at once; search knows it
+    when the document has been read anew, which begins by itself.
+    Returns NOT_FOUND if the document or the collection does not exist.
+    """
+    ListDocumentVersions: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentVersionsRequest, _document_service_pb2.ListDocumentVersionsResponse]
+    """Lists the versions of a document, the newest first; any version may be named.
+    Returns NOT_FOUND if it does not exist.
+    """
+    CheckDuplicate: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.CheckDuplicateRequest, _document_service_pb2.CheckDuplicateResponse]
+    """Says what an upload would turn out to be, from what is known of it, without uploading."""
+    WatchIngestion: _grpc.UnaryStreamMultiCallable[_document_service_pb2.WatchIngestionRequest, _document_service_pb2.IngestionProgress]
+    """Streams how far a document is, whichever process works on it: its state now, every change, and the end (READY,
+    FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
+    """
+    RetryIngestion: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.RetryIngestionRequest, _document_service_pb2.Document]
+    """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
+    on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+    Returns NOT_FOUND if it does not exist.
+    """
+    DiagnoseDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.DiagnoseDocumentRequest, _document_service_pb2.Diagnosis]
+    """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist."""
+    DownloadOriginal: _grpc.UnaryStreamMultiCallable[_document_service_pb2.DownloadOriginalRequest, _document_service_pb2.DownloadOriginalResponse]
+    """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
+    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
     """
 
 @_typing.type_check_only
@@ -65,28 +98,61 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-      searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+      chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+      earlier one back.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadDocument: _aio.StreamUnaryMultiCallable[_document_service_pb2.UploadDocumentRequest, _document_service_pb2.UploadDocumentResponse]  # type: ignore[assignment]
-    """Uploads a document and makes it searchable before answering: plain text, Markdown, HTML, PDF or DOCX.
+    """Uploads a document: PDF, DOCX, PPTX, XLSX, HTML, Markdown, plain text, CSV or EPUB.
 
     The first message carries the description, every message may carry a piece of the bytes. Over HTTP the body is
     the file itself and the description stands in the query.
-    The same bytes again are no error: the verdict is DUPLICATE_OF and the document is the one that exists.
+    Answers when the document is searchable, or at once with `return_early`. From then on the document is kept
+    whatever breaks: a process that dies or a provider that is away delays it, and `state` and `stage_error` say so.
+    An upload that waits is answered early, with the state it is in, when such a thing delays it.
+    What was there before is no error: the verdict says what the upload turned out to be, and `policy` what is done.
     Idempotent by `request_id`: with other bytes FAILED_PRECONDITION.
     Returns INVALID_ARGUMENT with reason DOCUMENT_UNREADABLE or DOCUMENT_EMPTY (a scan without text, for example)
-    for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then.
+    for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then. With
+    `return_early` only the size is known so soon: a document without text becomes FAILED.
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.GetDocumentRequest, _document_service_pb2.Document]  # type: ignore[assignment]
     """Gets a document. Returns NOT_FOUND if it does not exist."""
     ListDocuments: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentsRequest, _document_service_pb2.ListDocumentsResponse]  # type: ignore[assignment]
-    """Lists documents, newest first."""
+    """Lists documents, newest first, whatever state they are in."""
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.DeleteDocumentRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a document, its original and its chunks. Answers that cite it keep their quotes.
+    """Deletes a document, its original and its chunks, in whatever state it is. Answers that cite it keep their quotes.
+    Other versions stay as they are: an earlier one does not become current again.
     Returns NOT_FOUND if it does not exist.
+    """
+    UpdateDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.UpdateDocumentRequest, _document_service_pb2.Document]  # type: ignore[assignment]
+    """Updates the fields named by the mask: title, metadata, collection_id. A new title is shown at once; search knows it
+    when the document has been read anew, which begins by itself.
+    Returns NOT_FOUND if the document or the collection does not exist.
+    """
+    ListDocumentVersions: _aio.UnaryUnaryMultiCallable[_document_service_pb2.ListDocumentVersionsRequest, _document_service_pb2.ListDocumentVersionsResponse]  # type: ignore[assignment]
+    """Lists the versions of a document, the newest first; any version may be named.
+    Returns NOT_FOUND if it does not exist.
+    """
+    CheckDuplicate: _aio.UnaryUnaryMultiCallable[_document_service_pb2.CheckDuplicateRequest, _document_service_pb2.CheckDuplicateResponse]  # type: ignore[assignment]
+    """Says what an upload would turn out to be, from what is known of it, without uploading."""
+    WatchIngestion: _aio.UnaryStreamMultiCallable[_document_service_pb2.WatchIngestionRequest, _document_service_pb2.IngestionProgress]  # type: ignore[assignment]
+    """Streams how far a document is, whichever process works on it: its state now, every change, and the end (READY,
+    FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
+    """
+    RetryIngestion: _aio.UnaryUnaryMultiCallable[_document_service_pb2.RetryIngestionRequest, _document_service_pb2.Document]  # type: ignore[assignment]
+    """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
+    on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+    Returns NOT_FOUND if it does not exist.
+    """
+    DiagnoseDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.DiagnoseDocumentRequest, _document_service_pb2.Diagnosis]  # type: ignore[assignment]
+    """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist."""
+    DownloadOriginal: _aio.UnaryStreamMultiCallable[_document_service_pb2.DownloadOriginalRequest, _document_service_pb2.DownloadOriginalResponse]  # type: ignore[assignment]
+    """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
+    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
     """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,8 +160,10 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
 
     The resource model:
 
-    - A Document belongs to a tenant. Its original is kept as uploaded; its text is kept as chunks, which are
-      searchable from the moment the document exists and gone from every search when it is deleted.
+    - A Document belongs to a tenant or to the global library. Its original is kept as uploaded; its text is kept as
+      chunks, which appear all at once when the document is READY and are gone from every search when it is deleted.
+    - Documents of one origin are versions of each other. Search sees the current one alone; deleting it brings no
+      earlier one back.
     """
 
     @_abc_1.abstractmethod
@@ -104,14 +172,18 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_document_service_pb2.UploadDocumentRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.UploadDocumentResponse, _abc.Awaitable[_document_service_pb2.UploadDocumentResponse]]:
-        """Uploads a document and makes it searchable before answering: plain text, Markdown, HTML, PDF or DOCX.
+        """Uploads a document: PDF, DOCX, PPTX, XLSX, HTML, Markdown, plain text, CSV or EPUB.
 
         The first message carries the description, every message may carry a piece of the bytes. Over HTTP the body is
         the file itself and the description stands in the query.
-        The same bytes again are no error: the verdict is DUPLICATE_OF and the document is the one that exists.
+        Answers when the document is searchable, or at once with `return_early`. From then on the document is kept
+        whatever breaks: a process that dies or a provider that is away delays it, and `state` and `stage_error` say so.
+        An upload that waits is answered early, with the state it is in, when such a thing delays it.
+        What was there before is no error: the verdict says what the upload turned out to be, and `policy` what is done.
         Idempotent by `request_id`: with other bytes FAILED_PRECONDITION.
         Returns INVALID_ARGUMENT with reason DOCUMENT_UNREADABLE or DOCUMENT_EMPTY (a scan without text, for example)
-        for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then.
+        for bytes that give no text, and DOCUMENT_TOO_LARGE for too many of them. Nothing is kept then. With
+        `return_early` only the size is known so soon: a document without text becomes FAILED.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +200,7 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.ListDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.ListDocumentsResponse, _abc.Awaitable[_document_service_pb2.ListDocumentsResponse]]:
-        """Lists documents, newest first."""
+        """Lists documents, newest first, whatever state they are in."""
 
     @_abc_1.abstractmethod
     def DeleteDocument(
@@ -136,8 +208,77 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a document, its original and its chunks. Answers that cite it keep their quotes.
+        """Deletes a document, its original and its chunks, in whatever state it is. Answers that cite it keep their quotes.
+        Other versions stay as they are: an earlier one does not become current again.
         Returns NOT_FOUND if it does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateDocument(
+        self,
+        request: _document_service_pb2.UpdateDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.Document, _abc.Awaitable[_document_service_pb2.Document]]:
+        """Updates the fields named by the mask: title, metadata, collection_id. A new title is shown at once; search knows it
+        when the document has been read anew, which begins by itself.
+        Returns NOT_FOUND if the document or the collection does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDocumentVersions(
+        self,
+        request: _document_service_pb2.ListDocumentVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.ListDocumentVersionsResponse, _abc.Awaitable[_document_service_pb2.ListDocumentVersionsResponse]]:
+        """Lists the versions of a document, the newest first; any version may be named.
+        Returns NOT_FOUND if it does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckDuplicate(
+        self,
+        request: _document_service_pb2.CheckDuplicateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.CheckDuplicateResponse, _abc.Awaitable[_document_service_pb2.CheckDuplicateResponse]]:
+        """Says what an upload would turn out to be, from what is known of it, without uploading."""
+
+    @_abc_1.abstractmethod
+    def WatchIngestion(
+        self,
+        request: _document_service_pb2.WatchIngestionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_document_service_pb2.IngestionProgress], _abc.AsyncIterator[_document_service_pb2.IngestionProgress]]:
+        """Streams how far a document is, whichever process works on it: its state now, every change, and the end (READY,
+        FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryIngestion(
+        self,
+        request: _document_service_pb2.RetryIngestionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.Document, _abc.Awaitable[_document_service_pb2.Document]]:
+        """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
+        on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+        Returns NOT_FOUND if it does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def DiagnoseDocument(
+        self,
+        request: _document_service_pb2.DiagnoseDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_document_service_pb2.Diagnosis, _abc.Awaitable[_document_service_pb2.Diagnosis]]:
+        """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist."""
+
+    @_abc_1.abstractmethod
+    def DownloadOriginal(
+        self,
+        request: _document_service_pb2.DownloadOriginalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_document_service_pb2.DownloadOriginalResponse], _abc.AsyncIterator[_document_service_pb2.DownloadOriginalResponse]]:
+        """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
+        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

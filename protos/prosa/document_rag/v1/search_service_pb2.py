@@ -25,10 +25,12 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from prosa.common.v1 import access_pb2 as prosa_dot_common_dot_v1_dot_access__pb2
+from prosa.document_rag.v1 import filter_pb2 as prosa_dot_document__rag_dot_v1_dot_filter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*prosa/document_rag/v1/search_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cprosa/common/v1/access.proto\"\xbb\x01\n\x07Passage\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0f\n\x07section\x18\x05 \x01(\t\x12\x0c\n\x04page\x18\x06 \x01(\x05\x12\x12\n\nchar_start\x18\x07 \x01(\x03\x12\x10\n\x08\x63har_end\x18\x08 \x01(\x03\x12\x0c\n\x04text\x18\t \x01(\t\x12\r\n\x05score\x18\n \x01(\x01\"\xba\x01\n\rSearchRequest\x12\x1d\n\x05query\x18\x01 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\xa0\x1f\x12\x1c\n\x05top_k\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18\x32(\x00\x12=\n\x04mode\x18\x03 \x01(\x0e\x32!.prosa.document_rag.v1.SearchModeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12-\n\x0c\x64ocument_ids\x18\x04 \x03(\tB\x17\xe2\x41\x01\x01\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\x10\x01\x18@\"\x80\x01\n\x0eSearchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.prosa.document_rag.v1.Passage\x12<\n\x0eretrieval_mode\x18\x02 \x01(\x0e\x32$.prosa.document_rag.v1.RetrievalMode*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_VECTOR\x10\x01\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03*I\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14RETRIEVAL_MODE_EXACT\x10\x01\x32\x9c\x01\n\rSearchService\x12\x8a\x01\n\x06Search\x12$.prosa.document_rag.v1.SearchRequest\x1a%.prosa.document_rag.v1.SearchResponse\"3\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x19\"\x14/v1/documents:search:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*prosa/document_rag/v1/search_service.proto\x12\x15prosa.document_rag.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cprosa/common/v1/access.proto\x1a\"prosa/document_rag/v1/filter.proto\"\xbc\x02\n\x07Passage\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x03 \x01(\x05\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0f\n\x07section\x18\x05 \x01(\t\x12\x0c\n\x04page\x18\x06 \x01(\x05\x12\x12\n\nchar_start\x18\x07 \x01(\x03\x12\x10\n\x08\x63har_end\x18\x08 \x01(\x03\x12\x0c\n\x04text\x18\t \x01(\t\x12\r\n\x05score\x18\n \x01(\x01\x12\x15\n\rcollection_id\x18\x0b \x01(\t\x12+\n\x05scope\x18\x0c \x01(\x0e\x32\x1c.prosa.document_rag.v1.Scope\x12\x10\n\x08language\x18\r \x01(\t\x12)\n\x08metadata\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\"\xfb\x04\n\rSearchRequest\x12\x1b\n\x05query\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\x18\xa0\x1f\x12\x1c\n\x05top_k\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18\x32(\x00\x12=\n\x04mode\x18\x03 \x01(\x0e\x32!.prosa.document_rag.v1.SearchModeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12-\n\x0c\x64ocument_ids\x18\x04 \x03(\tB\x17\xe2\x41\x01\x01\xbaH\x10\x92\x01\r\x10\xe8\x07\x18\x01\"\x06r\x04\x10\x01\x18@\x12.\n\x0e\x63ollection_ids\x18\x05 \x03(\tB\x16\xe2\x41\x01\x01\xbaH\x0f\x92\x01\x0c\x10\x64\x18\x01\"\x06r\x04\x10\x01\x18@\x12O\n\x0fmetadata_filter\x18\x06 \x03(\x0b\x32(.prosa.document_rag.v1.MetadataConditionB\x0c\xe2\x41\x01\x01\xbaH\x05\x92\x01\x02\x10\x14\x12\x33\n\tlanguages\x18\x07 \x03(\tB \xe2\x41\x01\x01\xbaH\x19\x92\x01\x16\x10\x14\x18\x01\"\x10r\x0e\x32\x0c^[a-z]{2,3}$\x12\x39\n\x05scope\x18\x08 \x01(\x0e\x32\x1c.prosa.document_rag.v1.ScopeB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12#\n\x06vector\x18\t \x03(\x02\x42\x13\xe2\x41\x01\x01\xbaH\x0c\x92\x01\t\x10\x80 \"\x04\n\x02@\x01\x12\x41\n\treranking\x18\n \x01(\x0e\x32 .prosa.document_rag.v1.RerankingB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01:h\xbaHe\x1a\x63\n\x16search.query_or_vector\x12\x1dquery or vector must be given\x1a*this.query != \'\' || this.vector.size() > 0\"\x92\x01\n\x0eSearchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.prosa.document_rag.v1.Passage\x12<\n\x0eretrieval_mode\x18\x02 \x01(\x0e\x32$.prosa.document_rag.v1.RetrievalMode\x12\x10\n\x08reranker\x18\x03 \x01(\t*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_VECTOR\x10\x01\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03*K\n\tReranking\x12\x19\n\x15RERANKING_UNSPECIFIED\x10\x00\x12\x11\n\rRERANKING_OFF\x10\x01\x12\x10\n\x0cRERANKING_ON\x10\x02*\x86\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14RETRIEVAL_MODE_EXACT\x10\x01\x12\x18\n\x14RETRIEVAL_MODE_INDEX\x10\x02\x12!\n\x1dRETRIEVAL_MODE_EXACT_FALLBACK\x10\x03\x32\x9c\x01\n\rSearchService\x12\x8a\x01\n\x06Search\x12$.prosa.document_rag.v1.SearchRequest\x1a%.prosa.document_rag.v1.SearchResponse\"3\xa2\xbb\x18\x10\n\x0e\x64ocuments.read\x82\xd3\xe4\x93\x02\x19\"\x14/v1/documents:search:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,25 +38,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'prosa.document_rag.v1.searc
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['query']._loaded_options = None
-  _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\240\037'
+  _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\342A\001\002\272H\005r\003\030\240\037'
   _globals['_SEARCHREQUEST'].fields_by_name['top_k']._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['top_k']._serialized_options = b'\342A\001\001\272H\006\032\004\0302(\000'
   _globals['_SEARCHREQUEST'].fields_by_name['mode']._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['mode']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
   _globals['_SEARCHREQUEST'].fields_by_name['document_ids']._loaded_options = None
   _globals['_SEARCHREQUEST'].fields_by_name['document_ids']._serialized_options = b'\342A\001\001\272H\020\222\001\r\020\350\007\030\001\"\006r\004\020\001\030@'
+  _globals['_SEARCHREQUEST'].fields_by_name['collection_ids']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['collection_ids']._serialized_options = b'\342A\001\001\272H\017\222\001\014\020d\030\001\"\006r\004\020\001\030@'
+  _globals['_SEARCHREQUEST'].fields_by_name['metadata_filter']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['metadata_filter']._serialized_options = b'\342A\001\001\272H\005\222\001\002\020\024'
+  _globals['_SEARCHREQUEST'].fields_by_name['languages']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['languages']._serialized_options = b'\342A\001\001\272H\031\222\001\026\020\024\030\001\"\020r\0162\014^[a-z]{2,3}$'
+  _globals['_SEARCHREQUEST'].fields_by_name['scope']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['scope']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_SEARCHREQUEST'].fields_by_name['vector']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['vector']._serialized_options = b'\342A\001\001\272H\014\222\001\t\020\200 \"\004\n\002@\001'
+  _globals['_SEARCHREQUEST'].fields_by_name['reranking']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['reranking']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
+  _globals['_SEARCHREQUEST']._loaded_options = None
+  _globals['_SEARCHREQUEST']._serialized_options = b'\272He\032c\n\026search.query_or_vector\022\035query or vector must be given\032*this.query != \'\' || this.vector.size() > 0'
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._serialized_options = b'\242\273\030\020\n\016documents.read\202\323\344\223\002\031\"\024/v1/documents:search:\001*'
-  _globals['_SEARCHMODE']._serialized_start=701
-  _globals['_SEARCHMODE']._serialized_end=815
-  _globals['_RETRIEVALMODE']._serialized_start=817
-  _globals['_RETRIEVALMODE']._serialized_end=890
-  _globals['_PASSAGE']._serialized_start=192
-  _globals['_PASSAGE']._serialized_end=379
-  _globals['_SEARCHREQUEST']._serialized_start=382
-  _globals['_SEARCHREQUEST']._serialized_end=568
-  _globals['_SEARCHRESPONSE']._serialized_start=571
-  _globals['_SEARCHRESPONSE']._serialized_end=699
-  _globals['_SEARCHSERVICE']._serialized_start=893
-  _globals['_SEARCHSERVICE']._serialized_end=1049
+  _globals['_SEARCHMODE']._serialized_start=1363
+  _globals['_SEARCHMODE']._serialized_end=1477
+  _globals['_RERANKING']._serialized_start=1479
+  _globals['_RERANKING']._serialized_end=1554
+  _globals['_RETRIEVALMODE']._serialized_start=1557
+  _globals['_RETRIEVALMODE']._serialized_end=1691
+  _globals['_PASSAGE']._serialized_start=258
+  _globals['_PASSAGE']._serialized_end=574
+  _globals['_SEARCHREQUEST']._serialized_start=577
+  _globals['_SEARCHREQUEST']._serialized_end=1212
+  _globals['_SEARCHRESPONSE']._serialized_start=1215
+  _globals['_SEARCHRESPONSE']._serialized_end=1361
+  _globals['_SEARCHSERVICE']._serialized_start=1694
+  _globals['_SEARCHSERVICE']._serialized_end=1850
 # @@protoc_insertion_point(module_scope)

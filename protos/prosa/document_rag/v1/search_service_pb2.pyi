@@ -6,8 +6,10 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from prosa.document_rag.v1 import filter_pb2 as _filter_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,7 +32,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_VECTOR: _SearchMode.ValueType  # 1
     """Vectors."""
     SEARCH_MODE_KEYWORD: _SearchMode.ValueType  # 2
-    """Words: Portuguese stems, accents folded, misspelt words corrected, ranked by BM25."""
+    """Words: stems of the document's language, accents folded, misspelt words corrected, ranked by BM25."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
     """Both, fused by reciprocal rank."""
 
@@ -42,10 +44,34 @@ SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
 SEARCH_MODE_VECTOR: SearchMode.ValueType  # 1
 """Vectors."""
 SEARCH_MODE_KEYWORD: SearchMode.ValueType  # 2
-"""Words: Portuguese stems, accents folded, misspelt words corrected, ranked by BM25."""
+"""Words: stems of the document's language, accents folded, misspelt words corrected, ranked by BM25."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
 """Both, fused by reciprocal rank."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
+
+class _Reranking:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RerankingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reranking.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RERANKING_UNSPECIFIED: _Reranking.ValueType  # 0
+    """Not stated; as the service is configured."""
+    RERANKING_OFF: _Reranking.ValueType  # 1
+    """They keep the order in which they were found."""
+    RERANKING_ON: _Reranking.ValueType  # 2
+    """They are reranked, by the reranker that the service is configured with, else by how their words stand together."""
+
+class Reranking(_Reranking, metaclass=_RerankingEnumTypeWrapper):
+    """Whether the passages found are read again and put in a new order."""
+
+RERANKING_UNSPECIFIED: Reranking.ValueType  # 0
+"""Not stated; as the service is configured."""
+RERANKING_OFF: Reranking.ValueType  # 1
+"""They keep the order in which they were found."""
+RERANKING_ON: Reranking.ValueType  # 2
+"""They are reranked, by the reranker that the service is configured with, else by how their words stand together."""
+Global___Reranking: _TypeAlias = Reranking  # noqa: Y015
 
 class _RetrievalMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -57,6 +83,10 @@ class _RetrievalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retriev
     """Vectors were not searched."""
     RETRIEVAL_MODE_EXACT: _RetrievalMode.ValueType  # 1
     """Every vector of the filtered set was compared: recall is 1."""
+    RETRIEVAL_MODE_INDEX: _RetrievalMode.ValueType  # 2
+    """An approximate index was searched until it gave as many as were asked for."""
+    RETRIEVAL_MODE_EXACT_FALLBACK: _RetrievalMode.ValueType  # 3
+    """The approximate index gave too few, so every vector was compared: recall is 1."""
 
 class RetrievalMode(_RetrievalMode, metaclass=_RetrievalModeEnumTypeWrapper):
     """How the vectors were searched."""
@@ -65,6 +95,10 @@ RETRIEVAL_MODE_UNSPECIFIED: RetrievalMode.ValueType  # 0
 """Vectors were not searched."""
 RETRIEVAL_MODE_EXACT: RetrievalMode.ValueType  # 1
 """Every vector of the filtered set was compared: recall is 1."""
+RETRIEVAL_MODE_INDEX: RetrievalMode.ValueType  # 2
+"""An approximate index was searched until it gave as many as were asked for."""
+RETRIEVAL_MODE_EXACT_FALLBACK: RetrievalMode.ValueType  # 3
+"""The approximate index gave too few, so every vector was compared: recall is 1."""
 Global___RetrievalMode: _TypeAlias = RetrievalMode  # noqa: Y015
 
 @_typing.final
@@ -83,6 +117,10 @@ class Passage(_message.Message):
     CHAR_END_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    COLLECTION_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.str
     """The chunk."""
     document_id: _builtins.str
@@ -103,6 +141,16 @@ class Passage(_message.Message):
     """The chunk's text, verbatim."""
     score: _builtins.float
     """Score; comparable within one response only."""
+    collection_id: _builtins.str
+    """Collection of the document; empty when it is in none."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose the document is."""
+    language: _builtins.str
+    """Language of the document, ISO 639-1."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Metadata of the document."""
+
     def __init__(
         self,
         *,
@@ -116,10 +164,14 @@ class Passage(_message.Message):
         char_end: _builtins.int = ...,
         text: _builtins.str = ...,
         score: _builtins.float = ...,
+        collection_id: _builtins.str = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
+        language: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_end", b"char_end", "char_start", b"char_start", "chunk_id", b"chunk_id", "document_id", b"document_id", "document_version", b"document_version", "page", b"page", "score", b"score", "section", b"section", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["char_end", b"char_end", "char_start", b"char_start", "chunk_id", b"chunk_id", "collection_id", b"collection_id", "document_id", b"document_id", "document_version", b"document_version", "language", b"language", "metadata", b"metadata", "page", b"page", "scope", b"scope", "score", b"score", "section", b"section", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,15 +187,41 @@ class SearchRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    COLLECTION_IDS_FIELD_NUMBER: _builtins.int
+    METADATA_FILTER_FIELD_NUMBER: _builtins.int
+    LANGUAGES_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    RERANKING_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What is looked for, in the words of a person."""
+    """What is looked for, in the words of a person; may be empty beside a `vector`."""
     top_k: _builtins.int
     """Most passages to return; 8 when 0."""
     mode: Global___SearchMode.ValueType
     """What the query is compared with; HYBRID when unspecified."""
+    scope: _filter_pb2.Scope.ValueType
+    """Whose documents; the tenant's and the global library's when unspecified."""
+    reranking: Global___Reranking.ValueType
+    """Whether the passages found are put in a new order by reading them again."""
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only chunks of these documents; of all when empty."""
+        """Only chunks of these documents; of all when empty. With `collection_ids` too: of either."""
+
+    @_builtins.property
+    def collection_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only chunks of the documents in these collections, of the tenant or of the global library; of all when empty."""
+
+    @_builtins.property
+    def metadata_filter(self) -> _containers.RepeatedCompositeFieldContainer[_filter_pb2.MetadataCondition]:
+        """Only chunks whose document's metadata meet all of these."""
+
+    @_builtins.property
+    def languages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only chunks of documents in these languages (ISO 639-1), for example "pt"; in any when empty."""
+
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The query as a vector, made by the model of the collections named (or of the service, when they name none)."""
 
     def __init__(
         self,
@@ -152,10 +230,16 @@ class SearchRequest(_message.Message):
         top_k: _builtins.int = ...,
         mode: Global___SearchMode.ValueType = ...,
         document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        collection_ids: _abc.Iterable[_builtins.str] | None = ...,
+        metadata_filter: _abc.Iterable[_filter_pb2.MetadataCondition] | None = ...,
+        languages: _abc.Iterable[_builtins.str] | None = ...,
+        scope: _filter_pb2.Scope.ValueType = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
+        reranking: Global___Reranking.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_ids", b"document_ids", "mode", b"mode", "query", b"query", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection_ids", b"collection_ids", "document_ids", b"document_ids", "languages", b"languages", "metadata_filter", b"metadata_filter", "mode", b"mode", "query", b"query", "reranking", b"reranking", "scope", b"scope", "top_k", b"top_k", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,8 +253,11 @@ class SearchResponse(_message.Message):
 
     PASSAGES_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
+    RERANKER_FIELD_NUMBER: _builtins.int
     retrieval_mode: Global___RetrievalMode.ValueType
     """How the vectors were searched."""
+    reranker: _builtins.str
+    """What put the passages in order last; empty when they were not reranked."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
         """The passages, best first."""
@@ -180,10 +267,11 @@ class SearchResponse(_message.Message):
         *,
         passages: _abc.Iterable[Global___Passage] | None = ...,
         retrieval_mode: Global___RetrievalMode.ValueType = ...,
+        reranker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "reranker", b"reranker", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """Search over the chunks of the caller's documents.
+    """Search over the chunks of the caller's documents and of the global library.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,12 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """Search over the chunks of the caller's documents.
+    """Search over the chunks of the caller's documents and of the global library.
     """
 
     def Search(self, request, context):
         """Finds the passages that fit a query best, best first. No match is an empty list.
+        Returns NOT_FOUND for a collection that does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +71,7 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """Search over the chunks of the caller's documents.
+    """Search over the chunks of the caller's documents and of the global library.
     """
 
     @staticmethod

@@ -27,25 +27,29 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """Search over the chunks of the caller's documents."""
+    """Search over the chunks of the caller's documents and of the global library."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
-    """Finds the passages that fit a query best, best first. No match is an empty list."""
+    """Finds the passages that fit a query best, best first. No match is an empty list.
+    Returns NOT_FOUND for a collection that does not exist.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """Search over the chunks of the caller's documents."""
+    """Search over the chunks of the caller's documents and of the global library."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
-    """Finds the passages that fit a query best, best first. No match is an empty list."""
+    """Finds the passages that fit a query best, best first. No match is an empty list.
+    Returns NOT_FOUND for a collection that does not exist.
+    """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Search over the chunks of the caller's documents."""
+    """Search over the chunks of the caller's documents and of the global library."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -53,6 +57,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.SearchResponse, _abc.Awaitable[_search_service_pb2.SearchResponse]]:
-        """Finds the passages that fit a query best, best first. No match is an empty list."""
+        """Finds the passages that fit a query best, best first. No match is an empty list.
+        Returns NOT_FOUND for a collection that does not exist.
+        """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,104 @@
+"""The way of pushed chunks: batches are taken one behind the other, each checked, given its vectors, and written whole.
+
+While a batch is being written the next one is decoded and checked; a stream therefore goes as fast as the slower of the
+two, and never holds more than two batches or, between them, a connection to the database.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+
+from services.document_rag.model import Condition
+from services.document_rag.search.chunk_model import (
+    ChunkDraft,
+    PushedCollection,
+    VectorMissing,
+    Written,
+    checked,
+    unit_vectors,
+)
+from services.document_rag.search.chunk_store import ChunkStore
+from services.document_rag.search.embedders import Embedder, Vectors
+from services.document_rag.search.words import fold, words_of
+from shared.errors import InvalidArgument, NotFound
+
+_KNOWN_SECONDS = 1.0
+_MOST_KNOWN = 10_000
+
+
+class ChunkPush:
+    """Takes chunks in and out of collections."""
+
+    def __init__(self, store: ChunkStore, embedder: Embedder) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._known: dict[tuple[str, str], tuple[float, PushedCollection]] = {}
+
+    async def upsert(self, tenant_id: str, collection_id: str, batches: AsyncIterator[Sequence[ChunkDraft]]) -> Written:
+        """What became of the chunks. An InvalidArgument says in its metadata how many were `written` before it."""
+        collection = await self._own(tenant_id, collection_id)
+        written = Written()
+        writing: asyncio.Task[Written] | None = None
+        try:
+            async for batch in batches:
+                vectors = self._checked_vectors(collection, batch)
+                if writing is not None:
+                    written, writing = written + await writing, None
+                writing = asyncio.create_task(self._write(collection, batch, vectors))
+            return written + await writing if writing is not None else written
+        except InvalidArgument as refusal:
+            if writing is not None:
+                written, writing = written + await writing, None
+            refusal.metadata = {**refusal.metadata, "written": str(written.total)}
+            raise
+        finally:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def delete(
+        self, tenant_id: str, collection_id: str, chunk_ids: Sequence[str], conditions: Sequence[Condition]
+    ) -> int:
+        """How many chunks there were. NotFound for a collection that the tenant does not own."""
+        collection = await self._own(tenant_id, collection_id)
+        return await self._store.delete(collection, chunk_ids, conditions)
+
+    async def known(self, tenant_id: str, collection_id: str) -> PushedCollection:
+        """The collection as it was at most a second ago; one that was deleted since holds no chunks."""
+        key = tenant_id, collection_id
+        at, collection = self._known.get(key, (0.0, None))
+        if collection is None or time.monotonic() - at > _KNOWN_SECONDS:
+            collection = await self._store.collection(tenant_id, collection_id)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = time.monotonic(), collection
+        return collection
+
+    async def embedded_query(self, collection: PushedCollection, text: str) -> Vectors:
+        """The text's vector. VectorMissing where programs bring the vectors: their model is not here."""
+        if collection.brings_vectors:
+            raise VectorMissing("texts cannot be compared here: programs bring the vectors of this collection")
+        return await self._embedder.embed_query(text, dict.fromkeys(map(fold, words_of(text)), 1.0))
+
+    async def _own(self, tenant_id: str, collection_id: str) -> PushedCollection:
+        collection = await self._store.collection(tenant_id, collection_id)
+        if collection.home != tenant_id:
+            raise NotFound("collection", collection_id)
+        return collection
+
+    def _checked_vectors(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> Vectors | None:
+        checked(batch, collection)
+        if not collection.brings_vectors:
+            return None
+        ids = [draft.chunk_id for draft in batch]
+        return unit_vectors([draft.vector for draft in batch], collection.dimensions, ids)
+
+    async def _write(
+        self, collection: PushedCollection, batch: Sequence[ChunkDraft], vectors: Vectors | None
+    ) -> Written:
+        if not batch:
+            return Written()
+        if vectors is None:
+            vectors = np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))
+        return await self._store.write(collection, batch, vectors)
