@@ -9,12 +9,13 @@ from typing import Any
 from prosa.analytics.v1 import report_service_pb2, report_service_pb2_grpc
 from prosa.chat_store.v1 import feed_service_pb2_grpc
 from services.analytics.config import Config
-from services.analytics.feed import Feed
-from services.analytics.feed_positions import FeedPositions
-from services.analytics.handlers import ReportHandlers
-from services.analytics.report import Reports
-from services.analytics.rollup_store import RollupStore
-from services.analytics.worker import Worker
+from services.analytics.intake.feed import Feed
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.worker import Worker
+from services.analytics.reports.handlers import ReportHandlers
+from services.analytics.reports.rollup_reader import RollupReader
+from services.analytics.reports.usage import Reports
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
 from shared.clock import Clock, SystemClock
@@ -66,7 +67,9 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
             await stack.enter_async_context(_in_background(feed.run()))
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
-        yield Analytics([reports_endpoint(Reports(store, positions), SystemClock())], {"mongodb": store.ready})
+        yield Analytics(
+            [reports_endpoint(Reports(RollupReader(database), positions), SystemClock())], {"mongodb": store.ready}
+        )
 
 
 @asynccontextmanager

@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.model import FIGURE_NAMES
-from services.analytics.rollup_store import RollupStore
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
 

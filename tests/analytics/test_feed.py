@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.feed import Feed, Window
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.feed import Feed, Window
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.worker import Worker
 from services.analytics.model import Position
-from services.analytics.rollup_store import RollupStore
-from services.analytics.worker import Worker
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.redis_streams import Stream
 from tests.analytics.conftest import ReadRollups, Redis, Rollups, stream_for
 from tests.analytics.events import NOON, answer, appended, many_events, oracle

@@ -8,20 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.analytics.model import (
-    FIGURE_NAMES,
-    MAX_ROWS,
-    Dimension,
-    Ending,
-    Figures,
-    Grain,
-    MessageFact,
-    RangeTooLargeError,
-    Speaker,
-    UsageQuery,
-)
-from services.analytics.rollups import folded, rows_of, total_of
-from services.analytics.wire import fact_of
+from services.analytics.intake.wire import fact_of
+from services.analytics.model import FIGURE_NAMES, Ending, Figures, MessageFact, Speaker
+from services.analytics.reports.model import MAX_ROWS, Dimension, Grain, RangeTooLargeError, UsageQuery
+from services.analytics.reports.rows import rows_of, total_of
+from services.analytics.rollups.fold import folded
 from shared.errors import InvalidArgument
 from tests.analytics.events import NOON, many_events, oracle
 

@@ -9,10 +9,10 @@ from bson import Int64
 from pydantic import SecretStr
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from services.analytics.intake.wire import entry_bytes
+from services.analytics.intake.worker import EVENT, Worker
 from services.analytics.model import Fact
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import entry_bytes
-from services.analytics.worker import EVENT, Worker
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import Unavailable
 from shared.mongo import MongoDatabase, MongoDriver, open_mongo
 from shared.redis_streams import Stream

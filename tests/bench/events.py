@@ -22,12 +22,12 @@ from deploy.local.engine import running_engine
 from deploy.local.engines import Mongo, Redis
 from deploy.local.ports import free_port
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.feed import Feed
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.feed import Feed
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.wire import entry_bytes
+from services.analytics.intake.worker import EVENT, Worker
 from services.analytics.model import FIGURE_NAMES
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import entry_bytes
-from services.analytics.worker import EVENT, Worker
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.identifiers import new_id
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis

@@ -1,16 +1,16 @@
 """The usage report: one read of rollups, regrouped."""
 
-from services.analytics.feed_positions import FeedPositions
-from services.analytics.model import UsageQuery, UsageReport
-from services.analytics.rollup_store import RollupStore
-from services.analytics.rollups import rows_of, total_of
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.reports.model import UsageQuery, UsageReport
+from services.analytics.reports.rollup_reader import RollupReader
+from services.analytics.reports.rows import rows_of, total_of
 
 
 class Reports:
     """Answers questions about a tenant from its rollups alone."""
 
-    def __init__(self, store: RollupStore, positions: FeedPositions) -> None:
-        self._store = store
+    def __init__(self, reader: RollupReader, positions: FeedPositions) -> None:
+        self._reader = reader
         self._positions = positions
 
     async def usage(self, query: UsageQuery) -> UsageReport:
@@ -19,7 +19,7 @@ class Reports:
         Freshness is read before the sums, so that it never promises more than they hold.
         """
         position = await self._positions.read()
-        reading = await self._store.usage(query)
+        reading = await self._reader.usage(query)
         rows = rows_of(query, reading.hours)
         return UsageReport(
             group_by=query.group_by,

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.analytics.intake.patience import Patience
+from services.analytics.intake.wire import fact_of
 from services.analytics.model import Fact, UncountableEventError
-from services.analytics.patience import Patience
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import fact_of
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import ServiceError, Unavailable
 from shared.redis_streams import Entry, Stream, Stuck
 from shared.telemetry import get_logger

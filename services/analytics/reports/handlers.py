@@ -6,8 +6,8 @@ import grpc
 
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.analytics.v1 import report_service_pb2_grpc as pb_grpc
-from services.analytics import wire
-from services.analytics.report import Reports
+from services.analytics.reports import wire
+from services.analytics.reports.usage import Reports
 from shared.caller import current_caller
 from shared.clock import Clock
 

@@ -1,41 +1,13 @@
-"""The fold from facts into rollups, and from rollups into the rows of a report. No I/O."""
+"""From the sums of hours to the rows of a report. No input or output."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from functools import reduce
 
-from services.analytics.model import (
-    MAX_ROWS,
-    Fact,
-    Figures,
-    RangeTooLargeError,
-    RollupKey,
-    UsageQuery,
-    UsageRow,
-    hour_of,
-)
+from services.analytics.model import Figures
+from services.analytics.reports.model import MAX_ROWS, RangeTooLargeError, UsageQuery, UsageRow
 
 NOTHING = Figures()
-
-
-def folded(facts: Iterable[Fact]) -> dict[RollupKey, Figures]:
-    """What the facts add to which rollup; the order of the facts does not matter."""
-    sums: dict[RollupKey, Figures] = {}
-    for fact in facts:
-        for message in fact.messages:
-            figures = message.figures()
-            if figures == NOTHING:
-                continue
-            key = RollupKey(
-                fact.tenant_id,
-                hour_of(message.create_time),
-                message.model,
-                message.user_id,
-                message.assistant_id,
-            )
-            before = sums.get(key)
-            sums[key] = figures if before is None else before.plus(figures)
-    return sums
 
 
 def rows_of(query: UsageQuery, hours: Iterable[tuple[datetime, tuple[str, ...], Figures]]) -> list[UsageRow]:

@@ -5,18 +5,17 @@ An event whose fact is there has been dealt with; that is the only mark, and it 
 
 import asyncio
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 from pymongo import ASCENDING, InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from services.analytics.model import FIGURE_NAMES, Fact, Figures, MessageFact, RollupKey, UsageQuery
-from services.analytics.rollups import folded
+from services.analytics.model import Fact, Figures, MessageFact, RollupKey
+from services.analytics.rollups.fold import folded
 from shared.errors import Conflict
-from shared.mongo import MongoDatabase, MongoSession, aggregate, mongo_errors, mongo_ready, transaction
+from shared.mongo import MongoDatabase, MongoSession, mongo_errors, mongo_ready, transaction
 
 FACTS = "facts"
 ROLLUPS = "rollups"
@@ -27,7 +26,7 @@ _WRITE_CONFLICT = 112
 
 
 class RollupStore:
-    """The only writer of facts and rollups, and the only reader of rollups."""
+    """The only writer of facts and rollups."""
 
     def __init__(self, database: MongoDatabase) -> None:
         self._database = database
@@ -93,36 +92,6 @@ class RollupStore:
                 await self._facts.insert_one({"_id": event_id, "tenant_id": tenant_id, "dead": reason})
         except DuplicateKeyError:
             return
-
-    async def usage(self, query: UsageQuery) -> "UsageReading":
-        """The rollups of the query's tenant and hours, summed by hour and by the dimensions asked for."""
-        group = {dimension.value: f"${dimension.value}" for dimension in query.group_by}
-        sums: dict[str, Mapping[str, Any]] = {name: {"$sum": f"${name}"} for name in FIGURE_NAMES}
-        hours = {"$gte": query.first_hour(), "$lt": query.hour_after()}
-        pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"tenant_id": query.tenant_id, "hour": hours}},
-            {"$group": {"_id": {"hour": "$hour", **group}, **sums, "documents": {"$sum": 1}}},
-        ]
-        reading = UsageReading()
-        with mongo_errors():
-            async for document in aggregate(self._rollups, pipeline, allowDiskUse=True):
-                reading.add(document, query)
-        return reading
-
-
-class UsageReading:
-    """What was read for a report: sums by hour and dimension, and how many rollups they came from."""
-
-    def __init__(self) -> None:
-        self.hours: list[tuple[datetime, tuple[str, ...], Figures]] = []
-        self.documents_examined = 0
-
-    def add(self, document: Mapping[str, Any], query: UsageQuery) -> None:
-        """Takes one group of the pipeline's answer."""
-        group = document["_id"]
-        split = tuple(group[dimension.value] for dimension in query.group_by)
-        self.hours.append((group["hour"], split, Figures(*(document[name] for name in FIGURE_NAMES))))
-        self.documents_examined += document["documents"]
 
 
 def _addition(key: RollupKey, figures: Figures) -> UpdateOne:

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 import grpc
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.patience import Patience
+from services.analytics.intake.wire import countable, entry_bytes
+from services.analytics.intake.worker import EVENT
 from services.analytics.model import Position
-from services.analytics.patience import Patience
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import countable, entry_bytes
-from services.analytics.worker import EVENT
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import ServiceError, error_of
 from shared.redis_streams import Stream
 from shared.telemetry import get_logger
