@@ -270,6 +270,19 @@ CASES: dict[str, Case] = {
         lambda world: {"assistant_id": world.first.assistant_id, "question": SECRET_TEXT}, NOT_FOUND, "assistant_id"
     ),
     "ReportService.GetUsageReport": Case(lambda world: {}, OK),
+    "ReportService.GetPerformanceReport": Case(lambda world: {}, OK),
+    "ReportService.GetTopicsReport": Case(lambda world: {}, OK),
+    "ReportService.GetSentimentReport": Case(lambda world: {}, OK),
+    "ReportService.GetUserActivityReport": Case(lambda world: {}, OK),
+    "ReportService.GetSessionsReport": Case(lambda world: {}, OK),
+    "ReportService.GetErrorsReport": Case(lambda world: {}, OK),
+    "ReportService.GetRepricingReport": Case(lambda world: {}, OK),
+    "ReportService.ListFacts": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
+    "ReportService.ExportReport": Case(lambda world: {"report": 1}, OK),
+    "ReportService.WatchReport": Case(lambda world: {}, OK),
+    "AgreementService.CheckAgreement": Case(lambda world: {}, OK),
+    "AgreementService.ListDrift": Case(lambda world: {}, OK),
+    "AgreementService.RepairDrift": Case(lambda world: {"drift_id": "drift-1"}, NOT_FOUND),
 }
 
 METHODS = [pytest.param(method, id=f"{method.containing_service.name}.{method.name}") for method in all_methods()]

@@ -389,6 +389,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_DRIFT_NOT_REPAIRABLE: _ErrorReason.ValueType  # 90
+    """The drift is not between facts and rollups, or the facts of its day are not kept any more.
+
+        {"code": 9, "message": "only rollups are written anew from facts", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRIFT_NOT_REPAIRABLE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -761,6 +769,14 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_DRIFT_NOT_REPAIRABLE: ErrorReason.ValueType  # 90
+"""The drift is not between facts and rollups, or the facts of its day are not kept any more.
+
+    {"code": 9, "message": "only rollups are written anew from facts", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRIFT_NOT_REPAIRABLE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
