@@ -109,7 +109,7 @@ async def test_a_service_that_is_away_is_unavailable(gateways: object) -> None:
 
 
 async def test_a_method_the_service_does_not_know_is_not_implemented(client: httpx.AsyncClient) -> None:
-    response = await client.get("/v1/documents/d", headers=KEY)
+    response = await client.get("/v1/plan", headers=KEY)
     assert response.status_code == 501
     assert response.json()["code"] == 12
 
