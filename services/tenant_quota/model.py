@@ -56,6 +56,8 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "assistants.write",
             "assistants.ask",
             "reports.read",
+            "analyses.read",
+            "analyses.write",
             "retention.manage",
             "privacy.manage",
             "audit.read",
@@ -86,6 +88,14 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "documents.read",
         }
     ),
+}
+# What an internal service may do that acts for a tenant in the background, on nobody's behalf.
+BACKGROUND_PERMISSIONS = PERMISSIONS[Role.SERVICE] & {
+    "quota.reserve",
+    "conversations.read",
+    "conversations.list",
+    "conversations.read_all",
+    "conversations.write",
 }
 TENANT_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER, Role.END_USER})
 USER_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER})

@@ -45,6 +45,7 @@ class World:
     document_id: str
     reservation_id: str
     webhook_id: str
+    analysis_id: str
 
     def token(self, key: str) -> str:
         """A token for an API key, good for seconds."""
@@ -283,6 +284,23 @@ CASES: dict[str, Case] = {
     "AgreementService.CheckAgreement": Case(lambda world: {}, OK),
     "AgreementService.ListDrift": Case(lambda world: {}, OK),
     "AgreementService.RepairDrift": Case(lambda world: {"drift_id": "drift-1"}, NOT_FOUND),
+    "AnalysisService.AnalyzeConversation": _foreign_conversation(),
+    "AnalysisService.GetAnalysis": Case(lambda world: {"analysis_id": world.analysis_id}, NOT_FOUND, "analysis_id"),
+    "AnalysisService.ListAnalyses": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
+    "AnalysisService.CorrectAnalysis": Case(
+        lambda world: {
+            "analysis_id": world.analysis_id,
+            "analysis": {"main_topic": "x"},
+            "update_mask": {"paths": ["main_topic"]},
+        },
+        NOT_FOUND,
+        "analysis_id",
+    ),
+    "AnalysisService.GetTopicMap": Case(lambda world: {}, OK),
+    "AnalysisService.GetAnalysisSettings": Case(lambda world: {}, OK),
+    "AnalysisService.UpdateAnalysisSettings": Case(
+        lambda world: {"settings": {"k_anonymity": 3}, "update_mask": {"paths": ["k_anonymity"]}}, OK
+    ),
 }
 
 METHODS = [pytest.param(method, id=f"{method.containing_service.name}.{method.name}") for method in all_methods()]
@@ -315,6 +333,7 @@ def world(system: System) -> World:
     keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
     hook = {"url": f"https://example.org/{CANARY}", "displayName": CANARY}
     webhook = first.admin.post(f"/v1/tenants/{first.tenant_id}/webhooks", hook)["webhook"]
+    analysis = first.admin.post(f"{conversation}:analyze", {})
     eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
     return World(
         system=system,
@@ -329,6 +348,7 @@ def world(system: System) -> World:
         document_id=document["documentId"],
         reservation_id=first.ledger()[0]["reservationId"],
         webhook_id=webhook["webhookId"],
+        analysis_id=analysis["analysisId"],
     )
 
 

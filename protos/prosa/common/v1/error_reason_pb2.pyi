@@ -389,6 +389,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_NOTHING_TO_ANALYSE: _ErrorReason.ValueType  # 85
+    """No person has said anything in the conversation: there is nothing to analyse.
+
+        {"code": 9, "message": "no person has said anything in the conversation", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NOTHING_TO_ANALYSE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "NOTHING_TO_ANALYSE", "description": "no person has said anything in the conversation"}]}
+        ]}
+    """
+    ERROR_REASON_ANALYSIS_SUPERSEDED: _ErrorReason.ValueType  # 86
+    """There is a newer version of the analysis.
+
+        {"code": 9, "message": "version 2 is newer", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ANALYSIS_SUPERSEDED", "domain": "prosa", "metadata": {"newest_version": "2"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ANALYSIS_SUPERSEDED", "description": "version 2 is newer"}]}
+        ]}
+    """
     ERROR_REASON_DRIFT_NOT_REPAIRABLE: _ErrorReason.ValueType  # 90
     """The drift is not between facts and rollups, or the facts of its day are not kept any more.
 
@@ -769,6 +785,22 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_NOTHING_TO_ANALYSE: ErrorReason.ValueType  # 85
+"""No person has said anything in the conversation: there is nothing to analyse.
+
+    {"code": 9, "message": "no person has said anything in the conversation", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NOTHING_TO_ANALYSE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "NOTHING_TO_ANALYSE", "description": "no person has said anything in the conversation"}]}
+    ]}
+"""
+ERROR_REASON_ANALYSIS_SUPERSEDED: ErrorReason.ValueType  # 86
+"""There is a newer version of the analysis.
+
+    {"code": 9, "message": "version 2 is newer", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ANALYSIS_SUPERSEDED", "domain": "prosa", "metadata": {"newest_version": "2"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ANALYSIS_SUPERSEDED", "description": "version 2 is newer"}]}
     ]}
 """
 ERROR_REASON_DRIFT_NOT_REPAIRABLE: ErrorReason.ValueType  # 90
