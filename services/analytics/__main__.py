@@ -68,7 +68,8 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
         yield Analytics(
-            [reports_endpoint(Reports(RollupReader(database), positions), SystemClock())], {"mongodb": store.ready}
+            [reports_endpoint(Reports(RollupReader(store.projection), positions), SystemClock())],
+            {"mongodb": store.ready},
         )
 
 

@@ -1,8 +1,9 @@
 """Facts, figures and rollups: what is counted, and where it is counted."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import Enum, StrEnum
 from operator import add
 from typing import NamedTuple
 
@@ -40,7 +41,11 @@ class Ending(Enum):
 
 
 class Figures(NamedTuple):
-    """Sums. Token components are disjoint: their total is the sum of the four. Cost in micro-units."""
+    """Sums. Token components are disjoint: their total is the sum of the four. Cost in micro-units.
+
+    `timed_turns` are the turns whose latency is known; `latency_ms` and `timed_output_tokens` (output, reasoning) are
+    sums over them. `streamed_turns` are those whose time to first token is known, `time_to_first_token_ms` its sum.
+    """
 
     turns: int = 0
     rag_turns: int = 0
@@ -51,6 +56,12 @@ class Figures(NamedTuple):
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cost_micros: int = 0
+    interrupted_turns: int = 0
+    timed_turns: int = 0
+    latency_ms: int = 0
+    timed_output_tokens: int = 0
+    streamed_turns: int = 0
+    time_to_first_token_ms: int = 0
 
     def plus(self, other: "Figures") -> "Figures":
         """Both together."""
@@ -90,6 +101,8 @@ class MessageFact:
         speaks = self.speaker in (Speaker.ASSISTANT, Speaker.TEAM)
         answered = speaks and self.ending is not Ending.ERROR
         failed = self.speaker is Speaker.ERROR or (speaks and self.ending is Ending.ERROR)
+        timed = answered and self.latency_ms > 0
+        streamed = answered and self.time_to_first_token_ms > 0
         return Figures(
             turns=int(answered),
             rag_turns=int(answered and self.rag),
@@ -100,22 +113,63 @@ class MessageFact:
             output_tokens=self.output_tokens,
             reasoning_tokens=self.reasoning_tokens,
             cost_micros=self.cost_micros,
+            interrupted_turns=int(answered and self.ending is Ending.INTERRUPTED),
+            timed_turns=int(timed),
+            latency_ms=self.latency_ms if timed else 0,
+            timed_output_tokens=self.output_tokens + self.reasoning_tokens if timed else 0,
+            streamed_turns=int(streamed),
+            time_to_first_token_ms=self.time_to_first_token_ms if streamed else 0,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What one event of the feed says. `event_id` is what makes it count once."""
+    """What one event says. `event_id` is what makes it count once; `outside`: the feed does not tell it."""
 
     event_id: str
     tenant_id: str
     conversation_id: str
     channel: str
     messages: tuple[MessageFact, ...]
+    outside: bool = False
+
+
+class Subject(StrEnum):
+    """What a statement is about."""
+
+    FEEDBACK = "feedback"
+    SESSION = "session"
+    CONTENT = "content"
 
 
 @dataclass(frozen=True, slots=True)
-class RollupKey:
+class Statement:
+    """How something is, as of a revision; the newest one counts and takes the place of the one before.
+
+    `subject_id` names it within the tenant. `counts` are added at `time` to the series of its dimensions; `measures`
+    are values for the distributions of that name; `places` are further axes and values to count at. `event_id` makes
+    it count once, and settles which of two statements of the same revision is the newer one.
+    """
+
+    event_id: str
+    tenant_id: str
+    subject: Subject
+    subject_id: str
+    revision: int
+    time: datetime
+    counts: Mapping[str, int]
+    measures: Mapping[str, int] = field(default_factory=dict)
+    places: tuple[tuple[str, str], ...] = ()
+    conversation_id: str = ""
+    user_id: str = ""
+    assistant_id: str = ""
+    team_id: str = ""
+    channel: str = ""
+    model: str = ""
+    outside: bool = False
+
+
+class RollupKey(NamedTuple):
     """Where figures are summed: one tenant, one hour (UTC, its first moment), one combination of the dimensions."""
 
     tenant_id: str
@@ -123,6 +177,40 @@ class RollupKey:
     model: str
     user_id: str
     assistant_id: str
+    team_id: str = ""
+    channel: str = ""
+
+
+class Axis(StrEnum):
+    """What a series follows, one value at a time; the values of an axis sum up to TOTAL, save for the last four."""
+
+    TOTAL = "total"
+    MODEL = "model"
+    ASSISTANT = "assistant"
+    TEAM = "team"
+    USER = "user"
+    CHANNEL = "channel"
+    ERROR = "error"
+    TOPIC = "topic"
+    CATEGORY = "category"
+    FEEDBACK_CATEGORY = "feedback_category"
+
+
+class Step(StrEnum):
+    """How long a document of a series reaches, UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+class SeriesKey(NamedTuple):
+    """One document of a series: the figures of one value of one axis in the step that begins at `start`."""
+
+    tenant_id: str
+    axis: Axis
+    step: Step
+    value: str
+    start: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +224,8 @@ class Position:
 def hour_of(moment: datetime) -> datetime:
     """The first moment of the hour (UTC) in which `moment` lies."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def day_of(moment: datetime) -> datetime:
+    """The first moment of the day (UTC) in which `moment` lies."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -9,10 +9,10 @@ import pytest
 from pydantic import SecretStr
 
 from services.analytics.intake.feed_positions import FeedPositions
-from services.analytics.model import FIGURE_NAMES
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
+from tests.analytics.events import COUNTED
 
 REDIS_DATABASE = 9
 
@@ -72,7 +72,7 @@ def rollups(database: MongoDatabase) -> ReadRollups:
     async def read() -> Rollups:
         found: Rollups = {}
         async for document in database["rollups"].find():
-            found[_key(document)] = {name: document[name] for name in FIGURE_NAMES if document[name]}
+            found[_key(document)] = {name: document[name] for name in COUNTED if document.get(name)}
         return found
 
     return read

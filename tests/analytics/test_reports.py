@@ -34,7 +34,9 @@ async def stub(
     database: MongoDatabase, store: RollupStore, positions: FeedPositions, signing_keys: SigningKeys
 ) -> AsyncIterator[Stub]:
     clock = ManualClock(NOON + timedelta(days=1))
-    async with serving([reports_endpoint(Reports(RollupReader(database), positions), clock)], signing_keys) as channel:
+    async with serving(
+        [reports_endpoint(Reports(RollupReader(store.projection), positions), clock)], signing_keys
+    ) as channel:
         yield pb_grpc.ReportServiceStub(channel)
 
 

@@ -26,13 +26,12 @@ from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.wire import entry_bytes
 from services.analytics.intake.worker import EVENT, Worker
-from services.analytics.model import FIGURE_NAMES
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.identifiers import new_id
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
 from shared.server import run
-from tests.analytics.events import many_events, oracle
+from tests.analytics.events import COUNTED, many_events, oracle
 from tests.analytics.feed_source import FeedSource, feed_stub, served
 from tests.bench.table import Row, publish
 from tests.house.signing import new_signing_keys
@@ -177,7 +176,7 @@ async def _check(engines: Engines, events: Sequence[feed_pb.Event]) -> None:
         return
     counted: Counter[str] = Counter()
     async for rollup in engines.database["rollups"].find():
-        counted.update({name: rollup[name] for name in FIGURE_NAMES})
+        counted.update({name: rollup.get(name, 0) for name in COUNTED})
     expected: Counter[str] = Counter()
     for sums in oracle(events).values():
         expected.update(sums)

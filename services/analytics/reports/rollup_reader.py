@@ -1,47 +1,103 @@
-"""What reports read: rollups, by their index. Nothing here looks at facts."""
+"""What reports read: documents of series and combinations of dimensions, by their indexes. Nothing here looks at facts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from services.analytics.model import FIGURE_NAMES, Figures
-from services.analytics.reports.model import UsageQuery
-from services.analytics.rollups.rollup_store import ROLLUPS
-from shared.mongo import MongoDatabase, aggregate, mongo_errors
+from services.analytics.model import FIGURE_NAMES, Axis
+from services.analytics.reports.calendar import Span
+from services.analytics.reports.model import MAX_DOCUMENTS, Question, too_many_documents
+from services.analytics.rollups.projection import Projection
+from shared.mongo import aggregate, mongo_errors
+
+BATCH = 5_000
+
+
+class Point(NamedTuple):
+    """What one document says: when it begins, of which values, and the fields asked for, as far as it has them."""
+
+    start: datetime
+    split: tuple[str, ...]
+    fields: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read, and how many documents that took."""
+
+    points: list[Point] = field(default_factory=list)
+    documents_examined: int = 0
 
 
 class RollupReader:
     """The only reader of rollups."""
 
-    def __init__(self, database: MongoDatabase) -> None:
-        self._rollups = database[ROLLUPS]
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
 
-    async def usage(self, query: UsageQuery) -> "UsageReading":
-        """The rollups of the query's tenant and hours, summed by hour and by the dimensions asked for."""
-        group = {dimension.value: f"${dimension.value}" for dimension in query.group_by}
-        sums: dict[str, Mapping[str, Any]] = {name: {"$sum": f"${name}"} for name in FIGURE_NAMES}
-        hours = {"$gte": query.first_hour(), "$lt": query.hour_after()}
-        pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"tenant_id": query.tenant_id, "hour": hours}},
-            {"$group": {"_id": {"hour": "$hour", **group}, **sums, "documents": {"$sum": 1}}},
-        ]
-        reading = UsageReading()
+    async def series(
+        self,
+        tenant_id: str,
+        axis: Axis,
+        spans: Sequence[Span],
+        fields: Iterable[str],
+        *,
+        value: str | None = None,
+    ) -> Reading:
+        """The documents of an axis (or of one value on it) in these spans; RangeTooLargeError when they are too many."""
+        reading = Reading()
+        if not spans:
+            return reading
+        series = (await self._projection.current()).series
+        found = series.find(
+            {"$or": [_place(tenant_id, axis, span, value) for span in spans]},
+            dict.fromkeys(fields, 1),
+            batch_size=BATCH,
+            limit=MAX_DOCUMENTS + 1,
+        )
         with mongo_errors():
-            async for document in aggregate(self._rollups, pipeline, allowDiskUse=True):
-                reading.add(document, query)
-        return reading
+            async for document in found:
+                place = document.pop("_id")
+                reading.points.append(Point(place["start"], (place["value"],), document))
+        return _counted(reading, len(reading.points))
+
+    async def combinations(self, question: Question) -> Reading:
+        """The figures of the question's hours, summed by hour and by the dimensions it splits by."""
+        names = [dimension.value for dimension in question.group_by]
+        hours = {"$gte": question.first_hour(), "$lt": question.hour_after()}
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": {"tenant_id": question.tenant_id, "hour": hours}},
+            {"$limit": MAX_DOCUMENTS + 1},
+            {
+                "$group": {
+                    "_id": {"hour": "$hour", **{name: f"${name}" for name in names}},
+                    **{name: {"$sum": f"${name}"} for name in FIGURE_NAMES},
+                    "documents": {"$sum": 1},
+                }
+            },
+        ]
+        rollups, reading, examined = (await self._projection.current()).rollups, Reading(), 0
+        with mongo_errors():
+            async for document in aggregate(rollups, pipeline, allowDiskUse=True):
+                place, examined = document.pop("_id"), examined + document.pop("documents")
+                split = tuple(place.get(name, "") for name in names)
+                reading.points.append(Point(place["hour"], split, document))
+        return _counted(reading, examined)
 
 
-class UsageReading:
-    """What was read for a report: sums by hour and dimension, and how many rollups they came from."""
+def _place(tenant_id: str, axis: Axis, span: Span, value: str | None) -> dict[str, Any]:
+    place = {
+        "_id.tenant_id": tenant_id,
+        "_id.axis": axis.value,
+        "_id.step": span.step.value,
+        "_id.start": {"$gte": span.first, "$lt": span.after},
+    }
+    return place if value is None else {**place, "_id.value": value}
 
-    def __init__(self) -> None:
-        self.hours: list[tuple[datetime, tuple[str, ...], Figures]] = []
-        self.documents_examined = 0
 
-    def add(self, document: Mapping[str, Any], query: UsageQuery) -> None:
-        """Takes one group of the pipeline's answer."""
-        group = document["_id"]
-        split = tuple(group[dimension.value] for dimension in query.group_by)
-        self.hours.append((group["hour"], split, Figures(*(document[name] for name in FIGURE_NAMES))))
-        self.documents_examined += document["documents"]
+def _counted(reading: Reading, examined: int) -> Reading:
+    if examined > MAX_DOCUMENTS:
+        raise too_many_documents()
+    reading.documents_examined = examined
+    return reading

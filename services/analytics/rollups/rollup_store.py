@@ -1,42 +1,33 @@
-"""Facts and rollups in MongoDB. A batch is one transaction: facts (`_id` = the event's id) and the sums they add.
+"""Turns in MongoDB. A batch is one commit: facts (`_id` = the event's id) and the sums they add.
 
 An event whose fact is there has been dealt with; that is the only mark, and it is made in the commit that counts.
 """
 
-import asyncio
-import random
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, InsertOne, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo import UpdateOne
+from pymongo.errors import DuplicateKeyError
 
-from services.analytics.model import Fact, Figures, MessageFact, RollupKey
-from services.analytics.rollups.fold import folded
-from shared.errors import Conflict
-from shared.mongo import MongoDatabase, MongoSession, mongo_errors, mongo_ready, transaction
-
-FACTS = "facts"
-ROLLUPS = "rollups"
-# Two workers on the same hour of the same tenant meet; each try takes a few milliseconds.
-TRIES = 20
-_DUPLICATE_KEY = 11000
-_WRITE_CONFLICT = 112
+from services.analytics.model import FIGURE_NAMES, Fact, Figures, RollupKey, Speaker
+from services.analytics.rollups.commits import committed
+from services.analytics.rollups.documents import fact_document
+from services.analytics.rollups.projection import Generation, Projection
+from services.analytics.rollups.series import add_to_series, combined, folded, series_of
+from shared.mongo import MongoCollection, MongoDatabase, MongoSession, mongo_errors, mongo_ready
 
 
 class RollupStore:
-    """The only writer of facts and rollups."""
+    """The only writer of turns and of what they add up to."""
 
-    def __init__(self, database: MongoDatabase) -> None:
+    def __init__(self, database: MongoDatabase, projection: Projection | None = None) -> None:
         self._database = database
-        self._facts = database[FACTS]
-        self._rollups = database[ROLLUPS]
+        self.projection = projection or Projection(database)
 
     async def prepare(self) -> None:
-        """Creates the index that bounds what a report reads; again and again is fine."""
-        with mongo_errors():
-            await self._rollups.create_index([("tenant_id", ASCENDING), ("hour", ASCENDING)], name="tenant_hour")
+        """Creates the indexes that bound what a report reads; again and again is fine."""
+        await (await self.projection.current()).prepare()
 
     async def ready(self) -> None:
         """Answers within seconds or raises Unavailable."""
@@ -48,80 +39,81 @@ class RollupStore:
         Unavailable and Conflict pass by themselves; anything else means that these facts cannot be stored.
         """
         distinct = list({fact.event_id: fact for fact in facts}.values())
-        for attempt in range(1, TRIES):
-            try:
-                return await self._commit_once(distinct)
-            except Conflict:
-                await asyncio.sleep(random.uniform(0, 0.005 * attempt))  # noqa: S311 only spreads rivals
-        return await self._commit_once(distinct)
-
-    async def _commit_once(self, facts: Sequence[Fact]) -> int:
-        with mongo_errors():
-            async with transaction(self._database) as session:
-                with _races():
-                    return await self._write(facts, session)
-
-    async def _write(self, facts: Sequence[Fact], session: MongoSession) -> int:
-        known = await self._known([fact.event_id for fact in facts], session)
-        fresh = [fact for fact in facts if fact.event_id not in known]
-        if fresh:
-            await self._facts.bulk_write(
-                [InsertOne(_fact_document(fact)) for fact in fresh], ordered=False, session=session
-            )
-        if sums := folded(fresh):
-            await self._rollups.bulk_write(
-                [_addition(key, figures) for key, figures in sums.items()], ordered=False, session=session
-            )
-        return len(fresh)
+        generation = await self.projection.current()
+        return await committed(self._database, lambda session: _write(generation, distinct, session))
 
     async def settled(self, event_ids: Collection[str]) -> set[str]:
         """Which of the events have been dealt with: counted, or given up as dead letters."""
+        generation = await self.projection.current()
         with mongo_errors():
-            return await self._known(list(event_ids), None)
-
-    async def _known(self, event_ids: Sequence[str], session: MongoSession) -> set[str]:
-        cursor = self._facts.find(
-            {"_id": {"$in": list(event_ids)}}, {"_id": 1}, batch_size=len(event_ids) + 1, session=session
-        )
-        return {document["_id"] async for document in cursor}
+            return await known(generation.facts, list(event_ids), None)
 
     async def give_up(self, event_id: str, tenant_id: str, reason: str) -> None:
         """Marks an event that cannot be counted as dealt with, so that the feed may go past it."""
+        generation = await self.projection.current()
         try:
             with mongo_errors():
-                await self._facts.insert_one({"_id": event_id, "tenant_id": tenant_id, "dead": reason})
+                await generation.facts.insert_one({"_id": event_id, "tenant_id": tenant_id, "dead": reason})
         except DuplicateKeyError:
             return
 
 
+async def _write(generation: Generation, facts: Sequence[Fact], session: MongoSession) -> int:
+    before = await known(generation.facts, [fact.event_id for fact in facts], session)
+    fresh = [fact for fact in facts if fact.event_id not in before]
+    if not fresh:
+        return 0
+    await generation.facts.insert_many([fact_document(fact) for fact in fresh], ordered=False, session=session)
+    cells = folded(fresh)
+    if cells:
+        await generation.rollups.bulk_write(
+            [_addition(key, figures) for key, figures in combined(cells).items()], ordered=False, session=session
+        )
+        await add_to_series(generation.series, series_of(cells), session)
+    if active := _activity(fresh):
+        await generation.sessions.bulk_write(active, ordered=False, session=session)
+    return len(fresh)
+
+
+async def known(facts: MongoCollection, event_ids: Sequence[str], session: MongoSession) -> set[str]:
+    """Which of the events have a mark."""
+    cursor = facts.find({"_id": {"$in": list(event_ids)}}, {"_id": 1}, batch_size=len(event_ids) + 1, session=session)
+    return {document["_id"] async for document in cursor}
+
+
 def _addition(key: RollupKey, figures: Figures) -> UpdateOne:
-    names = {name: getattr(key, name) for name in RollupKey.__slots__}
-    return UpdateOne({"_id": names}, {"$inc": figures._asdict(), "$setOnInsert": names}, upsert=True)
+    names = key._asdict()
+    amounts = {name: amount for name, amount in zip(FIGURE_NAMES, figures, strict=True) if amount}
+    return UpdateOne({"_id": names}, {"$inc": amounts, "$setOnInsert": names}, upsert=True)
 
 
-def _fact_document(fact: Fact) -> dict[str, Any]:
-    return {
-        "_id": fact.event_id,
-        "tenant_id": fact.tenant_id,
-        "conversation_id": fact.conversation_id,
-        "channel": fact.channel,
-        "messages": [_message_document(message) for message in fact.messages],
-    }
+def _activity(facts: Sequence[Fact]) -> list[UpdateOne]:
+    """What the facts say about when their conversations were active; in any order it comes to the same."""
+    changes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for fact in facts:
+        if not fact.conversation_id or not fact.messages:
+            continue
+        change = changes.setdefault((fact.tenant_id, fact.conversation_id), {"$min": {}, "$max": {}, "$inc": {}})
+        _widen(change, fact)
+    return [
+        UpdateOne(
+            {"_id": {"tenant_id": tenant_id, "conversation_id": conversation_id}},
+            {**change, "$set": {"open": True}},
+            upsert=True,
+        )
+        for (tenant_id, conversation_id), change in changes.items()
+    ]
 
 
-def _message_document(message: MessageFact) -> dict[str, Any]:
-    document = {name: getattr(message, name) for name in MessageFact.__slots__}
-    kept = {name: value for name, value in document.items() if value not in ("", 0, False)}
-    return {**kept, "speaker": message.speaker.value, "ending": message.ending.value}
-
-
-@contextmanager
-def _races() -> Iterator[None]:
-    """Conflict, when another worker stored the same event or the same rollup first: the next try sees what it did."""
-    try:
-        yield
-    except BulkWriteError as error:
-        codes = {each["code"] for each in (error.details or {}).get("writeErrors", [])}
-        if codes and codes <= {_DUPLICATE_KEY, _WRITE_CONFLICT}:
-            raise Conflict("another worker was first") from error
-        raise
+def _widen(change: Mapping[str, dict[str, Any]], fact: Fact) -> None:
+    least, most, sums = change["$min"], change["$max"], change["$inc"]
+    least["channel"] = min(least.get("channel", fact.channel), fact.channel)
+    for message in fact.messages:
+        at: datetime = message.create_time
+        least["start"], most["end"] = min(least.get("start", at), at), max(most.get("end", at), at)
+        for name in ("user_id", "assistant_id", "team_id"):
+            value = getattr(message, name)
+            least[name] = min(least.get(name, value), value)
+        asked = message.speaker is Speaker.USER
+        sums["messages"] = sums.get("messages", 0) + 1
+        sums["turns"] = sums.get("turns", 0) + (0 if asked else message.figures().turns)

@@ -1,0 +1,50 @@
+"""One commit for all that a batch changes: marks, facts, sums. Rivals are waited for, races are taken again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from pymongo.errors import BulkWriteError
+
+from shared.errors import Conflict
+from shared.mongo import MongoDatabase, MongoSession, mongo_errors, transaction
+
+# Two workers on the same hour of the same tenant meet; each try takes a few milliseconds.
+TRIES = 20
+_DUPLICATE_KEY = 11000
+_WRITE_CONFLICT = 112
+_Result = TypeVar("_Result")
+
+
+async def committed(database: MongoDatabase, write: Callable[[MongoSession], Awaitable[_Result]]) -> _Result:
+    """What `write` returns, done all or not at all; it may be called several times, the last one counts.
+
+    Unavailable and Conflict pass by themselves; anything else means that this can never be written.
+    """
+    for attempt in range(1, TRIES):
+        try:
+            return await _once(database, write)
+        except Conflict:
+            await asyncio.sleep(random.uniform(0, 0.005 * attempt))  # noqa: S311 only spreads rivals
+    return await _once(database, write)
+
+
+async def _once(database: MongoDatabase, write: Callable[[MongoSession], Awaitable[_Result]]) -> _Result:
+    with mongo_errors():
+        async with transaction(database) as session:
+            with _races():
+                return await write(session)
+
+
+@contextmanager
+def _races() -> Iterator[None]:
+    """Conflict, when another worker stored the same event or the same rollup first: the next try sees what it did."""
+    try:
+        yield
+    except BulkWriteError as error:
+        codes = {each["code"] for each in (error.details or {}).get("writeErrors", [])}
+        if codes and codes <= {_DUPLICATE_KEY, _WRITE_CONFLICT}:
+            raise Conflict("another worker was first") from error
+        raise
