@@ -13,8 +13,8 @@ from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.worker import Worker
 from services.analytics.reports.handlers import ReportHandlers
+from services.analytics.reports.reports import Reports
 from services.analytics.reports.rollup_reader import RollupReader
-from services.analytics.reports.usage import Reports
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel

@@ -14,8 +14,8 @@ from services.analytics.__main__ import reports_endpoint
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.wire import fact_of
 from services.analytics.model import Position
+from services.analytics.reports.reports import Reports
 from services.analytics.reports.rollup_reader import RollupReader
-from services.analytics.reports.usage import Reports
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.clock import ManualClock
 from shared.errors import InvalidArgument, error_of

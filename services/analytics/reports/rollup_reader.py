@@ -1,4 +1,4 @@
-"""What reports read: documents of series and combinations of dimensions, by their indexes. Nothing here looks at facts."""
+"""What reports read: documents of series and combinations of dimensions, by their indexes; never facts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class RollupReader:
         *,
         value: str | None = None,
     ) -> Reading:
-        """The documents of an axis (or of one value on it) in these spans; RangeTooLargeError when they are too many."""
+        """The documents of an axis (or of one value on it) in these spans; RangeTooLargeError for too many."""
         reading = Reading()
         if not spans:
             return reading
@@ -59,7 +59,8 @@ class RollupReader:
         with mongo_errors():
             async for document in found:
                 place = document.pop("_id")
-                reading.points.append(Point(place["start"], (place["value"],), document))
+                split = () if axis is Axis.TOTAL else (place["value"],)
+                reading.points.append(Point(place["start"], split, document))
         return _counted(reading, len(reading.points))
 
     async def combinations(self, question: Question) -> Reading:

@@ -1,72 +1,173 @@
 """Between the contract of the reports and their model: questions in, answers out."""
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Literal
+from typing import Any, TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.common.v1 import usage_pb2
-from services.analytics.model import HOUR, Figures
-from services.analytics.reports.model import LATEST, Dimension, Grain, UsageQuery, UsageReport, UsageRow
+from services.analytics.model import HOUR
+from services.analytics.reports.calendar import Grain
+from services.analytics.reports.model import LATEST, Dimension, Question, Report, Row
+from services.analytics.reports.sums import Spread, Sums
+from services.analytics.rollups.series import FIRST_TOKEN, LATENCY
 from services.analytics.wire import moment_of
+
+# Each report has a request and a response of its own; those that say the same say it in the same fields.
+Request: TypeAlias = Any
+Response: TypeAlias = Any
 
 _DIMENSIONS = {
     pb.DIMENSION_MODEL: Dimension.MODEL,
     pb.DIMENSION_USER: Dimension.USER,
     pb.DIMENSION_ASSISTANT: Dimension.ASSISTANT,
+    pb.DIMENSION_TEAM: Dimension.TEAM,
+    pb.DIMENSION_CHANNEL: Dimension.CHANNEL,
+}
+_GRAINS = {
+    pb.GRAIN_UNSPECIFIED: Grain.DAY,
+    pb.GRAIN_DAY: Grain.DAY,
+    pb.GRAIN_HOUR: Grain.HOUR,
+    pb.GRAIN_MONTH: Grain.MONTH,
 }
 
 
-def _asked_moment(request: pb.GetUsageReportRequest, field: Literal["start_time", "end_time"]) -> datetime | None:
+def asked_moment(request: Request, field: str) -> datetime | None:
+    """The moment in an optional field of a request; one that the model refuses when it is outside of the calendar."""
     try:
         return moment_of(getattr(request, field)) if request.HasField(field) else None
     except ValueError:
-        return LATEST + HOUR  # the model refuses it, naming the field
+        return LATEST + HOUR
 
 
-def query_of(request: pb.GetUsageReportRequest, tenant_id: str, now: datetime) -> UsageQuery:
+def question_of(request: Request, tenant_id: str, now: datetime) -> Question:
     """The question asked, defaults filled in; InvalidArgument when it makes no sense."""
-    return UsageQuery.of(
+    return Question.of(
         tenant_id,
-        start=_asked_moment(request, "start_time"),
-        end=_asked_moment(request, "end_time"),
-        grain=Grain.HOUR if request.grain == pb.GRAIN_HOUR else Grain.DAY,
-        group_by=[_DIMENSIONS[dimension] for dimension in request.group_by],
-        time_zone=request.time_zone,
         now=now,
+        start=asked_moment(request, "start_time"),
+        end=asked_moment(request, "end_time"),
+        grain=_GRAINS[request.grain],
+        group_by=[_DIMENSIONS[dimension] for dimension in getattr(request, "group_by", ())],
+        time_zone=request.time_zone,
+        compare=getattr(request, "compare", False),
     )
 
 
-def report_out(report: UsageReport) -> pb.GetUsageReportResponse:
-    """The answer as the contract has it."""
-    response = pb.GetUsageReportResponse(
-        rows=[_row(row, report.group_by) for row in report.rows],
-        total=_figures(report.total),
-        documents_examined=report.documents_examined,
-    )
-    if report.counted_until:
-        response.counted_until_time.FromDatetime(report.counted_until)
+def usage_out(report: Report) -> pb.GetUsageReportResponse:
+    """The usage report as the contract has it."""
+    response = pb.GetUsageReportResponse(rows=_split_rows(report, usage_row))
+    tell_all(response, report, usage_row)
     return response
 
 
-def _row(row: UsageRow, group_by: tuple[Dimension, ...]) -> pb.UsageRow:
-    shown = _figures(row.figures)
-    shown.start_time.FromDatetime(row.start)
-    for dimension, value in zip(group_by, row.split, strict=True):
-        setattr(shown, dimension.value, value)
-    return shown
+def performance_out(report: Report) -> pb.GetPerformanceReportResponse:
+    """The performance report as the contract has it."""
+    response = pb.GetPerformanceReportResponse(rows=_split_rows(report, _performance_row))
+    tell_all(response, report, _performance_row)
+    return response
 
 
-def _figures(figures: Figures) -> pb.UsageRow:
-    return pb.UsageRow(
-        turns=figures.turns,
-        rag_turns=figures.rag_turns,
-        errors=figures.errors,
-        user_messages=figures.user_messages,
-        usage=usage_pb2.TokenUsage(
-            input_tokens=figures.input_tokens,
-            cached_input_tokens=figures.cached_input_tokens,
-            output_tokens=figures.output_tokens,
-            reasoning_tokens=figures.reasoning_tokens,
-        ),
-        cost_micros=figures.cost_micros,
+def errors_out(report: Report) -> pb.GetErrorsReportResponse:
+    """The errors report as the contract has it."""
+    rows = [_error_row(row, report.steps.get(row.start, row.sums)) for row in report.rows]
+    response = pb.GetErrorsReportResponse(rows=rows)
+    tell_all(response, report, _all_errors)
+    return response
+
+
+def tell_all(response: Response, report: Report, row: Callable[[Sums], Response]) -> None:
+    """What every report says besides its rows."""
+    response.total.CopyFrom(row(report.total))
+    response.documents_examined = report.documents_examined
+    tell(response.counted_until_time, report.counted_until)
+    if report.previous is not None:
+        before = report.question.before()
+        response.previous_total.CopyFrom(row(report.previous))
+        response.previous_period.start_time.FromDatetime(before.start)
+        response.previous_period.end_time.FromDatetime(before.end)
+
+
+def tell(timestamp: Timestamp, moment: datetime | None) -> None:
+    """Sets the timestamp when there is a moment."""
+    if moment is not None:
+        timestamp.FromDatetime(moment)
+
+
+def _split_rows(report: Report, shown: Callable[[Sums], Response]) -> Iterable[Response]:
+    for row in report.rows:
+        message = shown(row.sums)
+        message.start_time.FromDatetime(row.start)
+        for dimension, value in zip(report.question.group_by, row.split, strict=True):
+            setattr(message, dimension.value, value)
+        yield message
+
+
+def tokens(sums: Sums) -> usage_pb2.TokenUsage:
+    """The token components."""
+    return usage_pb2.TokenUsage(
+        input_tokens=sums["input_tokens"],
+        cached_input_tokens=sums["cached_input_tokens"],
+        output_tokens=sums["output_tokens"],
+        reasoning_tokens=sums["reasoning_tokens"],
     )
+
+
+def usage_row(sums: Sums) -> pb.UsageRow:
+    """Turns, tokens and cost."""
+    return pb.UsageRow(
+        turns=sums["turns"],
+        rag_turns=sums["rag_turns"],
+        errors=sums["errors"],
+        user_messages=sums["user_messages"],
+        usage=tokens(sums),
+        cost_micros=sums["cost_micros"],
+    )
+
+
+def latency(sums: Sums) -> pb.Distribution:
+    """How long whole answers took."""
+    return distribution(sums.spread(LATENCY, count="timed_turns", total="latency_ms"))
+
+
+def first_token(sums: Sums) -> pb.Distribution:
+    """How long first tokens took."""
+    return distribution(sums.spread(FIRST_TOKEN, count="streamed_turns", total="time_to_first_token_ms"))
+
+
+def distribution(spread: Spread, factor: float = 1.0) -> pb.Distribution:
+    """A spread, its values in another unit."""
+    return pb.Distribution(
+        count=spread.measured,
+        mean=spread.mean * factor,
+        p50=spread.p50 * factor,
+        p95=spread.p95 * factor,
+        p99=spread.p99 * factor,
+    )
+
+
+def _performance_row(sums: Sums) -> pb.PerformanceRow:
+    return pb.PerformanceRow(
+        turns=sums["turns"],
+        latency_ms=latency(sums),
+        time_to_first_token_ms=first_token(sums),
+        tokens_per_second=share(sums["timed_output_tokens"] * 1000, sums["latency_ms"]),
+    )
+
+
+def _error_row(row: Row, step: Sums) -> pb.ErrorRow:
+    errors = row.sums["errors"]
+    message = pb.ErrorRow(error_reason=row.split[0], errors=errors, share=share(errors, step["turns"] + step["errors"]))
+    message.start_time.FromDatetime(row.start)
+    return message
+
+
+def _all_errors(sums: Sums) -> pb.ErrorRow:
+    return pb.ErrorRow(errors=sums["errors"], share=share(sums["errors"], sums["turns"] + sums["errors"]))
+
+
+def share(part: float, whole: float) -> float:
+    """The part in the whole; 0 of nothing."""
+    return part / whole if whole else 0.0

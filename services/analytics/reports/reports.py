@@ -1,0 +1,123 @@
+"""The reports: each reads rollups, regroups them into steps, and sums up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from operator import itemgetter
+
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.model import FIGURE_NAMES, Axis
+from services.analytics.reports.model import MAX_ROWS, Dimension, Question, Report, Row, too_many_rows
+from services.analytics.reports.rollup_reader import Point, Reading, RollupReader
+from services.analytics.reports.sums import Sums, together
+from services.analytics.rollups.series import FIRST_TOKEN, LATENCY
+
+SPEED = (
+    "turns",
+    "timed_turns",
+    "latency_ms",
+    "timed_output_tokens",
+    "streamed_turns",
+    "time_to_first_token_ms",
+    LATENCY,
+    FIRST_TOKEN,
+)
+# Users have series by day only, without how fast they were answered.
+WITH_SPEED = (Dimension.MODEL, Dimension.ASSISTANT, Dimension.TEAM, Dimension.CHANNEL)
+
+Read = Callable[[Question], Awaitable[Reading]]
+
+
+class Reports:
+    """Answers questions about a tenant from its rollups alone.
+
+    Freshness is read before the sums, so that it never promises more than they hold.
+    """
+
+    def __init__(self, reader: RollupReader, positions: FeedPositions) -> None:
+        self._reader = reader
+        self._positions = positions
+
+    async def usage(self, question: Question) -> Report:
+        """Turns, tokens, cost."""
+        if len(question.group_by) > 1 or question.group_by == (Dimension.USER,):
+            return await self._report(question, self._reader.combinations)
+        return await self._by_series(question, FIGURE_NAMES)
+
+    async def performance(self, question: Question) -> Report:
+        """Latency, time to first token, speed."""
+        question.splits_only_by(WITH_SPEED)
+        return await self._by_series(question, SPEED)
+
+    async def errors(self, question: Question) -> Report:
+        """What failed, by reason; the total and the steps are of all turns."""
+        whole, by_reason = await asyncio.gather(
+            self._by_series(question, ("turns", "errors")),
+            self._reader.series(question.tenant_id, Axis.ERROR, question.spans(), ("errors",)),
+        )
+        examined = whole.documents_examined + by_reason.documents_examined
+        return replace(whole, rows=rows_of(question, by_reason.points), documents_examined=examined)
+
+    async def _by_series(self, question: Question, fields: Iterable[str]) -> Report:
+        axis = question.group_by[0].axis() if question.group_by else Axis.TOTAL
+
+        async def read(asked: Question) -> Reading:
+            return await self._reader.series(asked.tenant_id, axis, asked.spans(), fields)
+
+        return await self._report(question, read)
+
+    async def _report(self, question: Question, read: Read) -> Report:
+        position = await self._positions.read()
+        reading = await read(question)
+        rows = rows_of(question, reading.points)
+        steps = _by_step(rows)
+        report = Report(
+            question=question,
+            rows=rows,
+            total=together(steps.values()),
+            steps=steps,
+            documents_examined=reading.documents_examined,
+            counted_until=position.counted_until,
+        )
+        return await self._with_previous(report, read) if question.compare else report
+
+    async def _with_previous(self, report: Report, read: Read) -> Report:
+        before = await read(report.question.before())
+        previous = Sums()
+        for point in before.points:
+            previous.add(point.fields)
+        return replace(
+            report,
+            previous=previous,
+            documents_examined=report.documents_examined + before.documents_examined,
+        )
+
+
+def rows_of(question: Question, points: Iterable[Point]) -> list[Row]:
+    """The points regrouped into the question's steps, by time, then by split.
+
+    Raises RangeTooLargeError when there would be more rows than one answer holds.
+    """
+    steps: dict[datetime, datetime] = {}
+    sums: dict[tuple[datetime, tuple[str, ...]], Sums] = {}
+    for point in points:
+        step = steps.get(point.start) or steps.setdefault(point.start, question.step(point.start))
+        place = step, point.split
+        mine = sums.get(place)
+        if mine is None:
+            mine = sums[place] = Sums()
+            if len(sums) > MAX_ROWS:
+                raise too_many_rows()
+        mine.add(point.fields)
+    return [Row(*place, mine) for place, mine in sorted(sums.items(), key=itemgetter(0))]
+
+
+def _by_step(rows: Iterable[Row]) -> Mapping[datetime, Sums]:
+    steps: dict[datetime, Sums] = {}
+    for row in rows:
+        if row.start in steps:
+            steps[row.start].include(row.sums)
+        else:
+            steps[row.start] = together([row.sums])
+    return steps
