@@ -40,7 +40,9 @@ class Role(IntEnum):
 
 PERMISSIONS: Mapping[Role, frozenset[str]] = {
     Role.UNSPECIFIED: frozenset(),
-    Role.PLATFORM_ADMIN: frozenset({"tenants.admin", "tenant.manage", "account.manage", "quota.read"}),
+    Role.PLATFORM_ADMIN: frozenset(
+        {"tenants.admin", "tenant.manage", "account.manage", "quota.read", "metrics.admin", "projection.rebuild"}
+    ),
     Role.TENANT_ADMIN: frozenset(
         {
             "tenant.manage",
@@ -56,6 +58,8 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "assistants.write",
             "assistants.ask",
             "reports.read",
+            "metrics.write",
+            "metrics.admin",
             "analyses.read",
             "analyses.write",
             "retention.manage",
@@ -86,6 +90,7 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "conversations.write",
             "feed.read",
             "documents.read",
+            "metrics.write",
         }
     ),
 }

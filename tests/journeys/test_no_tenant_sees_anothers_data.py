@@ -281,6 +281,25 @@ CASES: dict[str, Case] = {
     "ReportService.ListFacts": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
     "ReportService.ExportReport": Case(lambda world: {"report": 1}, OK),
     "ReportService.WatchReport": Case(lambda world: {}, OK),
+    "MetricsService.RecordExecution": Case(lambda world: {"executions": [{"event_id": "e-1"}]}, OK),
+    "MetricsService.RecordContent": Case(
+        lambda world: {"contents": [{"event_id": "e-2", "conversation_id": world.conversation_id}]}, OK
+    ),
+    "MetricsService.RecordSession": Case(
+        lambda world: {
+            "sessions": [{"event_id": "e-3", "session_id": world.conversation_id, "start_time": {"seconds": 1}}]
+        },
+        OK,
+    ),
+    "MetricsService.RequestClassification": Case(
+        lambda world: {"classifications": [{"event_id": "e-4", "conversation_id": world.conversation_id}]}, OK
+    ),
+    "AdminService.ListDeadLetters": Case(lambda world: {}, OK),
+    "AdminService.ReplayDeadLetters": Case(lambda world: {"all": True}, OK),
+    "AdminService.RebuildProjection": Case(lambda world: {}, DENIED),
+    "AdminService.ForgetUser": Case(lambda world: {"user_id": world.user_id}, OK),
+    "AdminService.GetRetention": Case(lambda world: {}, OK),
+    "AdminService.SetRetention": Case(lambda world: {"retention": {}}, OK),
     "AgreementService.CheckAgreement": Case(lambda world: {}, OK),
     "AgreementService.ListDrift": Case(lambda world: {}, OK),
     "AgreementService.RepairDrift": Case(lambda world: {"drift_id": "drift-1"}, NOT_FOUND),

@@ -389,6 +389,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
         ]}
     """
+    ERROR_REASON_REBUILD_RUNNING: _ErrorReason.ValueType  # 80
+    """The projection is being built anew already.
+
+        {"code": 10, "message": "the projection is being built anew already", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_RUNNING", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_REBUILD_WOULD_LOSE: _ErrorReason.ValueType  # 81
+    """Facts that retention has emptied are told by the feed no more: their figures would be lost.
+
+        {"code": 9, "message": "the figures of 12 facts would be lost", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_WOULD_LOSE", "domain": "prosa", "metadata": {"facts": "12"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REBUILD_WOULD_LOSE", "description": "the figures of 12 facts would be lost"}]}
+        ]}
+    """
     ERROR_REASON_NOTHING_TO_ANALYSE: _ErrorReason.ValueType  # 85
     """No person has said anything in the conversation: there is nothing to analyse.
 
@@ -785,6 +800,21 @@ ERROR_REASON_PRICE_IN_FORCE: ErrorReason.ValueType  # 48
     {"code": 9, "message": "the price is or was in force", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "PRICE_IN_FORCE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "PRICE_IN_FORCE", "description": "the price is or was in force"}]}
+    ]}
+"""
+ERROR_REASON_REBUILD_RUNNING: ErrorReason.ValueType  # 80
+"""The projection is being built anew already.
+
+    {"code": 10, "message": "the projection is being built anew already", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_RUNNING", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_REBUILD_WOULD_LOSE: ErrorReason.ValueType  # 81
+"""Facts that retention has emptied are told by the feed no more: their figures would be lost.
+
+    {"code": 9, "message": "the figures of 12 facts would be lost", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_WOULD_LOSE", "domain": "prosa", "metadata": {"facts": "12"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REBUILD_WOULD_LOSE", "description": "the figures of 12 facts would be lost"}]}
     ]}
 """
 ERROR_REASON_NOTHING_TO_ANALYSE: ErrorReason.ValueType  # 85
