@@ -147,9 +147,8 @@ def test_what_is_read_covers_each_hour_once_and_no_document_lies_in_two_steps(
 
 
 def test_a_month_of_another_zone_is_read_as_its_days_and_the_hours_at_its_ends() -> None:
-    asked = query(
-        start=datetime(2026, 10, 1, 3, tzinfo=UTC), end=datetime(2026, 11, 1, 3, tzinfo=UTC), grain=Grain.MONTH
-    )
+    start, end = datetime(2026, 10, 1, 3, tzinfo=UTC), datetime(2026, 11, 1, 3, tzinfo=UTC)
+    asked = query(start=start, end=end, grain=Grain.MONTH)
     october = datetime(2026, 10, 2, tzinfo=UTC)
     assert asked.spans() == [
         Span(Step.HOUR, start, october),

@@ -69,9 +69,14 @@ def spans(first_hour: datetime, hour_after: datetime, grain: Grain, zone: ZoneIn
     for step in steps(first_hour, hour_after, grain, zone):
         first = max(first_hour, next_hour(step))
         after = min(hour_after, next_hour(_next_step(step, grain, zone)))
-        for span in _covering(first, after):
+        for span in covering(first, after):
             _append(found, span)
     return found
+
+
+def step_before(step: datetime, grain: Grain, zone: ZoneInfo) -> datetime:
+    """The beginning of the step before this one, UTC."""
+    return step_of(hour_of(step - timedelta(microseconds=1)), grain, zone)
 
 
 def period_before(start: datetime, end: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
@@ -85,7 +90,8 @@ def period_before(start: datetime, end: datetime, zone: ZoneInfo) -> tuple[datet
     return midnight(first - (last - first), zone), start
 
 
-def _covering(first: datetime, after: datetime) -> Iterator[Span]:
+def covering(first: datetime, after: datetime) -> Iterator[Span]:
+    """The hours of [first, after), as whole days (UTC) where there are any; some spans may be empty."""
     first_day = day_of(first) if day_of(first) == first else day_of(first) + DAY
     day_after = day_of(after)
     if first_day >= day_after:

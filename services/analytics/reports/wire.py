@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.common.v1 import usage_pb2
 from services.analytics.model import HOUR
+from services.analytics.reports.activity import Activity, ActivityReport
 from services.analytics.reports.calendar import Grain
 from services.analytics.reports.model import LATEST, Dimension, Question, Report, Row
 from services.analytics.reports.sums import Spread, Sums
@@ -84,10 +85,8 @@ def tell_all(response: Response, report: Report, row: Callable[[Sums], Response]
     response.documents_examined = report.documents_examined
     tell(response.counted_until_time, report.counted_until)
     if report.previous is not None:
-        before = report.question.before()
         response.previous_total.CopyFrom(row(report.previous))
-        response.previous_period.start_time.FromDatetime(before.start)
-        response.previous_period.end_time.FromDatetime(before.end)
+        _tell_period(response.previous_period, report.question.before())
 
 
 def tell(timestamp: Timestamp, moment: datetime | None) -> None:
@@ -171,3 +170,33 @@ def _all_errors(sums: Sums) -> pb.ErrorRow:
 def share(part: float, whole: float) -> float:
     """The part in the whole; 0 of nothing."""
     return part / whole if whole else 0.0
+
+
+def activity_out(report: ActivityReport) -> pb.GetUserActivityReportResponse:
+    """The report of users as the contract has it."""
+    response = pb.GetUserActivityReportResponse(documents_examined=report.documents_examined)
+    for each in report.rows:
+        row = _activity_row(each)
+        row.start_time.FromDatetime(each.start)
+        response.rows.append(row)
+    response.total.CopyFrom(_activity_row(report.total))
+    tell(response.counted_until_time, report.counted_until)
+    if report.previous is not None:
+        response.previous_total.CopyFrom(_activity_row(report.previous))
+        _tell_period(response.previous_period, report.question.before())
+    return response
+
+
+def _activity_row(activity: Activity) -> pb.UserActivityRow:
+    return pb.UserActivityRow(
+        active_users=activity.active,
+        new_users=activity.new,
+        returning_users=activity.returning(),
+        retained_users=activity.retained,
+        retention=share(activity.retained, activity.active_before),
+    )
+
+
+def _tell_period(period: pb.Period, question: Question) -> None:
+    period.start_time.FromDatetime(question.start)
+    period.end_time.FromDatetime(question.end)

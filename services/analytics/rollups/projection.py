@@ -40,7 +40,9 @@ class Generation:
         with mongo_errors():
             await self.rollups.create_index([("tenant_id", ASCENDING), ("hour", ASCENDING)], name="tenant_hour")
             await self.series.create_index([(f"_id.{name}", ASCENDING) for name in _SERIES_ORDER], name="series")
-            await self.facts.create_index([("tenant_id", ASCENDING), ("time", ASCENDING)], name="tenant_time")
+            await self.facts.create_index(
+                [("tenant_id", ASCENDING), ("time", ASCENDING), ("_id", ASCENDING)], name="tenant_time_event"
+            )
             await self.sessions.create_index([("open", ASCENDING), ("end", ASCENDING)], name="idle", sparse=True)
             await self.statements.create_index([("tenant_id", ASCENDING), ("time", ASCENDING)], name="tenant_time")
 

@@ -15,9 +15,11 @@ from services.analytics.rollups.commits import committed
 from services.analytics.rollups.projection import Generation, Projection
 from services.analytics.rollups.rollup_store import known
 from services.analytics.rollups.series import Growth, Growths, add_to_series, with_days
-from services.analytics.rollups.sketches import bucket_of
+from services.analytics.rollups.sketches import bucket_of, digest_of
 from shared.mongo import MongoDatabase, MongoSession
 
+# Where it matters how many people are behind a figure. A set only grows: who was taken away is still counted.
+WITH_USERS = (Axis.TOPIC, Axis.CATEGORY)
 _NAMES = tuple(Statement.__slots__)
 
 
@@ -107,7 +109,11 @@ def _contribute(grown: Growths, statement: Statement, sign: int) -> None:
             growth.distributions[name] = {bucket_of(value): sign}
     start = hour_of(statement.time)
     for axis, place in _places(statement):
-        grown.setdefault(SeriesKey(statement.tenant_id, axis, Step.HOUR, place, start), Growth()).add(growth)
+        mine = grown.setdefault(SeriesKey(statement.tenant_id, axis, Step.HOUR, place, start), Growth())
+        mine.add(growth)
+        if axis in WITH_USERS and sign > 0:
+            # Somebody without a name is somebody else in each conversation.
+            mine.users.add(digest_of(statement.user_id or statement.conversation_id))
 
 
 def _places(statement: Statement) -> list[tuple[Axis, str]]:
