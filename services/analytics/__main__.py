@@ -6,19 +6,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from prosa.analytics.v1 import report_service_pb2, report_service_pb2_grpc
 from prosa.chat_store.v1 import feed_service_pb2_grpc
 from services.analytics.config import Config
 from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.worker import Worker
-from services.analytics.reports.handlers import ReportHandlers
-from services.analytics.reports.reports import Reports
-from services.analytics.reports.rollup_reader import RollupReader
+from services.analytics.reports.endpoint import reports_endpoint
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
-from shared.clock import Clock, SystemClock
+from shared.clock import SystemClock
 from shared.command_line import command
 from shared.mongo import open_mongo
 from shared.redis_streams import Stream, consumer_name, open_redis
@@ -68,7 +65,7 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
         yield Analytics(
-            [reports_endpoint(Reports(RollupReader(store.projection), positions), SystemClock())],
+            [reports_endpoint(store.projection, positions, SystemClock())],
             {"mongodb": store.ready},
         )
 
@@ -78,15 +75,6 @@ async def open_endpoints(config: Config) -> AsyncIterator[list[Endpoint]]:
     """As open_analytics, for those who need the endpoints only."""
     async with open_analytics(config) as analytics:
         yield analytics.endpoints
-
-
-def reports_endpoint(reports: Reports, clock: Clock) -> Endpoint:
-    """ReportService, answered by `reports`."""
-    return Endpoint(
-        add=report_service_pb2_grpc.add_ReportServiceServicer_to_server,
-        servicer=ReportHandlers(reports, clock),
-        full_name=report_service_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
-    )
 
 
 def _worker(config: Config, stream: Stream, store: RollupStore) -> Worker:

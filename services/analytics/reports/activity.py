@@ -55,6 +55,7 @@ class Activities:
 
     async def report(self, question: Question) -> ActivityReport:
         """Active, new, returning and retained users."""
+        question.splits_only_by(())
         position = await self._positions.read()
         asked = question.before() if question.compare else question
         earlier, examined = await self._users(question, EARLIEST, asked.first_hour())

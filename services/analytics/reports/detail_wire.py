@@ -11,9 +11,18 @@ from services.analytics.model import Fact, MessageFact
 from services.analytics.reports.csv_file import MEDIA_TYPE, csv_file
 from services.analytics.reports.fact_list import FactPage, FactQuery, Place
 from services.analytics.reports.live import LiveReport
-from services.analytics.reports.model import Dimension, Question, period
+from services.analytics.reports.model import Dimension, Question, period, wrong
 from services.analytics.reports.repricing import Repriced, RepricingReport
-from services.analytics.reports.wire import Response, asked_moment, first_token, latency, tell, tokens, usage_row
+from services.analytics.reports.wire import (
+    Request,
+    Response,
+    asked_moment,
+    first_token,
+    latency,
+    tell,
+    tokens,
+    usage_row,
+)
 from shared.errors import InvalidArgument
 from shared.paging import page_position, page_token
 
@@ -33,6 +42,17 @@ _SAME_NAMES = (
     "finish_reason",
     "error_reason",
 )
+
+_EXPORTED = {
+    pb.REPORT_KIND_USAGE: pb.GetUsageReportRequest,
+    pb.REPORT_KIND_PERFORMANCE: pb.GetPerformanceReportRequest,
+    pb.REPORT_KIND_TOPICS: pb.GetTopicsReportRequest,
+    pb.REPORT_KIND_SENTIMENT: pb.GetSentimentReportRequest,
+    pb.REPORT_KIND_USER_ACTIVITY: pb.GetUserActivityReportRequest,
+    pb.REPORT_KIND_SESSIONS: pb.GetSessionsReportRequest,
+    pb.REPORT_KIND_ERRORS: pb.GetErrorsReportRequest,
+    pb.REPORT_KIND_REPRICING: pb.GetRepricingReportRequest,
+}
 
 
 def fact_query(request: pb.ListFactsRequest, tenant_id: str, now: datetime) -> tuple[FactQuery, Place | None]:
@@ -139,7 +159,7 @@ def live_out(report: LiveReport) -> pb.WatchReportResponse:
 
 
 def file_out(response: Response, question: Question, language: pb.Language.ValueType) -> httpbody_pb2.HttpBody:
-    """The rows of a report's response as a file."""
+    """The rows of a report's response as a file; of topics those by step."""
     rows = response.DESCRIPTOR.fields_by_name["rows"].message_type
     split = question.group_by or ((Dimension.MODEL,) if isinstance(response, pb.GetRepricingReportResponse) else ())
     content = csv_file(
@@ -151,3 +171,16 @@ def file_out(response: Response, question: Question, language: pb.Language.Value
         portuguese=language != pb.LANGUAGE_ENGLISH,
     )
     return httpbody_pb2.HttpBody(content_type=MEDIA_TYPE, data=content)
+
+
+def exported(request: pb.ExportReportRequest) -> Request:
+    """The request of the report that is exported; InvalidArgument for a split that it does not have."""
+    asked = _EXPORTED[request.report](grain=request.grain, time_zone=request.time_zone)
+    for name in ("start_time", "end_time"):
+        if request.HasField(name):
+            getattr(asked, name).CopyFrom(getattr(request, name))
+    if request.group_by:
+        if "group_by" not in asked.DESCRIPTOR.fields_by_name:
+            raise wrong("group_by", "this report is not split")
+        asked.group_by.extend(request.group_by)
+    return asked

@@ -1,7 +1,7 @@
 """Today's figures while they grow: one look for all who watch a tenant in one time zone, however many they are.
 
-A look reads the present hour and the one before; the hours before them are read again every ten seconds, because what is
-late is counted there. Whoever watches is told the newest figures and never a backlog.
+A look reads the present hour and the one before; the hours before them are read again every ten seconds, because what
+is late is counted there. Whoever watches is told the newest figures and never a backlog.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class LiveReport:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """A tenant and a zone that are watched: the newest report, its number, and a bell for those who wait for the next."""
+    """A tenant and a zone that are watched: the newest report, its number, a bell for those who wait for the next."""
 
     watchers: int = 0
     number: int = 0

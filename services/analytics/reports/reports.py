@@ -11,7 +11,8 @@ from services.analytics.model import FIGURE_NAMES, Axis
 from services.analytics.reports.model import MAX_ROWS, Dimension, Question, Report, Row, too_many_rows
 from services.analytics.reports.rollup_reader import Point, Reading, RollupReader
 from services.analytics.reports.sums import Sums, together
-from services.analytics.rollups.series import FIRST_TOKEN, LATENCY
+from services.analytics.rollups import names
+from services.analytics.rollups.series import FIRST_TOKEN, LATENCY, SESSION_SECONDS, SESSION_TURNS
 
 SPEED = (
     "turns",
@@ -25,6 +26,29 @@ SPEED = (
 )
 # Users have series by day only, without how fast they were answered.
 WITH_SPEED = (Dimension.MODEL, Dimension.ASSISTANT, Dimension.TEAM, Dimension.CHANNEL)
+
+FEELINGS = (
+    names.ANALYSES,
+    names.SENTIMENT_POSITIVE,
+    names.SENTIMENT_NEGATIVE,
+    names.SENTIMENT_NEUTRAL,
+    names.RESOLVED,
+    names.UNRESOLVED,
+    names.SATISFACTION_KNOWN,
+    names.SATISFACTION,
+    names.RATINGS,
+    *names.RATING,
+    names.GENERATED_RATINGS,
+)
+LENGTHS = (
+    names.SESSIONS,
+    names.SESSIONS_WITH_TURNS,
+    names.SESSION_TURNS_SUM,
+    names.SESSIONS_WITH_LENGTH,
+    names.SESSION_SECONDS_SUM,
+    SESSION_TURNS,
+    SESSION_SECONDS,
+)
 
 Read = Callable[[Question], Awaitable[Reading]]
 
@@ -50,8 +74,19 @@ class Reports:
         question.splits_only_by(WITH_SPEED)
         return await self._by_series(question, SPEED)
 
+    async def sentiment(self, question: Question) -> Report:
+        """How people felt, and the feedback they gave."""
+        question.splits_only_by(())
+        return await self._by_series(question, FEELINGS)
+
+    async def sessions(self, question: Question) -> Report:
+        """How many sessions began, and how long they were."""
+        question.splits_only_by(())
+        return await self._by_series(question, LENGTHS)
+
     async def errors(self, question: Question) -> Report:
         """What failed, by reason; the total and the steps are of all turns."""
+        question.splits_only_by(())
         whole, by_reason = await asyncio.gather(
             self._by_series(question, ("turns", "errors")),
             self._reader.series(question.tenant_id, Axis.ERROR, question.spans(), ("errors",)),

@@ -1,4 +1,4 @@
-"""What answers cost as known then, and as corrected: the recorded sums beside the price book's prices of their hours."""
+"""What answers cost as known then and as corrected: recorded sums beside the price book's prices of their hours."""
 
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -77,7 +77,7 @@ class NoPrices:
 
 @dataclass(frozen=True, slots=True)
 class Repriced:
-    """One step and model, or everything; `corrected` in millionths of a micro-unit, so that nothing is lost in adding."""
+    """One step and model, or everything; `corrected` in millionths of a micro-unit: nothing is lost in adding."""
 
     start: datetime
     model: str

@@ -13,7 +13,9 @@ from services.analytics.reports.activity import Activity, ActivityReport
 from services.analytics.reports.calendar import Grain
 from services.analytics.reports.model import LATEST, Dimension, Question, Report, Row
 from services.analytics.reports.sums import Spread, Sums
-from services.analytics.rollups.series import FIRST_TOKEN, LATENCY
+from services.analytics.reports.topics import Topic, TopicsReport
+from services.analytics.rollups import names
+from services.analytics.rollups.series import FIRST_TOKEN, LATENCY, SESSION_SECONDS, SESSION_TURNS
 from services.analytics.wire import moment_of
 
 # Each report has a request and a response of its own; those that say the same say it in the same fields.
@@ -79,6 +81,20 @@ def errors_out(report: Report) -> pb.GetErrorsReportResponse:
     return response
 
 
+def sentiment_out(report: Report) -> pb.GetSentimentReportResponse:
+    """The report of sentiment and feedback as the contract has it."""
+    response = pb.GetSentimentReportResponse(rows=_split_rows(report, _sentiment_row))
+    tell_all(response, report, _sentiment_row)
+    return response
+
+
+def sessions_out(report: Report) -> pb.GetSessionsReportResponse:
+    """The report of sessions as the contract has it."""
+    response = pb.GetSessionsReportResponse(rows=_split_rows(report, _session_row))
+    tell_all(response, report, _session_row)
+    return response
+
+
 def tell_all(response: Response, report: Report, row: Callable[[Sums], Response]) -> None:
     """What every report says besides its rows."""
     response.total.CopyFrom(row(report.total))
@@ -97,6 +113,8 @@ def tell(timestamp: Timestamp, moment: datetime | None) -> None:
 
 def _split_rows(report: Report, shown: Callable[[Sums], Response]) -> Iterable[Response]:
     for row in report.rows:
+        if not any(row.sums.counts.values()):
+            continue
         message = shown(row.sums)
         message.start_time.FromDatetime(row.start)
         for dimension, value in zip(report.question.group_by, row.split, strict=True):
@@ -167,6 +185,31 @@ def _all_errors(sums: Sums) -> pb.ErrorRow:
     return pb.ErrorRow(errors=sums["errors"], share=share(sums["errors"], sums["turns"] + sums["errors"]))
 
 
+def _sentiment_row(sums: Sums) -> pb.SentimentRow:
+    ratings = [sums[name] for name in names.RATING]
+    return pb.SentimentRow(
+        analyses=sums[names.ANALYSES],
+        positive=sums[names.SENTIMENT_POSITIVE],
+        negative=sums[names.SENTIMENT_NEGATIVE],
+        neutral=sums[names.SENTIMENT_NEUTRAL],
+        resolved=sums[names.RESOLVED],
+        unresolved=sums[names.UNRESOLVED],
+        average_satisfaction=share(sums[names.SATISFACTION], sums[names.SATISFACTION_KNOWN]),
+        feedback=sums[names.RATINGS],
+        average_rating=share(sum(rating * count for rating, count in enumerate(ratings, 1)), sum(ratings)),
+        ratings=ratings,
+        generated_feedback=sums[names.GENERATED_RATINGS],
+    )
+
+
+def _session_row(sums: Sums) -> pb.SessionRow:
+    turns = sums.spread(SESSION_TURNS, count=names.SESSIONS_WITH_TURNS, total=names.SESSION_TURNS_SUM)
+    seconds = sums.spread(SESSION_SECONDS, count=names.SESSIONS_WITH_LENGTH, total=names.SESSION_SECONDS_SUM)
+    return pb.SessionRow(
+        sessions=sums[names.SESSIONS], turns=distribution(turns), duration_ms=distribution(seconds, 1000.0)
+    )
+
+
 def share(part: float, whole: float) -> float:
     """The part in the whole; 0 of nothing."""
     return part / whole if whole else 0.0
@@ -200,3 +243,30 @@ def _activity_row(activity: Activity) -> pb.UserActivityRow:
 def _tell_period(period: pb.Period, question: Question) -> None:
     period.start_time.FromDatetime(question.start)
     period.end_time.FromDatetime(question.end)
+
+
+def topics_out(report: TopicsReport, k_anonymity: int) -> pb.GetTopicsReportResponse:
+    """The report of topics as the contract has it."""
+    response = pb.GetTopicsReportResponse(
+        topics=[_topic_row(each, report.analyses) for each in report.topics],
+        analyses=report.analyses,
+        hidden_conversations=report.analyses - sum(each.conversations for each in report.topics),
+        k_anonymity=k_anonymity,
+        documents_examined=report.documents_examined,
+    )
+    for each in report.rows:
+        row = _topic_row(each, report.steps.get(each.start, 0))
+        row.start_time.FromDatetime(each.start)
+        response.rows.append(row)
+    if report.question.compare:
+        _tell_period(response.previous_period, report.question.before())
+    return response
+
+
+def _topic_row(topic: Topic, analyses: int) -> pb.TopicRow:
+    return pb.TopicRow(
+        topic=topic.name,
+        conversations=topic.conversations,
+        share=share(topic.conversations, analyses),
+        previous_conversations=topic.previous,
+    )

@@ -19,8 +19,8 @@ UNRESOLVED = "unresolved"
 SATISFACTION_KNOWN = "satisfaction_known"
 SATISFACTION = "satisfaction"
 
-# Sessions that began, and the sums of what the distributions `session_turns` and `session_seconds` are made of; those of
-# no length or without a turn are in no distribution and in neither count.
+# Sessions that began, and the sums of what the distributions `session_turns` and `session_seconds` are made of; those
+# of no length or without a turn are in no distribution and in neither count.
 SESSIONS = "sessions"
 SESSIONS_WITH_TURNS = "sessions_with_turns"
 SESSION_TURNS_SUM = "session_turns_sum"

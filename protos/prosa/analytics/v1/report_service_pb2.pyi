@@ -522,7 +522,6 @@ class SessionRow(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     TURNS_FIELD_NUMBER: _builtins.int
-    MESSAGES_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
     """Conversations that began."""
@@ -532,11 +531,7 @@ class SessionRow(_message.Message):
 
     @_builtins.property
     def turns(self) -> Global___Distribution:
-        """Turns of one session."""
-
-    @_builtins.property
-    def messages(self) -> Global___Distribution:
-        """Messages of one session."""
+        """Turns of one session, of those that had any."""
 
     @_builtins.property
     def duration_ms(self) -> Global___Distribution:
@@ -548,12 +543,11 @@ class SessionRow(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         sessions: _builtins.int = ...,
         turns: Global___Distribution | None = ...,
-        messages: Global___Distribution | None = ...,
         duration_ms: Global___Distribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "messages", b"messages", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "messages", b"messages", "sessions", b"sessions", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "sessions", b"sessions", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

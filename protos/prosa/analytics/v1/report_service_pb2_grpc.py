@@ -134,11 +134,9 @@ class ReportServiceServicer:
     def GetUsageReport(self, request, context):
         """Reports turns, tokens and cost over time, split as asked.
 
-        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series; split by
-        several, one per hour and combination of models, users and assistants that occurred. By month, days stand for their
-        hours.
-        Returns INVALID_ARGUMENT for a split by several dimensions with a team or a channel among them: their combinations
-        are not kept.
+        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+        days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
+        dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +147,8 @@ class ReportServiceServicer:
 
         Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
         rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
-        by month, days stand for their hours.
+        by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+        answered is not kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,8 +158,8 @@ class ReportServiceServicer:
         """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
         A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-        `hidden_conversations`. Documents examined: at most one per day of the range and topic, 200 000 at the most, else
-        RANGE_TOO_LARGE.
+        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+        RANGE_TOO_LARGE; by month, days stand for their hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,7 +168,7 @@ class ReportServiceServicer:
     def GetSentimentReport(self, request, context):
         """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
 
-        Documents examined: at most two per hour of the range; by month, days stand for their hours.
+        Documents examined: at most one per hour of the range; by month, days stand for their hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,9 +177,9 @@ class ReportServiceServicer:
     def GetUserActivityReport(self, request, context):
         """Reports how many users were active, new, returning, and how many came again in the next step.
 
-        Users are counted from sets that are merged over the steps: exactly up to 1 000 users a step, within a few percent
-        above; anonymous end users are not counted. Documents examined: at most one per hour of the range; by month, days
-        stand for their hours.
+        Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+        3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+        range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,7 +198,8 @@ class ReportServiceServicer:
     def GetErrorsReport(self, request, context):
         """Reports what failed, by reason.
 
-        Documents examined: at most one per hour of the range and reason of failure.
+        Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+        their hours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,8 +232,9 @@ class ReportServiceServicer:
     def ExportReport(self, request, context):
         """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
 
-        In Portuguese fields are separated by semicolons and decimals by a comma, as spreadsheets there expect it. A text that
-        a spreadsheet would take for a formula has an apostrophe before it. Times are those of the time zone asked for.
+        It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+        spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+        that a spreadsheet would take for a formula has an apostrophe before it.
         Documents examined: as the report itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -243,8 +244,8 @@ class ReportServiceServicer:
     def WatchReport(self, request, context):
         """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
 
-        The stream ends only when it is broken: begin anew. Documents examined: at most 50 a look, twice a second, for all
-        who watch a tenant in one time zone together.
+        The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+        seconds, for all together who watch a tenant in one time zone.
         Returns UNAVAILABLE when the stream cannot go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -55,37 +55,36 @@ class ReportServiceStub:
     GetUsageReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]
     """Reports turns, tokens and cost over time, split as asked.
 
-    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series; split by
-    several, one per hour and combination of models, users and assistants that occurred. By month, days stand for their
-    hours.
-    Returns INVALID_ARGUMENT for a split by several dimensions with a team or a channel among them: their combinations
-    are not kept.
+    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+    days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
+    dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetPerformanceReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]
     """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
 
     Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
     rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
-    by month, days stand for their hours.
+    by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+    answered is not kept.
     """
     GetTopicsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]
     """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
     A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-    `hidden_conversations`. Documents examined: at most one per day of the range and topic, 200 000 at the most, else
-    RANGE_TOO_LARGE.
+    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+    RANGE_TOO_LARGE; by month, days stand for their hours.
     """
     GetSentimentReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]
     """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
 
-    Documents examined: at most two per hour of the range; by month, days stand for their hours.
+    Documents examined: at most one per hour of the range; by month, days stand for their hours.
     """
     GetUserActivityReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetUserActivityReportRequest, _report_service_pb2.GetUserActivityReportResponse]
     """Reports how many users were active, new, returning, and how many came again in the next step.
 
-    Users are counted from sets that are merged over the steps: exactly up to 1 000 users a step, within a few percent
-    above; anonymous end users are not counted. Documents examined: at most one per hour of the range; by month, days
-    stand for their hours.
+    Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+    3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+    range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
     """
     GetSessionsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetSessionsReportRequest, _report_service_pb2.GetSessionsReportResponse]
     """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
@@ -96,7 +95,8 @@ class ReportServiceStub:
     GetErrorsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetErrorsReportRequest, _report_service_pb2.GetErrorsReportResponse]
     """Reports what failed, by reason.
 
-    Documents examined: at most one per hour of the range and reason of failure.
+    Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+    their hours.
     """
     GetRepricingReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetRepricingReportRequest, _report_service_pb2.GetRepricingReportResponse]
     """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
@@ -117,15 +117,16 @@ class ReportServiceStub:
     ExportReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.ExportReportRequest, _httpbody_pb2.HttpBody]
     """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
 
-    In Portuguese fields are separated by semicolons and decimals by a comma, as spreadsheets there expect it. A text that
-    a spreadsheet would take for a formula has an apostrophe before it. Times are those of the time zone asked for.
+    It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+    spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+    that a spreadsheet would take for a formula has an apostrophe before it.
     Documents examined: as the report itself.
     """
     WatchReport: _grpc.UnaryStreamMultiCallable[_report_service_pb2.WatchReportRequest, _report_service_pb2.WatchReportResponse]
     """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
 
-    The stream ends only when it is broken: begin anew. Documents examined: at most 50 a look, twice a second, for all
-    who watch a tenant in one time zone together.
+    The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+    seconds, for all together who watch a tenant in one time zone.
     Returns UNAVAILABLE when the stream cannot go on.
     """
 
@@ -155,37 +156,36 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetUsageReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]  # type: ignore[assignment]
     """Reports turns, tokens and cost over time, split as asked.
 
-    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series; split by
-    several, one per hour and combination of models, users and assistants that occurred. By month, days stand for their
-    hours.
-    Returns INVALID_ARGUMENT for a split by several dimensions with a team or a channel among them: their combinations
-    are not kept.
+    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+    days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
+    dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetPerformanceReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]  # type: ignore[assignment]
     """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
 
     Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
     rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
-    by month, days stand for their hours.
+    by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+    answered is not kept.
     """
     GetTopicsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]  # type: ignore[assignment]
     """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
     A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-    `hidden_conversations`. Documents examined: at most one per day of the range and topic, 200 000 at the most, else
-    RANGE_TOO_LARGE.
+    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+    RANGE_TOO_LARGE; by month, days stand for their hours.
     """
     GetSentimentReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]  # type: ignore[assignment]
     """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
 
-    Documents examined: at most two per hour of the range; by month, days stand for their hours.
+    Documents examined: at most one per hour of the range; by month, days stand for their hours.
     """
     GetUserActivityReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetUserActivityReportRequest, _report_service_pb2.GetUserActivityReportResponse]  # type: ignore[assignment]
     """Reports how many users were active, new, returning, and how many came again in the next step.
 
-    Users are counted from sets that are merged over the steps: exactly up to 1 000 users a step, within a few percent
-    above; anonymous end users are not counted. Documents examined: at most one per hour of the range; by month, days
-    stand for their hours.
+    Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+    3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+    range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
     """
     GetSessionsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetSessionsReportRequest, _report_service_pb2.GetSessionsReportResponse]  # type: ignore[assignment]
     """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
@@ -196,7 +196,8 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetErrorsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetErrorsReportRequest, _report_service_pb2.GetErrorsReportResponse]  # type: ignore[assignment]
     """Reports what failed, by reason.
 
-    Documents examined: at most one per hour of the range and reason of failure.
+    Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+    their hours.
     """
     GetRepricingReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetRepricingReportRequest, _report_service_pb2.GetRepricingReportResponse]  # type: ignore[assignment]
     """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
@@ -217,15 +218,16 @@ class ReportServiceAsyncStub(ReportServiceStub):
     ExportReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.ExportReportRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
 
-    In Portuguese fields are separated by semicolons and decimals by a comma, as spreadsheets there expect it. A text that
-    a spreadsheet would take for a formula has an apostrophe before it. Times are those of the time zone asked for.
+    It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+    spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+    that a spreadsheet would take for a formula has an apostrophe before it.
     Documents examined: as the report itself.
     """
     WatchReport: _aio.UnaryStreamMultiCallable[_report_service_pb2.WatchReportRequest, _report_service_pb2.WatchReportResponse]  # type: ignore[assignment]
     """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
 
-    The stream ends only when it is broken: begin anew. Documents examined: at most 50 a look, twice a second, for all
-    who watch a tenant in one time zone together.
+    The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+    seconds, for all together who watch a tenant in one time zone.
     Returns UNAVAILABLE when the stream cannot go on.
     """
 
@@ -258,11 +260,9 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetUsageReportResponse, _abc.Awaitable[_report_service_pb2.GetUsageReportResponse]]:
         """Reports turns, tokens and cost over time, split as asked.
 
-        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series; split by
-        several, one per hour and combination of models, users and assistants that occurred. By month, days stand for their
-        hours.
-        Returns INVALID_ARGUMENT for a split by several dimensions with a team or a channel among them: their combinations
-        are not kept.
+        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+        days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
+        dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
         """
 
     @_abc_1.abstractmethod
@@ -275,7 +275,8 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
         rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
-        by month, days stand for their hours.
+        by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+        answered is not kept.
         """
 
     @_abc_1.abstractmethod
@@ -287,8 +288,8 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
         A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-        `hidden_conversations`. Documents examined: at most one per day of the range and topic, 200 000 at the most, else
-        RANGE_TOO_LARGE.
+        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+        RANGE_TOO_LARGE; by month, days stand for their hours.
         """
 
     @_abc_1.abstractmethod
@@ -299,7 +300,7 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetSentimentReportResponse, _abc.Awaitable[_report_service_pb2.GetSentimentReportResponse]]:
         """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
 
-        Documents examined: at most two per hour of the range; by month, days stand for their hours.
+        Documents examined: at most one per hour of the range; by month, days stand for their hours.
         """
 
     @_abc_1.abstractmethod
@@ -310,9 +311,9 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetUserActivityReportResponse, _abc.Awaitable[_report_service_pb2.GetUserActivityReportResponse]]:
         """Reports how many users were active, new, returning, and how many came again in the next step.
 
-        Users are counted from sets that are merged over the steps: exactly up to 1 000 users a step, within a few percent
-        above; anonymous end users are not counted. Documents examined: at most one per hour of the range; by month, days
-        stand for their hours.
+        Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+        3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+        range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
         """
 
     @_abc_1.abstractmethod
@@ -335,7 +336,8 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetErrorsReportResponse, _abc.Awaitable[_report_service_pb2.GetErrorsReportResponse]]:
         """Reports what failed, by reason.
 
-        Documents examined: at most one per hour of the range and reason of failure.
+        Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+        their hours.
         """
 
     @_abc_1.abstractmethod
@@ -374,8 +376,9 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
         """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
 
-        In Portuguese fields are separated by semicolons and decimals by a comma, as spreadsheets there expect it. A text that
-        a spreadsheet would take for a formula has an apostrophe before it. Times are those of the time zone asked for.
+        It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+        spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+        that a spreadsheet would take for a formula has an apostrophe before it.
         Documents examined: as the report itself.
         """
 
@@ -387,8 +390,8 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_report_service_pb2.WatchReportResponse], _abc.AsyncIterator[_report_service_pb2.WatchReportResponse]]:
         """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
 
-        The stream ends only when it is broken: begin anew. Documents examined: at most 50 a look, twice a second, for all
-        who watch a tenant in one time zone together.
+        The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+        seconds, for all together who watch a tenant in one time zone.
         Returns UNAVAILABLE when the stream cannot go on.
         """
 
