@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -94,11 +94,16 @@ def csv_file(
     text = io.StringIO()
     text.write(BYTE_ORDER_MARK)
     writer = csv.writer(text, delimiter=";" if portuguese else ",", lineterminator="\r\n")
-    writer.writerow([_header(path, portuguese=portuguese) for field in fields for path in _paths(field)])
+    writer.writerow([_shown_header(path, portuguese=portuguese) for path in csv_header(fields)])
     for each in rows:
         cells = (cell for field in fields for cell in _cells(each, field, zone, FORMATS[grain]))
         writer.writerow([_shown(cell, portuguese=portuguese) for cell in cells])
     return text.getvalue().encode()
+
+
+def csv_header(fields: Iterable[FieldDescriptor]) -> list[tuple[str, ...]]:
+    """The columns of these fields, each by its names from the outside in."""
+    return [path for field in fields for path in _paths(field)]
 
 
 def _paths(field: FieldDescriptor) -> Iterator[tuple[str, ...]]:
@@ -112,7 +117,7 @@ def _paths(field: FieldDescriptor) -> Iterator[tuple[str, ...]]:
         yield from ((*before, inner.name) for inner in field.message_type.fields)
 
 
-def _header(path: tuple[str, ...], *, portuguese: bool) -> str:
+def _shown_header(path: tuple[str, ...], *, portuguese: bool) -> str:
     return " ".join(PORTUGUESE.get(name, name) for name in path) if portuguese else "_".join(path)
 
 
