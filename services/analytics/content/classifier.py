@@ -1,15 +1,16 @@
 """A small classifier of short texts: ridge regression over words, pairs of words and pieces of words.
 
-It learns from a few hundred labelled texts in a fraction of a second, so it is trained when the service starts and nothing
-has to be downloaded or kept. With so few texts the work is done in their kernel (who resembles whom), which also gives what
-each text would have been taken for had it not been learnt from: on these the certainty is calibrated, and they are an
-honest measure on the development set.
+It learns from a few hundred labelled texts in a fraction of a second, so it is trained when the service starts and
+nothing has to be downloaded or kept. With so few texts the work is done in their kernel (who resembles whom), which
+also gives what each text would have been taken for had it not been learnt from: on these the certainty is calibrated,
+and they are an honest measure on the development set.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,8 @@ class Guess:
 
 
 class Classifier:
-    """Knows texts by their labels. `hints` are what rules say of a text, taken into account like its words. `learnt` are the guesses of each text without having learnt from it."""
+    """Knows texts by their labels. `hints` are what rules say of a text, taken into account like its words. `learnt`
+    are the guesses of each text without having learnt from it."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str], hints: Hints) -> None:
         self.labels = tuple(sorted(set(labels)))
@@ -89,7 +91,7 @@ def _features(text: str) -> dict[str, float]:
     words = words_of(text)
     stems = [stem(word) for word in words]
     features = {f"w:{each}": _WORD_WEIGHT for each in stems}
-    features.update({f"p:{one} {two}": _PAIR_WEIGHT for one, two in zip(stems, stems[1:], strict=False)})
+    features.update({f"p:{one} {two}": _PAIR_WEIGHT for one, two in pairwise(stems)})
     for word in words:
         padded = f"<{word}>"
         for length in _PIECE_LENGTHS:
@@ -109,8 +111,8 @@ def _rarity(rows: Sequence[Vector]) -> dict[str, float]:
 
 
 def _shares(scores: Matrix, temperature: float) -> Matrix:
-    powers = np.exp((scores - scores.max()) * temperature)
-    return powers / powers.sum()
+    powers: Matrix = np.exp((scores - scores.max()) * temperature)
+    return np.asarray(powers / powers.sum())
 
 
 def _loss(scores: Matrix, targets: Matrix, temperature: float) -> float:

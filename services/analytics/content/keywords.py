@@ -1,7 +1,7 @@
 """The words and phrases that stand out in what a person said: RAKE (Rose et al., 2010) over stems.
 
-A candidate is a run of telling words between function words and punctuation. A word scores by how long the phrases are in
-which it stands; a phrase scores by its words. It needs one text only, in either language.
+A candidate is a run of telling words between function words and punctuation. A word scores by how long the phrases are
+in which it stands; a phrase scores by its words. It needs one text only, in either language.
 """
 
 import re

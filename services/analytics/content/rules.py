@@ -1,8 +1,8 @@
 """The first stage that decides: words that say plainly what a text is about, what is wanted, and how somebody feels."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 
 from services.analytics.content.classifier import Guess
 from services.analytics.content.lexicon import (
@@ -39,12 +39,12 @@ def subject_of(text: str) -> Guess:
 def subject_scores(text: str) -> dict[str, float]:
     """How much the words of a text speak of each subject."""
     terms = _terms(words_of(text))
-    scores: Counter[str] = Counter()
+    scores: dict[str, float] = {}
     for subject, known in _subjects().items():
         score = sum(known[term] for term in terms if term in known)
         if score:
             scores[subject] = score
-    return dict(scores)
+    return scores
 
 
 def feeling_of(text: str) -> Guess:
@@ -105,7 +105,7 @@ def _feeling(text: str) -> tuple[float, float]:
     """The sum of what the words say, and of how much they say either way."""
     words = words_of(text)
     score = found = 0.0
-    for place, word in enumerate(words):
+    for place in range(len(words)):
         weight = _weight(words, place)
         if not weight:
             continue
@@ -136,7 +136,7 @@ def _terms(words: Sequence[str]) -> list[str]:
     """The stems and the pairs of neighbouring stems, without and with the function words between them."""
     stems = [stem(word) for word in words]
     telling = [stem(word) for word in words if word not in STOP_WORDS]
-    pairs = [f"{one}_{two}" for some in (stems, telling) for one, two in zip(some, some[1:], strict=False)]
+    pairs = [f"{one}_{two}" for some in (stems, telling) for one, two in pairwise(some)]
     return list(dict.fromkeys([*stems, *pairs]))
 
 

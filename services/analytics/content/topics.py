@@ -1,9 +1,9 @@
 """Topics: which ones a conversation has, which one is its main topic, and which names mean the same.
 
-**The main topic** is the one with the largest weight × confidence × recency. Weight is the share of the person's words that
-speak of it; confidence is how certain the classification is; recency is between 0.5 (mentioned in the first message only) and
-1 (mentioned in the last). Of equal ones the one that was mentioned first wins, then the one whose name sorts first: the same
-conversation always has the same main topic.
+**The main topic** is the one with the largest weight × confidence × recency. Weight is the share of the person's words
+that speak of it; confidence is how certain the classification is; recency is between 0.5 (mentioned in the first
+message only) and 1 (mentioned in the last). Of equal ones the one that was mentioned first wins, then the one whose
+name sorts first: the same conversation always has the same main topic.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,8 @@ class FoundTopic:
 
 
 def topics_of(texts: Sequence[str], subject: Guess) -> tuple[FoundTopic, ...]:
-    """The topics of what a person said, message by message, the main one first; `subject` is what it is about as a whole.
+    """The topics of what a person said, message by message, the main one first; `subject` is what it is about as a
+    whole.
 
     Where no subject is certain enough, the strongest phrases are the topics.
     """

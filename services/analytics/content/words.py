@@ -57,7 +57,9 @@ STOP_WORDS = frozenset(
 @lru_cache(maxsize=50_000)
 def folded(word: str) -> str:
     """The word in lower case without accents: "Orçamento" and "orcamento" are one."""
-    return "".join(letter for letter in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(letter))
+    return "".join(
+        letter for letter in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(letter)
+    )
 
 
 @lru_cache(maxsize=50_000)

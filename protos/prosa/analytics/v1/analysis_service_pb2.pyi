@@ -407,7 +407,7 @@ class Topic(_message.Message):
     NEUTRAL_FIELD_NUMBER: _builtins.int
     NEGATIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What it is called: by the name under which it came most often."""
+    """What it is called: by the name under which it came first."""
     conversations: _builtins.int
     """Conversations whose main topic it is."""
     users: _builtins.int
@@ -496,7 +496,9 @@ class AnalysisSettings(_message.Message):
     k_anonymity: _builtins.int
     """Below how many people a group is not shown; 5 in the beginning."""
     automatic_feedback: _builtins.bool
-    """Whether an analysis leaves feedback of its own, marked as such, on answers that have none; off unless it is switched on."""
+    """Whether an analysis leaves feedback of its own, marked as such, on the last answer if that has none and the person was
+    content or discontent; true unless it is switched off.
+    """
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
         """After how long without a message a conversation is analysed; 30 minutes in the beginning."""
