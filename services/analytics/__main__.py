@@ -1,30 +1,26 @@
-"""Composition root: the API, the follower of the feed and a worker, in one process; any number of them may run."""
+"""Composition root: the API, the follower of the feed and the workers, in one process; any number of them may run."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from prosa.chat_store.v1 import feed_service_pb2_grpc
 from services.analytics.config import Config
 from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
-from services.analytics.intake.worker import Worker
+from services.analytics.intake.handlers import metrics_endpoint
+from services.analytics.intake.pipeline import Intake, intake_of, running
 from services.analytics.reports.endpoint import reports_endpoint
-from services.analytics.rollups.rollup_store import RollupStore
+from services.analytics.rollups.projection import Projection
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
 from shared.clock import SystemClock
 from shared.command_line import command
 from shared.mongo import open_mongo
-from shared.redis_streams import Stream, consumer_name, open_redis
+from shared.redis_streams import consumer_name, open_redis
 from shared.server import Endpoint, Ready, serve
+from shared.steadily import in_background
 from shared.telemetry import get_logger
-
-STREAM = "execution"
-GROUP = "rollups"
-STOP_SECONDS = 2.0
 
 log = get_logger()
 
@@ -55,18 +51,18 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
             )
         )
         redis = await stack.enter_async_context(open_redis(config.redis_url))
-        name = consumer_name()
-        stream = Stream(redis, f"{config.stream_prefix}:{STREAM}", group=GROUP, consumer=name)
-        store, positions = RollupStore(database), FeedPositions(database)
-        await stack.enter_async_context(_working(_worker(config, stream, store)))
+        name, projection, clock = consumer_name(), Projection(database), SystemClock()
+        intake = intake_of(database, redis, projection, consumer=name, prefix=config.stream_prefix)
+        positions = FeedPositions(database, projection)
+        await stack.enter_async_context(running(intake, config))
         if config.service_key.get_secret_value():
-            feed = await stack.enter_async_context(_feed(config, stream, store, positions, holder=name))
-            await stack.enter_async_context(_in_background(feed.run()))
+            feed = await stack.enter_async_context(_feed(config, intake, positions, holder=name))
+            await stack.enter_async_context(in_background(feed.run()))
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
         yield Analytics(
-            [reports_endpoint(store.projection, positions, SystemClock())],
-            {"mongodb": store.ready},
+            [reports_endpoint(projection, positions, clock), metrics_endpoint(intake.inbox, clock)],
+            {"mongodb": intake.turns.ready},
         )
 
 
@@ -77,28 +73,15 @@ async def open_endpoints(config: Config) -> AsyncIterator[list[Endpoint]]:
         yield analytics.endpoints
 
 
-def _worker(config: Config, stream: Stream, store: RollupStore) -> Worker:
-    return Worker(
-        stream,
-        store,
-        batch_size=config.worker_batch_size,
-        block_ms=config.worker_block_ms,
-        claim_idle_seconds=config.worker_claim_idle_seconds,
-        max_deliveries=config.worker_max_deliveries,
-    )
-
-
 @asynccontextmanager
-async def _feed(
-    config: Config, stream: Stream, store: RollupStore, positions: FeedPositions, *, holder: str
-) -> AsyncIterator[Feed]:
+async def _feed(config: Config, intake: Intake, positions: FeedPositions, *, holder: str) -> AsyncIterator[Feed]:
     async with open_channel(config.tenant_quota_target) as tenant_quota:
         token = ServiceToken(tenant_quota, config.service_key)
         async with open_channel(config.chat_store_target, token=token, on_behalf=False) as chat_store:
             yield Feed(
                 feed_service_pb2_grpc.FeedServiceStub(chat_store),
-                stream,
-                store,
+                intake.streams,
+                intake.turns,
                 positions,
                 holder=holder,
                 batch_size=config.feed_batch_size,
@@ -106,33 +89,6 @@ async def _feed(
                 checkpoint_seconds=config.feed_checkpoint_seconds,
                 lease_seconds=config.feed_lease_seconds,
             )
-
-
-@asynccontextmanager
-async def _working(worker: Worker) -> AsyncIterator[None]:
-    """The worker in the background; at the end it finishes the batch in hand, if that takes not too long."""
-    task = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        worker.stop()
-        await asyncio.wait([task], timeout=STOP_SECONDS)
-        await _cancelled(task)
-
-
-@asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        await _cancelled(task)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 async def _serve() -> None:
@@ -144,10 +100,11 @@ async def _serve() -> None:
 
 async def _migrate() -> None:
     config = Config()
-    async with open_mongo(
-        config.mongodb_url, config.mongodb_database, driver=config.mongodb_driver, timeout_ms=config.mongodb_timeout_ms
-    ) as database:
-        await RollupStore(database).prepare()
+    async with (
+        open_mongo(config.mongodb_url, config.mongodb_database, driver=config.mongodb_driver) as database,
+        open_redis(config.redis_url) as redis,
+    ):
+        await intake_of(database, redis, Projection(database), consumer=consumer_name()).prepare()
 
 
 if __name__ == "__main__":

@@ -122,18 +122,6 @@ class MessageFact:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What one event says. `event_id` is what makes it count once; `outside`: the feed does not tell it."""
-
-    event_id: str
-    tenant_id: str
-    conversation_id: str
-    channel: str
-    messages: tuple[MessageFact, ...]
-    outside: bool = False
-
-
 class Subject(StrEnum):
     """What a statement is about."""
 
@@ -167,6 +155,41 @@ class Statement:
     channel: str = ""
     model: str = ""
     outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one event says. `event_id` is what makes it count once; `outside`: the feed does not tell it.
+
+    `statements` came with its messages: feedback that stored history tells along with them.
+    """
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+    channel: str
+    messages: tuple[MessageFact, ...]
+    outside: bool = False
+    statements: tuple[Statement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """A conversation was finalized: its session is over, however short a time ago somebody spoke."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A conversation is to be analysed: somebody asked for it, or it has come to its end."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
 
 
 class RollupKey(NamedTuple):

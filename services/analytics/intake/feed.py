@@ -5,7 +5,8 @@ there. Whatever Redis loses on the way is sent again from that position, and kno
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +15,11 @@ from typing import Any, TypeAlias
 import grpc
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from services.analytics.intake.entries import fields_of
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.patience import Patience
-from services.analytics.intake.wire import countable, entry_bytes
-from services.analytics.intake.worker import EVENT
+from services.analytics.intake.streams import Kind, Lanes
+from services.analytics.intake.wire import entry_bytes, kind_of
 from services.analytics.model import Position
 from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import ServiceError, error_of
@@ -27,6 +29,7 @@ from shared.telemetry import get_logger
 WATCH_SECONDS = 3600.0
 RELEASE_SECONDS = 1.0
 ASKED_AT_ONCE = 1000
+PACKED = 100
 
 # Each event with the feed's position behind it.
 Arrivals: TypeAlias = "asyncio.Queue[tuple[feed_pb.Event, Position]]"
@@ -44,7 +47,7 @@ class LeaseLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    entry_id: str
+    entry: tuple[Stream, str]
     before: Position
 
 
@@ -64,9 +67,9 @@ class Window:
         """The end of what is settled without a gap."""
         return next(iter(self._sent.values())).before if self._sent else self._tail
 
-    def send(self, event_id: str, entry_id: str, after: Position) -> None:
+    def send(self, event_id: str, entry: tuple[Stream, str], after: Position) -> None:
         """An event has entered the stream; `after` is the feed's position behind it."""
-        self._sent.setdefault(event_id, _Sent(entry_id, self._tail))
+        self._sent.setdefault(event_id, _Sent(entry, self._tail))
         self.skip(after)
 
     def skip(self, after: Position) -> None:
@@ -89,9 +92,9 @@ class Window:
         """Ids of the events on their way, oldest first."""
         return list(self._sent)
 
-    def oldest(self) -> tuple[str, str] | None:
-        """Event id and entry id of the oldest one on its way."""
-        return next(((event_id, sent.entry_id) for event_id, sent in self._sent.items()), None)
+    def oldest(self) -> tuple[str, Stream, str] | None:
+        """The oldest one on its way: its event id, its stream and its entry's id there."""
+        return next(((event_id, *sent.entry) for event_id, sent in self._sent.items()), None)
 
 
 class Feed:
@@ -100,7 +103,7 @@ class Feed:
     def __init__(
         self,
         source: Any,
-        stream: Stream,
+        streams: Mapping[Kind, Lanes],
         store: RollupStore,
         positions: FeedPositions,
         *,
@@ -112,7 +115,7 @@ class Feed:
     ) -> None:
         """`source` is a FeedServiceStub."""
         self._source = source
-        self._stream = stream
+        self._streams = streams
         self._store = store
         self._positions = positions
         self._holder = holder
@@ -140,7 +143,7 @@ class Feed:
                     await self._positions.release(self._holder)
 
     async def _follow(self, patience: Patience) -> None:
-        await self._stream.ready()
+        await self._streams[Kind.EXECUTION].quick.ready()
         if not await self._positions.acquire(self._holder, self._lease_seconds):
             await asyncio.sleep(self._lease_seconds / 3)
             return
@@ -189,15 +192,22 @@ class Feed:
             await self._send(window, batch)
 
     async def _send(self, window: Window, batch: Sequence[tuple[feed_pb.Event, Position]]) -> None:
-        counted = [event for event, _ in batch if countable(event)]
-        entry_ids = iter(await self._stream.add([{EVENT: entry_bytes(event)} for event in counted]))
+        """Packs what goes the same way into one entry: a batch of events costs Redis as much as a single one."""
+        packs: defaultdict[Stream, list[feed_pb.Event]] = defaultdict(list)
+        for event, _ in batch:
+            if kind := kind_of(event):
+                packs[self._streams[kind].lane(event.tenant_id, 1)].append(event)
+        sent: dict[int, tuple[Stream, str]] = {}
+        for stream, events in packs.items():
+            for first in range(0, len(events), PACKED):
+                together = events[first : first + PACKED]
+                (entry_id,) = await stream.add([fields_of([entry_bytes(event) for event in together])])
+                sent |= {id(event): (stream, entry_id) for event in together}
         for event, after in batch:
-            if not countable(event):
-                window.skip(after)
-            elif event.event_id:
-                window.send(event.event_id, next(entry_ids), after)
+            # Without an id nothing could ever settle it; the worker buries it.
+            if event.event_id and id(event) in sent:
+                window.send(event.event_id, sent[id(event)], after)
             else:
-                next(entry_ids)  # nothing could ever settle it; the worker buries it
                 window.skip(after)
 
     async def _checkpoint(self, window: Window) -> None:
@@ -205,9 +215,7 @@ class Feed:
         kept, kept_at = window.position, self._time()
         while True:
             await asyncio.sleep(self._checkpoint_seconds)
-            waiting = window.unsettled()
-            for first in range(0, len(waiting), ASKED_AT_ONCE):
-                window.settle(await self._store.settled(waiting[first : first + ASKED_AT_ONCE]))
+            await self._settle(window)
             await self._check_oldest(window)
             if window.position == kept and self._time() - kept_at < self._lease_seconds / 3:
                 continue
@@ -215,12 +223,23 @@ class Feed:
             if not await self._positions.keep(self._holder, kept, self._lease_seconds):
                 raise LeaseLostError("another replica follows the feed")
 
+    async def _settle(self, window: Window) -> None:
+        """Asks from the oldest on, as long as all are settled: what is behind a gap cannot move the position anyway."""
+        waiting = window.unsettled()
+        for first in range(0, len(waiting), ASKED_AT_ONCE):
+            asked = waiting[first : first + ASKED_AT_ONCE]
+            settled = await self._store.settled(asked)
+            window.settle(settled)
+            if not settled:
+                return
+
     async def _check_oldest(self, window: Window) -> None:
         """Asks the stream first, the facts second: a worker commits before it takes an entry out of the stream."""
         oldest = window.oldest()
-        if oldest is None or await self._stream.holds(oldest[1]):
+        if oldest is None:
             return
-        if not await self._store.settled([oldest[0]]):
+        event_id, stream, entry_id = oldest
+        if not await stream.holds(entry_id) and not await self._store.settled([event_id]):
             raise EntriesLostError("the stream has lost entries")
 
     @staticmethod

@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from pymongo.errors import BulkWriteError
 
 from shared.errors import Conflict
-from shared.mongo import MongoDatabase, MongoSession, mongo_errors, transaction
+from shared.mongo import MongoCollection, MongoDatabase, MongoSession, mongo_errors, transaction
 
 # Two workers on the same hour of the same tenant meet; each try takes a few milliseconds.
 TRIES = 20
@@ -48,3 +48,9 @@ def _races() -> Iterator[None]:
         if codes and codes <= {_DUPLICATE_KEY, _WRITE_CONFLICT}:
             raise Conflict("another worker was first") from error
         raise
+
+
+async def known(facts: MongoCollection, event_ids: Sequence[str], session: MongoSession) -> set[str]:
+    """Which of the events have a mark."""
+    cursor = facts.find({"_id": {"$in": list(event_ids)}}, {"_id": 1}, batch_size=len(event_ids) + 1, session=session)
+    return {document["_id"] async for document in cursor}

@@ -11,7 +11,7 @@ _MESSAGE_FIELDS = tuple(MessageFact.__slots__)
 
 def fact_document(fact: Fact) -> dict[str, Any]:
     """The document of a fact; `_id` is what makes it count once, `time` is when its first message was stored."""
-    document = {
+    document: dict[str, Any] = {
         "_id": fact.event_id,
         "tenant_id": fact.tenant_id,
         "conversation_id": fact.conversation_id,

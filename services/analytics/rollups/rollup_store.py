@@ -11,11 +11,12 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from services.analytics.model import FIGURE_NAMES, Fact, Figures, RollupKey, Speaker
-from services.analytics.rollups.commits import committed
+from services.analytics.rollups.commits import committed, known
 from services.analytics.rollups.documents import fact_document
 from services.analytics.rollups.projection import Generation, Projection
 from services.analytics.rollups.series import add_to_series, combined, folded, series_of
-from shared.mongo import MongoCollection, MongoDatabase, MongoSession, mongo_errors, mongo_ready
+from services.analytics.rollups.statements import supersede
+from shared.mongo import MongoDatabase, MongoSession, mongo_errors, mongo_ready
 
 
 class RollupStore:
@@ -48,12 +49,12 @@ class RollupStore:
         with mongo_errors():
             return await known(generation.facts, list(event_ids), None)
 
-    async def give_up(self, event_id: str, tenant_id: str, reason: str) -> None:
-        """Marks an event that cannot be counted as dealt with, so that the feed may go past it."""
-        generation = await self.projection.current()
+    async def mark(self, event_id: str, tenant_id: str, time: datetime) -> None:
+        """Marks an event without a fact as dealt with; again and again is fine."""
+        facts = (await self.projection.current()).facts
         try:
             with mongo_errors():
-                await generation.facts.insert_one({"_id": event_id, "tenant_id": tenant_id, "dead": reason})
+                await facts.insert_one({"_id": event_id, "tenant_id": tenant_id, "time": time})
         except DuplicateKeyError:
             return
 
@@ -70,15 +71,11 @@ async def _write(generation: Generation, facts: Sequence[Fact], session: MongoSe
             [_addition(key, figures) for key, figures in combined(cells).items()], ordered=False, session=session
         )
         await add_to_series(generation.series, series_of(cells), session)
+    if told := [statement for fact in fresh for statement in fact.statements]:
+        await supersede(generation, told, session)
     if active := _activity(fresh):
         await generation.sessions.bulk_write(active, ordered=False, session=session)
     return len(fresh)
-
-
-async def known(facts: MongoCollection, event_ids: Sequence[str], session: MongoSession) -> set[str]:
-    """Which of the events have a mark."""
-    cursor = facts.find({"_id": {"$in": list(event_ids)}}, {"_id": 1}, batch_size=len(event_ids) + 1, session=session)
-    return {document["_id"] async for document in cursor}
 
 
 def _addition(key: RollupKey, figures: Figures) -> UpdateOne:

@@ -11,9 +11,8 @@ from typing import Any
 from pymongo import ReplaceOne
 
 from services.analytics.model import Axis, SeriesKey, Statement, Step, Subject, hour_of
-from services.analytics.rollups.commits import committed
+from services.analytics.rollups.commits import committed, known
 from services.analytics.rollups.projection import Generation, Projection
-from services.analytics.rollups.rollup_store import known
 from services.analytics.rollups.series import Growth, Growths, add_to_series, with_days
 from services.analytics.rollups.sketches import bucket_of, digest_of
 from shared.mongo import MongoDatabase, MongoSession
@@ -46,7 +45,7 @@ async def _write(generation: Generation, statements: Sequence[Statement], sessio
     fresh = [each for each in statements if each.event_id not in before]
     if marks := [_mark(each) for each in fresh if each.event_id]:
         await generation.facts.insert_many(marks, ordered=False, session=session)
-    await _supersede(generation, _newest(fresh), session)
+    await supersede(generation, fresh, session)
     return len(fresh)
 
 
@@ -73,9 +72,9 @@ def _age(statement: Statement) -> tuple[int, str]:
     return statement.revision, statement.event_id
 
 
-async def _supersede(
-    generation: Generation, newest: Mapping[tuple[str, str, str], Statement], session: MongoSession
-) -> None:
+async def supersede(generation: Generation, statements: Sequence[Statement], session: MongoSession) -> None:
+    """Puts the newest of them in the place of what was said before, inside the session's transaction."""
+    newest = _newest(statements)
     grown: Growths = {}
     replaced = []
     kept = await _kept(generation, newest, session)

@@ -80,7 +80,9 @@ class MetricsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordContent(self, request, context):
-        """Records what messages or conversations are about. The newest of a message or conversation counts.
+        """Records what messages or conversations are about; the newest statement about each counts. Reports count
+        conversations: under the topic of the most weight times confidence, and by sentiment. What messages are about is kept
+        as a fact.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,10 @@ class MetricsServiceStub:
     long ago.
     """
     RecordContent: _grpc.UnaryUnaryMultiCallable[_metrics_service_pb2.RecordContentRequest, _metrics_service_pb2.RecordContentResponse]
-    """Records what messages or conversations are about. The newest of a message or conversation counts."""
+    """Records what messages or conversations are about; the newest statement about each counts. Reports count
+    conversations: under the topic of the most weight times confidence, and by sentiment. What messages are about is kept
+    as a fact.
+    """
     RecordSession: _grpc.UnaryUnaryMultiCallable[_metrics_service_pb2.RecordSessionRequest, _metrics_service_pb2.RecordSessionResponse]
     """Records sessions as they are by now. The newest of a session counts, so a session may be told while it goes on."""
     RequestClassification: _grpc.UnaryUnaryMultiCallable[_metrics_service_pb2.RequestClassificationRequest, _metrics_service_pb2.RequestClassificationResponse]
@@ -68,7 +71,10 @@ class MetricsServiceAsyncStub(MetricsServiceStub):
     long ago.
     """
     RecordContent: _aio.UnaryUnaryMultiCallable[_metrics_service_pb2.RecordContentRequest, _metrics_service_pb2.RecordContentResponse]  # type: ignore[assignment]
-    """Records what messages or conversations are about. The newest of a message or conversation counts."""
+    """Records what messages or conversations are about; the newest statement about each counts. Reports count
+    conversations: under the topic of the most weight times confidence, and by sentiment. What messages are about is kept
+    as a fact.
+    """
     RecordSession: _aio.UnaryUnaryMultiCallable[_metrics_service_pb2.RecordSessionRequest, _metrics_service_pb2.RecordSessionResponse]  # type: ignore[assignment]
     """Records sessions as they are by now. The newest of a session counts, so a session may be told while it goes on."""
     RequestClassification: _aio.UnaryUnaryMultiCallable[_metrics_service_pb2.RequestClassificationRequest, _metrics_service_pb2.RequestClassificationResponse]  # type: ignore[assignment]
@@ -101,7 +107,10 @@ class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metrics_service_pb2.RecordContentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metrics_service_pb2.RecordContentResponse, _abc.Awaitable[_metrics_service_pb2.RecordContentResponse]]:
-        """Records what messages or conversations are about. The newest of a message or conversation counts."""
+        """Records what messages or conversations are about; the newest statement about each counts. Reports count
+        conversations: under the topic of the most weight times confidence, and by sentiment. What messages are about is kept
+        as a fact.
+        """
 
     @_abc_1.abstractmethod
     def RecordSession(
