@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from prosa.chat_store.v1 import feed_service_pb2_grpc
+from services.analytics.analyses.opening import open_analyses
 from services.analytics.config import Config
 from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
@@ -52,7 +53,9 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         )
         redis = await stack.enter_async_context(open_redis(config.redis_url))
         name, projection, clock = consumer_name(), Projection(database), SystemClock()
-        intake = intake_of(database, redis, projection, consumer=name, prefix=config.stream_prefix)
+        analyses = await stack.enter_async_context(open_analyses(config, database, projection, clock))
+        fulfil = analyses.unasked.fulfil if config.service_key.get_secret_value() else None
+        intake = intake_of(database, redis, projection, consumer=name, prefix=config.stream_prefix, fulfil=fulfil)
         positions = FeedPositions(database, projection)
         await stack.enter_async_context(running(intake, config))
         if config.service_key.get_secret_value():
@@ -61,7 +64,11 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
         yield Analytics(
-            [reports_endpoint(projection, positions, clock), metrics_endpoint(intake.inbox, clock)],
+            [
+                reports_endpoint(projection, positions, clock),
+                metrics_endpoint(intake.inbox, clock),
+                analyses.endpoint,
+            ],
             {"mongodb": intake.turns.ready},
         )
 
@@ -104,7 +111,10 @@ async def _migrate() -> None:
         open_mongo(config.mongodb_url, config.mongodb_database, driver=config.mongodb_driver) as database,
         open_redis(config.redis_url) as redis,
     ):
-        await intake_of(database, redis, Projection(database), consumer=consumer_name()).prepare()
+        projection = Projection(database)
+        await intake_of(database, redis, projection, consumer=consumer_name()).prepare()
+        async with open_analyses(config, database, projection) as analyses:
+            await analyses.prepare()
 
 
 if __name__ == "__main__":

@@ -157,6 +157,13 @@ class AnalysisStore:
             kept["idle_timeout"] = timedelta(seconds=kept.pop("idle_timeout_seconds"))
         return Settings(**kept)
 
+    async def own_timeouts(self) -> list[tuple[str, timedelta]]:
+        """The tenants that have set an idle time-out of their own, and it."""
+        query = {"idle_timeout_seconds": {"$exists": True}, "automatic": {"$ne": False}}
+        with mongo_errors():
+            found = [each async for each in self._settings.find(query, {"idle_timeout_seconds": 1})]
+        return [(each["_id"], timedelta(seconds=each["idle_timeout_seconds"])) for each in found]
+
     async def change_settings(self, tenant_id: str, changes: Mapping[str, Any]) -> Settings:
         """Sets what is in `changes`, named as in Settings."""
         kept = {name: value for name, value in changes.items() if name != "idle_timeout"}

@@ -47,6 +47,7 @@ class Conversations:
             assistant_id=told.assistant_id,
             team_id=told.team_id,
             channel=told.channel,
+            finalized=told.HasField("finalize_time"),
         )
 
     async def _page(

@@ -132,6 +132,7 @@ class Transcript:
     assistant_id: str = ""
     team_id: str = ""
     channel: str = ""
+    finalized: bool = False
 
     @property
     def asked(self) -> list[str]:

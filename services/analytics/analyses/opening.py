@@ -15,6 +15,7 @@ from services.analytics.analyses.handlers import AnalysisHandlers
 from services.analytics.analyses.language_model import LanguageModel
 from services.analytics.analyses.neighbours import Tenants
 from services.analytics.analyses.topic_map import TopicMap
+from services.analytics.analyses.unasked import Unasked
 from services.analytics.config import Config
 from services.analytics.content.local_model import local_model
 from services.analytics.rollups.projection import Projection
@@ -26,16 +27,28 @@ from shared.server import Endpoint
 from shared.steadily import in_background, steadily
 
 ABANDONED_SECONDS = 30.0
+DUE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class AnalysesRoom:
-    """AnalysisService; the story that workers call; what is kept, for erasing and reports."""
+    """AnalysisService; what fulfils the wishes of the intake; what is kept, for erasing and reports."""
 
     endpoint: Endpoint
     analyses: Analyses
     store: AnalysisStore
     topic_map: TopicMap
+    unasked: Unasked
+
+    async def prepare(self) -> None:
+        """Creates the indexes; again and again is fine."""
+        await self.store.prepare()
+        await self.unasked.prepare()
+
+    async def look_after(self) -> None:
+        """Creates the indexes, which are there after the first time, and finishes what others have abandoned."""
+        await self.prepare()
+        await self.analyses.finish_abandoned()
 
 
 @asynccontextmanager
@@ -60,11 +73,14 @@ async def open_analyses(
         analyses = Analyses(store, conversations, statements, budget, language_model, now)
         corrections = Corrections(store, analyses, conversations, now)
         handlers = AnalysisHandlers(analyses, corrections, store, topic_map)
-        upkeep = steadily("abandoned_analyses", analyses.finish_abandoned, ABANDONED_SECONDS)
+        unasked = Unasked(database, projection, store, analyses, conversations, now)
+        room = AnalysesRoom(_endpoint(handlers), analyses, store, topic_map, unasked)
+        upkeep = steadily("abandoned_analyses", room.look_after, ABANDONED_SECONDS)
+        due = steadily("analyses_due", unasked.analyse_what_is_due, DUE_SECONDS)
         # Trained beside the event loop before the first conversation needs it.
         training = asyncio.to_thread(local_model)
-        async with in_background(training, upkeep):
-            yield AnalysesRoom(_endpoint(handlers), analyses, store, topic_map)
+        async with in_background(training, upkeep, due):
+            yield room
 
 
 @asynccontextmanager
