@@ -41,6 +41,8 @@ GaugeName: TypeAlias = Literal[
     "prosa.quota.phantom_held_tokens",
     "prosa.quota.overshoot_tokens",
     "prosa.quota.oldest_audit_time",
+    "prosa.analytics.drifts",
+    "prosa.analytics.oldest_agreement_time",
 ]
 
 
@@ -77,6 +79,10 @@ _GAUGES: dict[GaugeName, _Instrument] = {
     "prosa.quota.overshoot_tokens": _Instrument("{token}", "Tokens granted beyond a hard limit, as last audited."),
     "prosa.quota.oldest_audit_time": _Instrument(
         "s", "When the tenant audited longest ago was, in seconds since 1970."
+    ),
+    "prosa.analytics.drifts": _Instrument("{drift}", "Differences between ledger, facts, rollups and messages."),
+    "prosa.analytics.oldest_agreement_time": _Instrument(
+        "s", "When the tenant whose records were compared longest ago was, in seconds since 1970."
     ),
 }
 

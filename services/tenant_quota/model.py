@@ -58,6 +58,7 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "assistants.write",
             "assistants.ask",
             "reports.read",
+            "reports.repair",
             "metrics.write",
             "metrics.admin",
             "analyses.read",
@@ -91,11 +92,16 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "feed.read",
             "documents.read",
             "metrics.write",
+            "quota.read",
+            "usage.read_all",
         }
     ),
 }
 # What an internal service may do that acts for a tenant in the background, on nobody's behalf.
 BACKGROUND_PERMISSIONS = PERMISSIONS[Role.SERVICE] & {
+    "feed.read",
+    "quota.read",
+    "usage.read_all",
     "quota.reserve",
     "conversations.read",
     "conversations.list",

@@ -52,6 +52,10 @@ class Sums:
             return Spread()
         return Spread(measured, self[total] / measured, *quantiles(self._merged(name), (0.5, 0.95, 0.99)))
 
+    def contents(self) -> dict[str, bytes]:
+        """Every distribution and set, merged, by its name."""
+        return {name: self._merged(name) for name in self._bytes}
+
     def users(self) -> bytes:
         """The set of users."""
         return self._merged(USERS)

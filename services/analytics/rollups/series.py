@@ -4,13 +4,13 @@ Sums are incremented. Distributions and users are bytes that only we can merge: 
 transaction, so that two workers who meet there conflict and one of them tries again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from bson import Binary
-from pymongo import UpdateOne
 
 from services.analytics.model import (
     FIGURE_NAMES,
@@ -24,6 +24,7 @@ from services.analytics.model import (
     day_of,
     hour_of,
 )
+from services.analytics.rollups.commits import Update, updated
 from services.analytics.rollups.sketches import bucket_of, digest_of, merged, users_merged
 from shared.mongo import MongoCollection, MongoSession
 
@@ -69,90 +70,103 @@ Growths = dict[SeriesKey, Growth]
 
 @dataclass(slots=True)
 class Cell:
-    """What messages alike in every dimension add up to."""
+    """What messages alike in every dimension hold: the figures of each, and the buckets of what was measured."""
 
-    figures: Figures = NOTHING
-    latencies: dict[int, int] = field(default_factory=dict)
-    first_tokens: dict[int, int] = field(default_factory=dict)
+    figures: list[Figures] = field(default_factory=list)
+    latencies: list[int] = field(default_factory=list)
+    first_tokens: list[int] = field(default_factory=list)
+
+    def total(self) -> Figures:
+        """The figures of all of them."""
+        return self.figures[0] if len(self.figures) == 1 else Figures(*map(sum, zip(*self.figures, strict=True)))
 
 
-def folded(facts: Iterable[Fact]) -> dict[tuple[RollupKey, str], Cell]:
+Cells = dict[tuple[RollupKey, str], Cell]
+
+
+def folded(facts: Iterable[Fact]) -> Cells:
     """What the facts add to which combination of dimensions and error; the order of the facts does not matter."""
-    cells: dict[tuple[RollupKey, str], Cell] = {}
-    hours: dict[datetime, datetime] = {}
+    cells: Cells = {}
     for fact in facts:
         for message in fact.messages:
             figures = message.figures()
             if figures == NOTHING:
                 continue
-            hour = hours.get(message.create_time) or hours.setdefault(message.create_time, hour_of(message.create_time))
-            key = _cell_key(fact, message, hour, figures)
+            key = _cell_key(fact, message, figures)
             cell = cells.get(key)
             if cell is None:
                 cell = cells[key] = Cell()
-            cell.figures = cell.figures.plus(figures)
+            cell.figures.append(figures)
             if figures.timed_turns:
-                bucket = bucket_of(message.latency_ms)
-                cell.latencies[bucket] = cell.latencies.get(bucket, 0) + 1
+                cell.latencies.append(bucket_of(message.latency_ms))
             if figures.streamed_turns:
-                bucket = bucket_of(message.time_to_first_token_ms)
-                cell.first_tokens[bucket] = cell.first_tokens.get(bucket, 0) + 1
+                cell.first_tokens.append(bucket_of(message.time_to_first_token_ms))
     return cells
 
 
-def _cell_key(fact: Fact, message: MessageFact, hour: datetime, figures: Figures) -> tuple[RollupKey, str]:
+def _cell_key(fact: Fact, message: MessageFact, figures: Figures) -> tuple[RollupKey, str]:
+    hour = hour_of(message.create_time)
     key = RollupKey(
         fact.tenant_id, hour, message.model, message.user_id, message.assistant_id, message.team_id, fact.channel
     )
     return key, (message.error_reason or "unknown") if figures.errors else ""
 
 
-def combined(cells: Mapping[tuple[RollupKey, str], Cell]) -> dict[RollupKey, Figures]:
+def combined(cells: Cells) -> dict[RollupKey, Figures]:
     """The figures of each combination of dimensions, whatever the error."""
     sums: dict[RollupKey, Figures] = {}
     for (key, _), cell in cells.items():
         before = sums.get(key)
-        sums[key] = cell.figures if before is None else before.plus(cell.figures)
+        sums[key] = cell.total() if before is None else before.plus(cell.total())
     return sums
 
 
-def series_of(cells: Mapping[tuple[RollupKey, str], Cell]) -> Growths:
+def series_of(cells: Cells) -> Growths:
     """What the cells add to the series, by hour and by day."""
-    grown: Growths = {}
+    placed: defaultdict[SeriesKey, list[tuple[RollupKey, Cell]]] = defaultdict(list)
     for (key, error), cell in cells.items():
-        growth = _growth(key, cell)
         for axis, value in _places(key, error):
-            _grow(grown, SeriesKey(key.tenant_id, axis, Step.HOUR, value, key.hour), growth)
+            placed[SeriesKey(key.tenant_id, axis, Step.HOUR, value, key.hour)].append((key, cell))
+        placed[SeriesKey(key.tenant_id, Axis.USER, Step.DAY, key.user_id, day_of(key.hour))].append((key, cell))
+    grown = {place: _growth(place, here) for place, here in placed.items()}
     with_days(grown)
-    for (key, _), cell in cells.items():
-        _grow(
-            grown,
-            SeriesKey(key.tenant_id, Axis.USER, Step.DAY, key.user_id, day_of(key.hour)),
-            Growth(_named(cell.figures)),
-        )
     return grown
 
 
 def with_days(grown: Growths) -> None:
     """Adds to the days what was added to their hours."""
-    for key, growth in list(grown.items()):
+    days: defaultdict[SeriesKey, list[Growth]] = defaultdict(list)
+    for key, growth in grown.items():
         if key.step is Step.HOUR:
-            _grow(grown, key._replace(step=Step.DAY, start=day_of(key.start)), growth)
+            days[SeriesKey(key.tenant_id, key.axis, Step.DAY, key.value, day_of(key.start))].append(growth)
+    for key, hours in days.items():
+        if len(hours) == 1:
+            grown[key] = hours[0]
+        else:
+            grown[key] = Growth()
+            for growth in hours:
+                grown[key].add(growth)
 
 
-def _growth(key: RollupKey, cell: Cell) -> Growth:
-    growth = Growth(_named(cell.figures))
-    if cell.latencies:
-        growth.distributions[LATENCY] = cell.latencies
-    if cell.first_tokens:
-        growth.distributions[FIRST_TOKEN] = cell.first_tokens
-    if key.user_id and (cell.figures.user_messages or cell.figures.turns):
-        growth.users.add(digest_of(key.user_id))
+def _growth(place: SeriesKey, here: Sequence[tuple[RollupKey, Cell]]) -> Growth:
+    sums = map(sum, zip(*chain.from_iterable(cell.figures for _, cell in here), strict=True))
+    growth = Growth({name: amount for name, amount in zip(FIGURE_NAMES, sums, strict=True) if amount})
+    if place.axis is Axis.USER:
+        return growth
+    for name, buckets in (
+        (LATENCY, Counter(chain.from_iterable(cell.latencies for _, cell in here))),
+        (FIRST_TOKEN, Counter(chain.from_iterable(cell.first_tokens for _, cell in here))),
+    ):
+        if buckets:
+            growth.distributions[name] = buckets
+    growth.users = {
+        digest_of(user_id) for user_id in {key.user_id for key, cell in here if _was_there(cell)} if user_id
+    }
     return growth
 
 
-def _named(figures: Figures) -> dict[str, int]:
-    return {name: amount for name, amount in zip(FIGURE_NAMES, figures, strict=True) if amount}
+def _was_there(cell: Cell) -> bool:
+    return any(figures.user_messages or figures.turns for figures in cell.figures)
 
 
 def _places(key: RollupKey, error: str) -> Iterator[tuple[Axis, str]]:
@@ -165,13 +179,6 @@ def _places(key: RollupKey, error: str) -> Iterator[tuple[Axis, str]]:
         yield Axis.ERROR, error
 
 
-def _grow(grown: Growths, key: SeriesKey, growth: Growth) -> None:
-    mine = grown.get(key)
-    if mine is None:
-        mine = grown[key] = Growth()
-    mine.add(growth)
-
-
 async def add_to_series(series: MongoCollection, grown: Growths, session: MongoSession) -> None:
     """Adds what has grown to the documents of the series, inside the session's transaction."""
     if not grown:
@@ -179,7 +186,7 @@ async def add_to_series(series: MongoCollection, grown: Growths, session: MongoS
     with_bytes = [key for key, growth in grown.items() if growth.distributions or growth.users]
     kept = await _kept_bytes(series, with_bytes, session)
     additions = [_addition(key, growth, kept.get(key, {})) for key, growth in grown.items()]
-    await series.bulk_write(additions, ordered=False, session=session)
+    await updated(series, additions, session)
 
 
 async def _kept_bytes(
@@ -187,12 +194,12 @@ async def _kept_bytes(
 ) -> dict[SeriesKey, dict[str, bytes]]:
     names = dict.fromkeys((*DISTRIBUTIONS, USERS), 1)
     cursor = series.find(
-        {"_id": {"$in": [_document_id(key) for key in keys]}}, names, batch_size=len(keys) + 1, session=session
+        {"_id": {"$in": [document_id(key) for key in keys]}}, names, batch_size=len(keys) + 1, session=session
     )
     return {_key(document.pop("_id")): document async for document in cursor}
 
 
-def _addition(key: SeriesKey, growth: Growth, kept: Mapping[str, bytes]) -> UpdateOne:
+def _addition(key: SeriesKey, growth: Growth, kept: Mapping[str, bytes]) -> Update:
     change: dict[str, dict[str, Any]] = {}
     if counts := {name: amount for name, amount in growth.counts.items() if amount}:
         change["$inc"] = counts
@@ -201,10 +208,11 @@ def _addition(key: SeriesKey, growth: Growth, kept: Mapping[str, bytes]) -> Upda
         grown[USERS] = Binary(users_merged(kept.get(USERS, b""), growth.users))
     if grown:
         change["$set"] = grown
-    return UpdateOne({"_id": _document_id(key)}, change, upsert=True)
+    return UpdateOne({"_id": document_id(key)}, change, upsert=True)
 
 
-def _document_id(key: SeriesKey) -> dict[str, Any]:
+def document_id(key: SeriesKey) -> dict[str, Any]:
+    """The `_id` of a document of a series."""
     return {
         "tenant_id": key.tenant_id,
         "axis": key.axis.value,
@@ -214,11 +222,11 @@ def _document_id(key: SeriesKey) -> dict[str, Any]:
     }
 
 
-def _key(document_id: Mapping[str, Any]) -> SeriesKey:
+def _key(place: Mapping[str, Any]) -> SeriesKey:
     return SeriesKey(
-        document_id["tenant_id"],
-        Axis(document_id["axis"]),
-        Step(document_id["step"]),
-        document_id["value"],
-        document_id["start"],
+        place["tenant_id"],
+        Axis(place["axis"]),
+        Step(place["step"]),
+        place["value"],
+        place["start"],
     )
