@@ -1,10 +1,12 @@
 """Composition root: the API, the follower of the feed and the workers, in one process; any number of them may run."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from prosa.chat_store.v1 import feed_service_pb2_grpc
+from services.analytics.agreement.endpoint import open_agreement
+from services.analytics.agreement.neighbours import NeighbourAccess
 from services.analytics.analyses.opening import open_analyses
 from services.analytics.config import Config
 from services.analytics.intake.feed import Feed
@@ -12,10 +14,11 @@ from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.handlers import metrics_endpoint
 from services.analytics.intake.pipeline import Intake, intake_of, running
 from services.analytics.reports.endpoint import reports_endpoint
+from services.analytics.reports.repricing import open_price_book
 from services.analytics.rollups.projection import Projection
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.command_line import command
 from shared.mongo import open_mongo
 from shared.redis_streams import consumer_name, open_redis
@@ -63,9 +66,12 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
             await stack.enter_async_context(in_background(feed.run()))
         else:
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
+        book = await stack.enter_async_context(open_price_book(config.tenant_quota_target, config.service_key))
+        agreement = await stack.enter_async_context(_agreement(config, projection, positions, clock))
         yield Analytics(
             [
-                reports_endpoint(projection, positions, clock),
+                reports_endpoint(projection, positions, clock, book=book, floor=analyses.store.people_shown),
+                agreement,
                 metrics_endpoint(intake.inbox, clock),
                 analyses.endpoint,
             ],
@@ -96,6 +102,14 @@ async def _feed(config: Config, intake: Intake, positions: FeedPositions, *, hol
                 checkpoint_seconds=config.feed_checkpoint_seconds,
                 lease_seconds=config.feed_lease_seconds,
             )
+
+
+def _agreement(
+    config: Config, projection: Projection, positions: FeedPositions, clock: Clock
+) -> AbstractAsyncContextManager[Endpoint]:
+    access = NeighbourAccess(config.tenant_quota_target, config.chat_store_target, config.service_key)
+    nightly = config.agreement_utc_hour if config.service_key.get_secret_value() else None
+    return open_agreement(projection, positions, access, clock, utc_hour=nightly)
 
 
 async def _serve() -> None:

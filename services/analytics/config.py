@@ -102,6 +102,9 @@ class Config(ServiceConfig):
     cleanup_sweep_seconds: float = Field(default=3600.0, gt=0)
     """How often facts are emptied that are older than their tenant keeps them."""
 
+    agreement_utc_hour: int = Field(default=5, ge=0, le=23)
+    """Hour of the day, in UTC, from which on all tenants' records are compared; a missed night is made up for."""
+
     classification_model: str = ""
     """Language model that is asked where rules and the local model are uncertain; with none, or where a tenant has not
     switched it on, they have the last word."""

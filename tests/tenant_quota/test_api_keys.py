@@ -214,7 +214,7 @@ async def test_only_a_services_key_may_act_for_a_tenant_and_then_only_in_the_bac
     assert (caller.tenant_id, caller.user_id) == (tenant_id, "")
     assert caller.scopes == BACKGROUND_PERMISSIONS
     assert not caller.may("act_as")
-    assert not caller.may("feed.read")
+    assert not caller.may("documents.read")
 
     own = (await create(platform, tenant_id)).secret
     await platform.tenants.DeactivateTenant(

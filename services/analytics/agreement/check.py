@@ -83,13 +83,13 @@ class Agreement:
 
     async def _findings(self, tenant_id: str, days: Days, neighbours: Neighbours) -> Findings:
         findings = Findings()
-        before = await self._reader.totals(tenant_id)
+        before = await self._reader.totals(tenant_id, charged_only=True)
         told = await neighbours.messages(days)
         await self._sleep(self._settling_seconds)
         charged = await neighbours.ledger(*await self._account_days(tenant_id))
         findings.counted_until = await self._counted(max(told.until, self._clock.now()))
         records = await self._reader.days(tenant_id, days)
-        after = await self._reader.totals(tenant_id)
+        after = await self._reader.totals(tenant_id, charged_only=False)
         _compare_rollups(tenant_id, records, findings)
         _compare_messages(tenant_id, records, told, findings)
         for (_, model), beyond in sorted(beyond_both(before, charged, after).items()):
@@ -132,6 +132,8 @@ def _compare_messages(tenant_id: str, records: KeptRecords, told: Told, findings
     missing: Sheet = {}
     for place in records.told.keys() | told.messages.keys():
         day, model, _ = place
+        if day in records.emptied:
+            continue
         kept, stored = records.told.get(place, NOTHING), told.messages.get(place, NOTHING)
         line = findings.line(model)
         line.messages = line.messages.plus(stored)

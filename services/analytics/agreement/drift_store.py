@@ -42,7 +42,7 @@ class DriftStore:
 
     async def begin(self, tenant_id: str, now: datetime) -> None:
         """Takes the tenant's turn; Conflict while somebody else has it."""
-        free = {"_id": tenant_id, "until": {"$lt": now}}
+        free = {"_id": tenant_id, "until": {"$lte": now}}
         try:
             with mongo_errors():
                 await self._checks.update_one(free, {"$set": {"until": now + LONGEST_CHECK}}, upsert=True)

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from services.analytics.agreement.model import NOTHING, Amounts, Days, Sheet, midnight
+from services.analytics.analyses.analysis_store import ANALYSES
 from services.analytics.model import Axis, Step
 from services.analytics.rollups.projection import Generation, Projection
 from shared.mongo import MongoCollection, MongoSession, aggregate, mongo_errors, transaction
@@ -24,11 +25,15 @@ ByConversation = dict[tuple[date, str, str], Amounts]
 
 @dataclass(slots=True)
 class KeptRecords:
-    """The facts of some days, and each kind of rollup made of them; `told` are facts that the feed tells."""
+    """The facts of some days, and each kind of rollup made of them; `told` are facts that the feed tells.
+
+    Of `emptied` days not all facts are kept any more: they can be compared with nothing.
+    """
 
     facts: Sheet = field(default_factory=dict)
     rollups: dict[str, Sheet] = field(default_factory=dict)
     told: ByConversation = field(default_factory=dict)
+    emptied: set[date] = field(default_factory=set)
     documents_examined: int = 0
 
 
@@ -37,6 +42,7 @@ class KeptReader:
 
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
+        self._analyses = projection.database[ANALYSES]
 
     async def tenants(self) -> Sequence[str]:
         """Everybody of whom anything was counted."""
@@ -52,12 +58,18 @@ class KeptReader:
             with mongo_errors():
                 # One transaction sees one moment: a fact and the sums it adds are one commit.
                 async with transaction(self._projection.database) as session:
+                    if not await facts_kept(generation, tenant_id, day, session):
+                        records.emptied.add(day)
+                        continue
                     await _read_facts(generation, tenant_id, day, records, session)
                     await _read_rollups(generation, tenant_id, day, records, session)
         return records
 
-    async def totals(self, tenant_id: str) -> dict[str, Amounts]:
-        """All that was ever counted of turns that the feed told, by model."""
+    async def totals(self, tenant_id: str, *, charged_only: bool) -> dict[str, Amounts]:
+        """All that was ever counted of what the ledger knows too: turns that the feed told, and analyses; by model.
+
+        With `charged_only` without the analyses that still have to be charged.
+        """
         generation = await self._projection.current()
         match = {"_id.tenant_id": tenant_id, "_id.axis": Axis.MODEL.value, "_id.step": Step.DAY.value}
         outside: Sequence[Mapping[str, Any]] = (
@@ -70,6 +82,9 @@ class KeptReader:
             async for document in aggregate(generation.facts, outside):
                 model = document["_id"] or ""
                 counted[model] = counted.get(model, NOTHING).minus(_amounts(document))
+            async for document in aggregate(self._analyses, _spent(tenant_id, charged_only=charged_only)):
+                model = document["_id"]
+                counted[model] = counted.get(model, NOTHING).plus(_amounts(document))
         return counted
 
     async def first_day(self, tenant_id: str) -> date | None:
@@ -115,6 +130,14 @@ async def _read_facts(
         records.documents_examined += document["documents"]
 
 
+async def facts_kept(generation: Generation, tenant_id: str, day: date, session: MongoSession = None) -> bool:
+    """Whether all facts of the day still hold what they say."""
+    begin = midnight(day)
+    told = {name: {"$exists": False} for name in ("messages", "statement", "dead")}
+    within = {"$gte": begin, "$lt": begin + DAY}
+    return await generation.facts.find_one({"tenant_id": tenant_id, "time": within, **told}, session=session) is None
+
+
 async def _read_rollups(
     generation: Generation, tenant_id: str, day: date, records: KeptRecords, session: MongoSession
 ) -> None:
@@ -141,6 +164,17 @@ async def _by_model(
         sums[model] = sums.get(model, NOTHING).plus(_counted(document))
     for each in sums.items():
         yield each
+
+
+def _spent(tenant_id: str, *, charged_only: bool) -> Sequence[Mapping[str, Any]]:
+    """What analyses were charged; their versions may tell of one reservation several times."""
+    charged = {"pending": {"$ne": "charge"}} if charged_only else {}
+    once = {name: {"$first": f"$spent.{name}"} for name in ("model", *TOKENS)}
+    return (
+        {"$match": {"tenant_id": tenant_id, "spent.reservation_id": {"$gt": ""}, **charged}},
+        {"$group": {"_id": "$spent.reservation_id", **once}},
+        {"$group": {"_id": "$model", **{name: {"$sum": f"${name}"} for name in TOKENS}}},
+    )
 
 
 def _sums(prefix: str) -> dict[str, Mapping[str, Any]]:

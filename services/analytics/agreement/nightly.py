@@ -48,6 +48,7 @@ class NightlyAgreement:
 
     async def look(self) -> None:
         """Checks all who are due, and tells how they stand."""
+        await self._drifts.prepare()
         since = night_before(self._clock.now(), self._utc_hour)
         tried = await self._drifts.tried()
         for tenant_id in await self._reader.tenants():

@@ -13,6 +13,7 @@ from typing import Any
 from bson import Binary
 from pymongo import InsertOne, UpdateOne
 
+from services.analytics.agreement.kept_records import facts_kept
 from services.analytics.agreement.model import Drift, DriftKind, DriftNotRepairableError, midnight
 from services.analytics.model import FIGURE_NAMES, HOUR, Axis, Fact, Figures, RollupKey, SeriesKey, Step, hour_of
 from services.analytics.reports.sums import Sums
@@ -56,7 +57,7 @@ class Repair:
         """Writes all rollups of a tenant's day (UTC) anew."""
         generation = await self._projection.current()
         begin = midnight(day)
-        if not await generation.facts.find_one({"tenant_id": tenant_id, "time": {"$gte": begin, "$lt": begin + DAY}}):
+        if not await facts_kept(generation, tenant_id, day):
             raise DriftNotRepairableError("the facts of the day are not kept any more")
         for number in range(24):
             hour = begin + number * HOUR

@@ -157,6 +157,10 @@ class AnalysisStore:
             kept["idle_timeout"] = timedelta(seconds=kept.pop("idle_timeout_seconds"))
         return Settings(**kept)
 
+    async def people_shown(self, tenant_id: str) -> int:
+        """Below how many people a group of the tenant is not shown."""
+        return (await self.settings(tenant_id)).k_anonymity
+
     async def own_timeouts(self) -> list[tuple[str, timedelta]]:
         """The tenants that have set an idle time-out of their own, and it."""
         query = {"idle_timeout_seconds": {"$exists": True}, "automatic": {"$ne": False}}

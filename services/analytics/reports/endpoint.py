@@ -9,12 +9,14 @@ from services.analytics.reports.live import LiveReports
 from services.analytics.reports.reports import Reports
 from services.analytics.reports.repricing import NoPrices, PriceBook, Repricing
 from services.analytics.reports.rollup_reader import RollupReader
-from services.analytics.reports.topics import Topics
+from services.analytics.reports.topics import Floor, Topics
 from services.analytics.rollups.projection import Projection
 from shared.clock import Clock
 from shared.server import Endpoint
 
-K_ANONYMITY = 5
+
+async def _usual_floor(_tenant_id: str) -> int:
+    return 5
 
 
 def reports_endpoint(
@@ -23,15 +25,18 @@ def reports_endpoint(
     clock: Clock,
     *,
     book: PriceBook | None = None,
-    k_anonymity: int = K_ANONYMITY,
+    floor: Floor = _usual_floor,
 ) -> Endpoint:
-    """ReportService over what is kept; without a price book, what needs prices is Unavailable."""
+    """ReportService over what is kept; without a price book, what needs prices is Unavailable.
+
+    `floor` says of a tenant below how many people a topic is not named.
+    """
     reader = RollupReader(projection)
     live = LiveReports(reader, positions, clock)
     handlers = ReportHandlers(
         reports=Reports(reader, positions),
         activities=Activities(reader, positions),
-        topics=Topics(reader, k_anonymity=k_anonymity),
+        topics=Topics(reader, floor),
         repricing=Repricing(reader, positions, book or NoPrices()),
         facts=FactList(projection),
         live=live,

@@ -57,7 +57,7 @@ class ReportHandlers(pb_grpc.ReportServiceServicer):
 
     async def GetTopicsReport(self, request: pb.GetTopicsReportRequest, _: Context) -> pb.GetTopicsReportResponse:
         """About what."""
-        return wire.topics_out(await self._topics.report(self._question(request)), self._topics.k_anonymity)
+        return wire.topics_out(await self._topics.report(self._question(request)))
 
     async def GetSentimentReport(
         self, request: pb.GetSentimentReportRequest, _: Context

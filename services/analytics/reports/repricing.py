@@ -2,13 +2,16 @@
 
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import grpc
+from pydantic import SecretStr
 
 from prosa.tenant_quota.v1 import plan_service_pb2 as prices_pb
+from prosa.tenant_quota.v1 import plan_service_pb2_grpc
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.model import Axis, Step
 from services.analytics.reports.calendar import Span
@@ -16,6 +19,7 @@ from services.analytics.reports.model import Question
 from services.analytics.reports.reports import rows_of
 from services.analytics.reports.rollup_reader import Point, RollupReader
 from services.analytics.reports.sums import Sums
+from shared.channels import ServiceToken, open_channel
 from shared.errors import Unavailable, error_of
 
 TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
@@ -73,6 +77,18 @@ class NoPrices:
     async def prices(self) -> Sequence[Price]:
         """Always Unavailable."""
         raise Unavailable(dependency="tenant_quota")
+
+
+@asynccontextmanager
+async def open_price_book(tenant_quota_target: str, service_key: SecretStr) -> AsyncIterator[PriceBook]:
+    """The price book of tenant_quota, read with the service's own key; without one, none."""
+    if not service_key.get_secret_value():
+        yield NoPrices()
+        return
+    async with open_channel(tenant_quota_target) as exchange:
+        token = ServiceToken(exchange, service_key)
+        async with open_channel(tenant_quota_target, token=token, on_behalf=False) as tenant_quota:
+            yield TenantQuotaPrices(plan_service_pb2_grpc.PriceServiceStub(tenant_quota))
 
 
 @dataclass(frozen=True, slots=True)

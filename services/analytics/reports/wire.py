@@ -245,13 +245,13 @@ def _tell_period(period: pb.Period, question: Question) -> None:
     period.end_time.FromDatetime(question.end)
 
 
-def topics_out(report: TopicsReport, k_anonymity: int) -> pb.GetTopicsReportResponse:
+def topics_out(report: TopicsReport) -> pb.GetTopicsReportResponse:
     """The report of topics as the contract has it."""
     response = pb.GetTopicsReportResponse(
         topics=[_topic_row(each, report.analyses) for each in report.topics],
         analyses=report.analyses,
         hidden_conversations=report.analyses - sum(each.conversations for each in report.topics),
-        k_anonymity=k_anonymity,
+        k_anonymity=report.k_anonymity,
         documents_examined=report.documents_examined,
     )
     for each in report.rows:
