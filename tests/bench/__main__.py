@@ -16,7 +16,8 @@ BENCHES = {
     "rates": "tests.bench.rates",
     "statement": "tests.bench.statement",
     "retrieval": "tests.bench.retrieval",
-    "events": "tests.bench.events",
+    "intake": "tests.bench.intake",
+    "content": "tests.bench.content",
     "gateway": "tests.bench.gateway",
 }
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from prosa.analytics.v1 import analysis_service_pb2, analysis_service_pb2_grpc
 from services.analytics.analyses.analysis_store import AnalysisStore
@@ -56,7 +57,7 @@ async def open_analyses(
     config: Config, database: MongoDatabase, projection: Projection, clock: Clock | None = None
 ) -> AsyncIterator[AnalysesRoom]:
     """The room, with the finishing of abandoned analyses in the background until the end of the block."""
-    now = (clock or SystemClock()).now
+    now = _milliseconds(clock or SystemClock())
     async with AsyncExitStack() as stack:
         tenant_quota = await stack.enter_async_context(open_channel(config.tenant_quota_target))
         chat_store = await stack.enter_async_context(open_channel(config.chat_store_target))
@@ -94,6 +95,16 @@ async def _language_model(config: Config) -> AsyncIterator[LanguageModel | None]
         api_key=config.openai_api_key.get_secret_value() or "none", base_url=config.openai_base_url, max_retries=0
     ) as client:
         yield LanguageModel(client, config.classification_model, config.classification_timeout_seconds)
+
+
+def _milliseconds(clock: Clock) -> Callable[[], datetime]:
+    """The time as exactly as MongoDB keeps it, so that what is answered at once is what is read later."""
+
+    def now() -> datetime:
+        moment = clock.now()
+        return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+    return now
 
 
 def _endpoint(handlers: AnalysisHandlers) -> Endpoint:

@@ -1,7 +1,7 @@
 """Conversations that are analysed without anybody asking: when they are finalized, or when nothing was said for long.
 
-The intake wishes for an analysis when a conversation is finalized or comes to rest. A tenant's own time-out may be shorter
-or longer than that rest: then the conversation is due at another time, which is kept until somebody has analysed it.
+The intake wishes for an analysis when a conversation is finalized or comes to rest. A tenant's own time-out may be
+shorter or longer than that rest: then the conversation is due at another time, which is kept until it is analysed.
 """
 
 from collections.abc import Callable

@@ -59,15 +59,6 @@ def feeling_of(text: str) -> Guess:
     return Guess(label, min(abs(score) / (found + 1.0), 0.99))
 
 
-def wish_of(text: str) -> Guess:
-    """What is wanted, where a word names it: a suggestion or a report by law."""
-    terms = _terms(words_of(text))
-    for wish in ("sugestao", "denuncia"):
-        if any(term in _wishes()[wish] for term in terms):
-            return Guess(wish, 0.7)
-    return Guess(OTHER, 0.0)
-
-
 def issue_of(text: str) -> str:
     """What went wrong, by the words of a complaint; "outro" when none says so."""
     terms = _terms(words_of(text))
