@@ -9,6 +9,7 @@ from services.analytics.analyses.model import (
     Category,
     Finding,
     Findings,
+    MessageContent,
     Missed,
     Resolution,
     Sentiment,
@@ -52,6 +53,7 @@ def analysis_document(analysis: Analysis) -> dict[str, Any]:
         "resolution": findings.resolution.value,
         "topics": [asdict(topic) for topic in findings.topics],
         "keywords": list(findings.keywords),
+        "messages": [asdict(message) for message in findings.messages],
         "made": {name: [finding.stage.value, finding.confidence] for name, finding in findings.made.items()},
         "spent": asdict(analysis.spent),
         "missed": analysis.missed.value,
@@ -82,5 +84,8 @@ def _findings_in(document: Mapping[str, Any]) -> Findings:
         resolution=Resolution(document["resolution"]),
         topics=tuple(FoundTopic(**topic) for topic in document["topics"]),
         keywords=tuple(document["keywords"]),
+        messages=tuple(
+            MessageContent(**{**message, "keywords": tuple(message["keywords"])}) for message in document["messages"]
+        ),
         made={name: Finding(Stage(stage), confidence) for name, (stage, confidence) in document["made"].items()},
     )

@@ -177,6 +177,19 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageContent:
+    """What one message of a person says by itself; `topic` is "" where that cannot be told."""
+
+    message_id: str
+    seq: int
+    topic: str
+    topic_confidence: float
+    sentiment: str
+    sentiment_confidence: float
+    keywords: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What a conversation was about and how it went; `made` tells by field who said so."""
 
@@ -190,6 +203,7 @@ class Findings:
     issue_category: str
     summary: str
     made: Mapping[str, Finding]
+    messages: tuple[MessageContent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

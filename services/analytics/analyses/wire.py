@@ -15,6 +15,7 @@ from services.analytics.analyses.model import (
     CORRECTABLE,
     Analysis,
     Category,
+    MessageContent,
     Resolution,
     Sentiment,
     Settings,
@@ -98,6 +99,19 @@ def analysis_out(analysis: Analysis) -> pb.Analysis:
         usage=tokens_of(analysis.spent) if analysis.spent.model else None,
         corrected_by=analysis.corrected_by,
         language_model_missed=analysis.missed.value,
+        messages=map(_message_out, findings.messages),
+    )
+
+
+def _message_out(message: MessageContent) -> pb.MessageContent:
+    return pb.MessageContent(
+        message_id=message.message_id,
+        seq=message.seq,
+        topic=message.topic,
+        topic_confidence=message.topic_confidence,
+        sentiment=SENTIMENTS[Sentiment(message.sentiment)],
+        sentiment_confidence=message.sentiment_confidence,
+        keywords=message.keywords,
     )
 
 

@@ -28,6 +28,10 @@ async def test_a_conversation_is_analysed_linked_counted_and_given_feedback(anal
     assert found.summary.startswith("Pedido: A rua está no escuro")
     assert {each.field for each in found.findings} >= {"sentiment", "main_topic", "category"}
 
+    (message,) = found.messages
+    assert (message.seq, message.topic) == (1, "Iluminação pública")
+    assert (message.sentiment, "rua" in " ".join(message.keywords)) == (pb.ANALYSIS_SENTIMENT_NEGATIVE, True)
+
     assert list((await analysed.told(conversation_id)).analysis_ids) == [found.analysis_id]
     feedback = (await analysed.messages(conversation_id))[-1].feedback
     assert (feedback.auto_generated, feedback.sentiment) == (True, chat_pb.SENTIMENT_NEGATIVE)

@@ -223,6 +223,7 @@ class Analysis(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CORRECTED_BY_FIELD_NUMBER: _builtins.int
     LANGUAGE_MODEL_MISSED_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
     analysis_id: _builtins.str
     """Identifier of this version."""
     conversation_id: _builtins.str
@@ -291,6 +292,10 @@ class Analysis(_message.Message):
     def usage(self) -> _usage_pb2.TokenUsage:
         """The tokens it used, charged to the tenant."""
 
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageContent]:
+        """What each message of the person says by itself, by rules and the local model, in their order."""
+
     def __init__(
         self,
         *,
@@ -320,14 +325,63 @@ class Analysis(_message.Message):
         usage: _usage_pb2.TokenUsage | None = ...,
         corrected_by: _builtins.str = ...,
         language_model_missed: _builtins.str = ...,
+        messages: _abc.Iterable[Global___MessageContent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_message_time", b"last_message_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis_id", b"analysis_id", "assistant_id", b"assistant_id", "category", b"category", "channel", b"channel", "conversation_id", b"conversation_id", "corrected_by", b"corrected_by", "create_time", b"create_time", "findings", b"findings", "issue_category", b"issue_category", "keywords", b"keywords", "language_model_missed", b"language_model_missed", "last_message_time", b"last_message_time", "last_seq", b"last_seq", "main_topic", b"main_topic", "model", b"model", "newest", b"newest", "resolution", b"resolution", "satisfaction", b"satisfaction", "sentiment", b"sentiment", "summary", b"summary", "team_id", b"team_id", "topics", b"topics", "trigger", b"trigger", "usage", b"usage", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis_id", b"analysis_id", "assistant_id", b"assistant_id", "category", b"category", "channel", b"channel", "conversation_id", b"conversation_id", "corrected_by", b"corrected_by", "create_time", b"create_time", "findings", b"findings", "issue_category", b"issue_category", "keywords", b"keywords", "language_model_missed", b"language_model_missed", "last_message_time", b"last_message_time", "last_seq", b"last_seq", "main_topic", b"main_topic", "messages", b"messages", "model", b"model", "newest", b"newest", "resolution", b"resolution", "satisfaction", b"satisfaction", "sentiment", b"sentiment", "summary", b"summary", "team_id", b"team_id", "topics", b"topics", "trigger", b"trigger", "usage", b"usage", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Analysis: _TypeAlias = Analysis  # noqa: Y015
+
+@_typing.final
+class MessageContent(_message.Message):
+    """What one message of a person says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    TOPIC_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SENTIMENT_FIELD_NUMBER: _builtins.int
+    SENTIMENT_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    KEYWORDS_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """The message."""
+    seq: _builtins.int
+    """Its position in the conversation."""
+    topic: _builtins.str
+    """What it is about; empty when that cannot be told."""
+    topic_confidence: _builtins.float
+    """How certain that is, from 0 to 1."""
+    sentiment: Global___AnalysisSentiment.ValueType
+    """How the person felt."""
+    sentiment_confidence: _builtins.float
+    """How certain that is, from 0 to 1."""
+    @_builtins.property
+    def keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The words and phrases that stand out, the strongest first."""
+
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        topic: _builtins.str = ...,
+        topic_confidence: _builtins.float = ...,
+        sentiment: Global___AnalysisSentiment.ValueType = ...,
+        sentiment_confidence: _builtins.float = ...,
+        keywords: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keywords", b"keywords", "message_id", b"message_id", "sentiment", b"sentiment", "sentiment_confidence", b"sentiment_confidence", "seq", b"seq", "topic", b"topic", "topic_confidence", b"topic_confidence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageContent: _TypeAlias = MessageContent  # noqa: Y015
 
 @_typing.final
 class FoundTopic(_message.Message):
