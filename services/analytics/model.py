@@ -103,22 +103,23 @@ class MessageFact:
         failed = self.speaker is Speaker.ERROR or (speaks and self.ending is Ending.ERROR)
         timed = answered and self.latency_ms > 0
         streamed = answered and self.time_to_first_token_ms > 0
+        # By position, in the order of Figures: this is made for every message.
         return Figures(
-            turns=int(answered),
-            rag_turns=int(answered and self.rag),
-            errors=int(failed),
-            user_messages=int(self.speaker is Speaker.USER),
-            input_tokens=self.input_tokens,
-            cached_input_tokens=self.cached_input_tokens,
-            output_tokens=self.output_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-            cost_micros=self.cost_micros,
-            interrupted_turns=int(answered and self.ending is Ending.INTERRUPTED),
-            timed_turns=int(timed),
-            latency_ms=self.latency_ms if timed else 0,
-            timed_output_tokens=self.output_tokens + self.reasoning_tokens if timed else 0,
-            streamed_turns=int(streamed),
-            time_to_first_token_ms=self.time_to_first_token_ms if streamed else 0,
+            int(answered),
+            int(answered and self.rag),
+            int(failed),
+            int(self.speaker is Speaker.USER),
+            self.input_tokens,
+            self.cached_input_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.cost_micros,
+            int(answered and self.ending is Ending.INTERRUPTED),
+            int(timed),
+            self.latency_ms if timed else 0,
+            self.output_tokens + self.reasoning_tokens if timed else 0,
+            int(streamed),
+            self.time_to_first_token_ms if streamed else 0,
         )
 
 

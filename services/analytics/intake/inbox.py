@@ -7,7 +7,6 @@ What Redis has lost on the way is put into the stream again from here; known mar
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from bson import Binary
 from pymongo import ASCENDING
 
 from services.analytics.intake.entries import fields_of
@@ -60,7 +59,7 @@ class Inbox:
             "_id": new_id(),
             "kind": kind.value,
             "tenant_id": tenant_id,
-            "items": [Binary(item) for item in items],
+            "items": list(items),
             "sent": sent or datetime.now(UTC),
         }
         with mongo_errors():

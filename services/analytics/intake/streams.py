@@ -9,7 +9,7 @@ from shared.redis_streams import Stream
 
 GROUP = "rollups"
 # What one tenant may send in a second through one process and stay in the quick lane.
-QUICK_EVENTS_A_SECOND = 500
+QUICK_EVENTS_A_SECOND = 200
 
 
 class Kind(StrEnum):

@@ -24,7 +24,7 @@ from shared.telemetry import get_logger
 # Entries that failed before are tried alone; so few at a time that new ones hardly wait for them.
 SUSPECTS_AT_ONCE = 20
 # Items of several entries that are one commit.
-ITEMS_AT_ONCE = 2000
+ITEMS_AT_ONCE = 5000
 # How long a consumer is remembered that is given nothing.
 ABSENT_SECONDS = 3600.0
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from services.analytics.model import Ending, Fact, MessageFact, Speaker
 
 _MESSAGE_FIELDS = tuple(MessageFact.__slots__)
+_values = attrgetter(*_MESSAGE_FIELDS)
 
 
 def fact_document(fact: Fact) -> dict[str, Any]:
@@ -26,11 +28,7 @@ def fact_document(fact: Fact) -> dict[str, Any]:
 
 
 def _message_document(message: MessageFact) -> dict[str, Any]:
-    kept = {}
-    for name in _MESSAGE_FIELDS:
-        value = getattr(message, name)
-        if value:
-            kept[name] = value
+    kept = {name: value for name, value in zip(_MESSAGE_FIELDS, _values(message), strict=True) if value}
     kept["speaker"], kept["ending"] = message.speaker.value, message.ending.value
     return kept
 

@@ -3,15 +3,14 @@
 An event whose fact is there has been dealt with; that is the only mark, and it is made in the commit that counts.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
 
-from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
-from services.analytics.model import FIGURE_NAMES, Fact, Figures, RollupKey, Speaker
-from services.analytics.rollups.commits import committed, known
+from services.analytics.model import FIGURE_NAMES, Fact, Figures, RollupKey
+from services.analytics.rollups.activity import activity
+from services.analytics.rollups.commits import Update, committed, inserted, known, updated, upsert
 from services.analytics.rollups.documents import fact_document
 from services.analytics.rollups.projection import Generation, Projection
 from services.analytics.rollups.series import add_to_series, combined, folded, series_of
@@ -61,56 +60,22 @@ class RollupStore:
 
 async def _write(generation: Generation, facts: Sequence[Fact], session: MongoSession) -> int:
     before = await known(generation.facts, [fact.event_id for fact in facts], session)
-    fresh = [fact for fact in facts if fact.event_id not in before]
+    fresh = [fact for fact in facts if fact.event_id not in before] if before else facts
     if not fresh:
         return 0
-    await generation.facts.insert_many([fact_document(fact) for fact in fresh], ordered=False, session=session)
-    cells = folded(fresh)
-    if cells:
-        await generation.rollups.bulk_write(
-            [_addition(key, figures) for key, figures in combined(cells).items()], ordered=False, session=session
-        )
+    await inserted(generation.facts, [fact_document(fact) for fact in fresh], session)
+    if cells := folded(fresh):
+        additions = [_addition(key, figures) for key, figures in combined(cells).items()]
+        await updated(generation.rollups, additions, session)
         await add_to_series(generation.series, series_of(cells), session)
     if told := [statement for fact in fresh for statement in fact.statements]:
         await supersede(generation, told, session)
-    if active := _activity(fresh):
-        await generation.sessions.bulk_write(active, ordered=False, session=session)
+    if active := activity(fresh):
+        await updated(generation.sessions, active, session)
     return len(fresh)
 
 
-def _addition(key: RollupKey, figures: Figures) -> UpdateOne:
+def _addition(key: RollupKey, figures: Figures) -> Update:
     names = key._asdict()
     amounts = {name: amount for name, amount in zip(FIGURE_NAMES, figures, strict=True) if amount}
-    return UpdateOne({"_id": names}, {"$inc": amounts, "$setOnInsert": names}, upsert=True)
-
-
-def _activity(facts: Sequence[Fact]) -> list[UpdateOne]:
-    """What the facts say about when their conversations were active; in any order it comes to the same."""
-    changes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for fact in facts:
-        if not fact.conversation_id or not fact.messages:
-            continue
-        change = changes.setdefault((fact.tenant_id, fact.conversation_id), {"$min": {}, "$max": {}, "$inc": {}})
-        _widen(change, fact)
-    return [
-        UpdateOne(
-            {"_id": {"tenant_id": tenant_id, "conversation_id": conversation_id}},
-            {**change, "$set": {"open": True}},
-            upsert=True,
-        )
-        for (tenant_id, conversation_id), change in changes.items()
-    ]
-
-
-def _widen(change: Mapping[str, dict[str, Any]], fact: Fact) -> None:
-    least, most, sums = change["$min"], change["$max"], change["$inc"]
-    least["channel"] = min(least.get("channel", fact.channel), fact.channel)
-    for message in fact.messages:
-        at: datetime = message.create_time
-        least["start"], most["end"] = min(least.get("start", at), at), max(most.get("end", at), at)
-        for name in ("user_id", "assistant_id", "team_id"):
-            value = getattr(message, name)
-            least[name] = min(least.get(name, value), value)
-        asked = message.speaker is Speaker.USER
-        sums["messages"] = sums.get("messages", 0) + 1
-        sums["turns"] = sums.get("turns", 0) + (0 if asked else message.figures().turns)
+    return upsert(names, {"$inc": amounts, "$setOnInsert": names})

@@ -24,7 +24,7 @@ from services.analytics.model import (
     day_of,
     hour_of,
 )
-from services.analytics.rollups.commits import Update, updated
+from services.analytics.rollups.commits import Update, updated, upsert
 from services.analytics.rollups.sketches import bucket_of, digest_of, merged, users_merged
 from shared.mongo import MongoCollection, MongoSession
 
@@ -186,7 +186,9 @@ async def add_to_series(series: MongoCollection, grown: Growths, session: MongoS
     with_bytes = [key for key, growth in grown.items() if growth.distributions or growth.users]
     kept = await _kept_bytes(series, with_bytes, session)
     additions = [_addition(key, growth, kept.get(key, {})) for key, growth in grown.items()]
-    await updated(series, additions, session)
+    # A change of nothing, as when a statement says what the one before said, would leave an empty document.
+    if changes := [addition for addition in additions if addition["u"]]:
+        await updated(series, changes, session)
 
 
 async def _kept_bytes(
@@ -208,7 +210,7 @@ def _addition(key: SeriesKey, growth: Growth, kept: Mapping[str, bytes]) -> Upda
         grown[USERS] = Binary(users_merged(kept.get(USERS, b""), growth.users))
     if grown:
         change["$set"] = grown
-    return UpdateOne({"_id": document_id(key)}, change, upsert=True)
+    return upsert(document_id(key), change)
 
 
 def document_id(key: SeriesKey) -> dict[str, Any]:

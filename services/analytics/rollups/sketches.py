@@ -19,6 +19,7 @@ RELATIVE_ERROR = 0.01
 USERS_KEPT = 1024
 _MAPPING = LogarithmicMapping(RELATIVE_ERROR)
 _DIGESTS = 2**64
+_FIRST = struct.Struct("<i")
 
 
 @lru_cache(maxsize=65_536)
@@ -42,13 +43,21 @@ def merged(kept: bytes, more: Mapping[int, int]) -> bytes:
 
 
 def joined(distributions: Iterable[bytes]) -> bytes:
-    """All of them as one."""
-    sums: dict[int, int] = {}
-    for each in distributions:
-        first, counts = _unpacked(each)
-        for bucket, count in enumerate(counts, first):
-            sums[bucket] = sums.get(bucket, 0) + count
-    return merged(b"", sums)
+    """All of them as one.
+
+    Counts lie side by side, 32 bits each, and together stay below 2**31: so each distribution is one long number, and
+    adding those adds all counts at once. A year of hours is merged in milliseconds.
+    """
+    filled = [each for each in distributions if each]
+    if not filled:
+        return b""
+    firsts = [_FIRST.unpack_from(each)[0] for each in filled]
+    start = min(firsts)
+    total = 0
+    for first, each in zip(firsts, filled, strict=True):
+        total += int.from_bytes(each[_FIRST.size :], "little") << 32 * (first - start)
+    size = max(first - start + len(each) // 4 - 1 for first, each in zip(firsts, filled, strict=True))
+    return _FIRST.pack(start) + total.to_bytes(4 * size, "little")
 
 
 def quantiles(distribution: bytes, wanted: Iterable[float]) -> list[float]:
