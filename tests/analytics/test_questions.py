@@ -1,5 +1,6 @@
 """The pure part of reports: how a question is understood, which documents cover it, and how they become rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from services.analytics.reports.model import MAX_ROWS, Dimension, Question, Rang
 from services.analytics.reports.reports import rows_of
 from services.analytics.reports.rollup_reader import Point
 from services.analytics.reports.sums import together
+from services.analytics.rollups.sketches import bucket_of, joined, merged
 from shared.errors import InvalidArgument
 from tests.analytics.events import NOON
 
@@ -191,3 +193,14 @@ def test_a_step_begins_before_its_hours_and_the_next_one_after_them() -> None:
             assert step <= hour < step + DAY + 2 * HOUR
             assert next_hour(step) <= hour
             hour += HOUR
+
+
+latencies = st.lists(st.integers(1, 10**7), max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(latencies, max_size=6))
+def test_distributions_joined_are_the_distribution_of_all_values(several: list[list[int]]) -> None:
+    packed = [merged(b"", Counter(map(bucket_of, values))) for values in several]
+    everything = Counter(bucket_of(value) for values in several for value in values)
+    assert joined(packed) == merged(b"", everything)
