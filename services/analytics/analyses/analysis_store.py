@@ -199,26 +199,28 @@ class AnalysisStore:
         except DuplicateKeyError:
             return
 
-    async def forget(self, tenant_id: str, conversation_ids: Sequence[str]) -> int:
-        """Erases all that is known of some conversations, versions and examples; how many versions there were.
-
-        What they added to the topic map is taken away in the same commit.
-        """
+    async def forget_conversations(self, tenant_id: str, conversation_ids: Sequence[str]) -> int:
+        """Erases all that is known of some conversations; how many versions there were. Sums stay as they are."""
         return await committed(self._database, lambda session: self._forget(tenant_id, conversation_ids, session))
 
+    async def forget_user(self, tenant_id: str, user_id: str) -> int:
+        """Erases a user's analyses and examples, and the user's name from what others had; sums stay as they are."""
+        theirs = {"tenant_id": tenant_id, "user_id": user_id}
+        with mongo_errors():
+            conversation_ids = await self._analyses.distinct("conversation_id", theirs)
+            await self._analyses.update_many(
+                {"tenant_id": tenant_id, "corrected_by": user_id}, {"$set": {"corrected_by": ""}}
+            )
+        await self._topic_map.forget(tenant_id, user_id)
+        return await self.forget_conversations(tenant_id, conversation_ids)
+
     async def _forget(self, tenant_id: str, conversation_ids: Sequence[str], session: MongoSession) -> int:
-        theirs = {"tenant_id": tenant_id, "conversation_id": {"$in": list(conversation_ids)}}
-        async for document in self._analyses.find({**theirs, "newest": True}, session=session):
-            await self._topic_map.count(analysis_in(document), -1, session)
         places = [{"tenant_id": tenant_id, "conversation_id": each} for each in conversation_ids]
         await self._examples.delete_many({"_id": {"$in": places}}, session=session)
-        gone = await self._analyses.delete_many(theirs, session=session)
+        gone = await self._analyses.delete_many(
+            {"tenant_id": tenant_id, "conversation_id": {"$in": list(conversation_ids)}}, session=session
+        )
         return int(gone.deleted_count)
-
-    async def of_user(self, tenant_id: str, user_id: str) -> list[str]:
-        """The conversations of a user that were analysed."""
-        with mongo_errors():
-            return list(await self._analyses.distinct("conversation_id", {"tenant_id": tenant_id, "user_id": user_id}))
 
     async def _find_one(self, query: Mapping[str, Any]) -> Analysis | None:
         with mongo_errors():

@@ -34,6 +34,7 @@ class TopicMap:
         with mongo_errors():
             await self._topics.create_index([("tenant_id", ASCENDING), ("keys", ASCENDING)], unique=True, name="keys")
             await self._topics.create_index([("tenant_id", ASCENDING), ("conversations", DESCENDING)], name="frequent")
+            await self._members.create_index([("_id.tenant_id", ASCENDING), ("_id.who", ASCENDING)], name="who")
 
     async def named(self, analysis: Analysis, session: MongoSession) -> Findings:
         """The findings with topics called as in the map, which learns what it did not know."""
@@ -69,6 +70,11 @@ class TopicMap:
                 member, {"$set": {"conversations": conversations}}, upsert=True, session=session
             )
         return (conversations > 0) - (before is not None)
+
+    async def forget(self, tenant_id: str, user_id: str) -> None:
+        """Forgets which topics a user spoke about; how many people did stays as it is."""
+        with mongo_errors():
+            await self._members.delete_many({"_id.tenant_id": tenant_id, "_id.who": str(digest_of(user_id))})
 
     async def read(self, tenant_id: str, most: int = MOST_TOPICS) -> list[TopicSums]:
         """The topics that conversations have, the most frequent first."""

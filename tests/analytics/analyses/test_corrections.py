@@ -95,15 +95,22 @@ async def test_the_topic_map_counts_people_exactly_also_when_analyses_change(ana
     assert [(each.name, each.users, each.conversations, each.negative) for each in topics] == [("Praças", 1, 2, 2)]
 
 
-async def test_what_is_forgotten_leaves_neither_words_nor_sums_in_the_map(analysed: World) -> None:
+async def test_of_a_user_who_is_forgotten_the_sums_stay(analysed: World) -> None:
     await analysed.settle(k_anonymity=0)
     found = await analysed.analyze(await analysed.conversation(BAD_LIGHT))
     await analysed.correct(found.analysis_id, main_topic="Praças")
-    store = analysed.room.store
-    assert await store.of_user(analysed.tenant_id, "ana") == [found.conversation_id]
-    assert await store.forget(analysed.tenant_id, [found.conversation_id]) == 2
-    assert not (await analysed.topic_map()).topics
-    for name in ("analyses", "analysis_examples", "topic_members"):
+    others = await analysed.analyze(await analysed.conversation(GOOD_SCHOOL, user_id="bia"))
+    await analysed.correct(others.analysis_id, satisfaction=5)
+    before = await analysed.topic_map(), await analysed.counted()
+
+    assert await analysed.room.store.forget_user(analysed.tenant_id, "ana") == 2
+    assert (await analysed.topic_map(), await analysed.counted()) == before
+    everything = str([await analysed.kept(name) for name in ("analyses", "analysis_examples")])
+    assert "'ana'" not in everything
+    assert "escuro" not in everything
+    assert len(await analysed.kept("topic_members")) == 1
+    assert await analysed.room.store.forget_conversations(analysed.tenant_id, [others.conversation_id]) == 2
+    for name in ("analyses", "analysis_examples"):
         assert await analysed.kept(name) == []
 
 
