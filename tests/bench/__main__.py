@@ -18,6 +18,8 @@ BENCHES = {
     "retrieval": "tests.bench.retrieval",
     "intake": "tests.bench.intake",
     "content": "tests.bench.content",
+    "panel": "tests.bench.panel",
+    "live": "tests.bench.live",
     "gateway": "tests.bench.gateway",
 }
 
