@@ -22,6 +22,8 @@ EXAMPLES = "analysis_examples"
 SETTINGS = "analysis_settings"
 REQUESTS = "analysis_requests"
 _REQUESTS_KEPT = timedelta(days=7)
+# What is younger is still in the hands of whoever made it.
+UNFINISHED_AFTER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class AnalysisStore:
             await self._analyses.create_index(versions, unique=True, name="versions")
             await self._analyses.create_index(by_time, name="by_time")
             await self._analyses.create_index(
-                [("pending", ASCENDING), ("create_time", ASCENDING)],
+                [("look_again", ASCENDING)],
                 partialFilterExpression={"pending.0": {"$exists": True}},
                 name="unfinished",
             )
@@ -101,7 +103,8 @@ class AnalysisStore:
         if before:
             await self._analyses.update_one({"_id": before["_id"]}, {"$set": {"newest": False}}, session=session)
             await self._topic_map.count(analysis_in(before), -1, session)
-        await self._analyses.insert_one(analysis_document(named), session=session)
+        document = {**analysis_document(named), "look_again": named.create_time + UNFINISHED_AFTER}
+        await self._analyses.insert_one(document, session=session)
         await self._topic_map.count(named, 1, session)
         if analysis.spent.reservation_id:
             await self._budget.put_right(analysis.tenant_id, analysis.analysis_id, analysis.spent.tokens, session)
@@ -112,11 +115,17 @@ class AnalysisStore:
         with mongo_errors():
             await self._analyses.update_one({"_id": analysis_id}, {"$pull": {"pending": step.value}})
 
-    async def unfinished(self, older_than: datetime, most: int) -> list[Analysis]:
-        """Analyses that were kept before then, and of which something is still to be done."""
-        query = {"pending.0": {"$exists": True}, "create_time": {"$lt": older_than}}
+    async def unfinished(self, now: datetime, most: int) -> list[Analysis]:
+        """Analyses of which something is still to be done, and whose maker should have done it by now."""
+        query = {"pending.0": {"$exists": True}, "look_again": {"$lt": now}}
         with mongo_errors():
-            return [analysis_in(each) async for each in self._analyses.find(query).limit(most)]
+            found = self._analyses.find(query).sort("look_again", ASCENDING).limit(most)
+            return [analysis_in(each) async for each in found]
+
+    async def put_off(self, analysis_id: str, until: datetime) -> None:
+        """What is still to be done about it cannot be done now."""
+        with mongo_errors():
+            await self._analyses.update_one({"_id": analysis_id}, {"$set": {"look_again": until}})
 
     async def page(self, wanted: Wanted, size: int) -> list[Analysis]:
         """The analyses of the last active conversations first."""

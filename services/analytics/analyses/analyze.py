@@ -35,11 +35,14 @@ from services.analytics.analyses.model import (
 )
 from services.analytics.analyses.statement import statement_of
 from services.analytics.rollups.statements import StatementStore
+from shared.errors import ServiceError
 from shared.identifiers import derived_id, new_id
+from shared.telemetry import get_logger
+
+_log = get_logger()
 
 _RACES = 5
-# What is younger is still in the hands of whoever made it.
-UNFINISHED_AFTER = timedelta(seconds=60)
+_PUT_OFF = timedelta(minutes=10)
 _UNFINISHED_AT_ONCE = 100
 
 
@@ -107,9 +110,13 @@ class Analyses:
         return analysis
 
     async def finish_abandoned(self) -> None:
-        """Finishes what processes that were killed have left."""
-        for analysis in await self._store.unfinished(self._now() - UNFINISHED_AFTER, _UNFINISHED_AT_ONCE):
-            await self.finish(analysis)
+        """Finishes what processes that were killed have left; what cannot be finished now is put off, alone."""
+        for analysis in await self._store.unfinished(self._now(), _UNFINISHED_AT_ONCE):
+            try:
+                await self.finish(analysis)
+            except ServiceError as error:
+                _log.warning("analysis_not_finished", reason=error.reason)
+                await self._store.put_off(analysis.analysis_id, self._now() + _PUT_OFF)
 
     async def _version(self, transcript: Transcript, trigger: Trigger, *, again: bool, request_id: str) -> Analysis:
         for _ in range(_RACES):
@@ -198,9 +205,9 @@ def _with_steps(analysis: Analysis, transcript: Transcript, settings: Settings) 
     free = answers and (answers[-1].generated_rating or not answers[-1].rating)
     left = settings.automatic_feedback and free and analysis.findings.sentiment is not Sentiment.NEUTRAL
     steps = (
-        *((Step.CHARGE,) if analysis.spent.reservation_id else ()),
         Step.COUNT,
         Step.LINK,
         *((Step.FEEDBACK,) if left else ()),
+        *((Step.CHARGE,) if analysis.spent.reservation_id else ()),
     )
     return replace(analysis, feedback_on=answers[-1].message_id if left else "", pending=steps)

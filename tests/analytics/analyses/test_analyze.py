@@ -108,7 +108,7 @@ async def test_an_analysis_whose_maker_is_killed_between_two_steps_is_finished_b
     (document,) = await analysed.kept("analyses")
     assert document["pending"], "nothing says what is still to be done"
 
-    await analysed.change("analyses", create_time=document["create_time"].replace(year=2020))
+    await analysed.change("analyses", look_again=document["look_again"].replace(year=2020))
     await analysed.room.analyses.finish_abandoned()
     await analysed.room.analyses.finish_abandoned()
     assert (await analysed.counted())["analyses"] == 1

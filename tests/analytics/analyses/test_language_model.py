@@ -12,6 +12,7 @@ import pytest
 from prosa.analytics.v1 import analysis_service_pb2 as pb
 from services.analytics.analyses.budget import Budget
 from services.analytics.analyses.model import Missed, Settings, Trigger
+from shared.errors import Unavailable
 from tests.analytics.analyses.world import BAD_LIGHT, RIDDLE, House, World, world
 
 if TYPE_CHECKING:
@@ -161,7 +162,31 @@ async def test_a_maker_killed_before_it_charged_leaves_one_charge(
             await modern.room.analyses.analyze(modern.tenant_id, conversation_id, Trigger.IDLE)
     assert await modern.charges() == []
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
-    await modern.change("analyses", create_time=long_ago)
+    await modern.change("analyses", look_again=long_ago)
     await asyncio.gather(*(modern.room.analyses.finish_abandoned() for _ in range(3)))
     assert len(await modern.charges()) == 1
     assert (await modern.used_and_held())[1] == 0
+
+
+async def test_what_cannot_be_charged_now_is_charged_later_and_keeps_nobody_else_waiting(
+    modern: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = [await modern.conversation(RIDDLE) for _ in range(2)]
+    with monkeypatch.context() as outage:
+
+        async def away(*_: Any) -> None:
+            raise Unavailable(dependency="tenant_quota")
+
+        outage.setattr(Budget, "charge", away)
+        for conversation_id in (stuck, other):
+            with pytest.raises(Unavailable):
+                await modern.room.analyses.analyze(modern.tenant_id, conversation_id, Trigger.IDLE)
+        await modern.change("analyses", look_again=datetime(2020, 1, 1, tzinfo=UTC))
+        await modern.room.analyses.finish_abandoned()
+        kept = await modern.kept("analyses")
+        assert [each["pending"] for each in kept] == [["charge"], ["charge"]]
+        assert min(each["look_again"] for each in kept) > datetime(2021, 1, 1, tzinfo=UTC), "not put off"
+    assert len((await modern.told(stuck)).analysis_ids) == 1
+    await modern.change("analyses", look_again=datetime(2020, 1, 1, tzinfo=UTC))
+    await modern.room.analyses.finish_abandoned()
+    assert len(await modern.charges()) == 2
