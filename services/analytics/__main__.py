@@ -5,6 +5,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from prosa.chat_store.v1 import feed_service_pb2_grpc
+from services.analytics.admin.forgetting import Forgetting
+from services.analytics.admin.handlers import AdminHandlers, admin_endpoint
+from services.analytics.admin.rebuild import Rebuilding
+from services.analytics.admin.replaying import Replaying
+from services.analytics.admin.retention import Retentions
 from services.analytics.agreement.endpoint import open_agreement
 from services.analytics.agreement.neighbours import NeighbourAccess
 from services.analytics.analyses.opening import open_analyses
@@ -23,7 +28,7 @@ from shared.command_line import command
 from shared.mongo import open_mongo
 from shared.redis_streams import consumer_name, open_redis
 from shared.server import Endpoint, Ready, serve
-from shared.steadily import in_background
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 log = get_logger()
@@ -62,10 +67,21 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         positions = FeedPositions(database, projection)
         await stack.enter_async_context(running(intake, config))
         if config.service_key.get_secret_value():
-            feed = await stack.enter_async_context(_feed(config, intake, positions, holder=name))
+            source = await stack.enter_async_context(_feed_source(config))
+            feed = _feed(config, source, intake, positions, holder=name)
             await stack.enter_async_context(in_background(feed.run()))
         else:
+            source = None
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
+        retentions = Retentions(database, projection)
+        cleaning = steadily("cleaning", retentions.clean, config.cleanup_sweep_seconds)
+        await stack.enter_async_context(in_background(cleaning))
+        admin = AdminHandlers(
+            Replaying(intake.letters),
+            Rebuilding(database, projection, source, session_idle_seconds=config.session_idle_seconds),
+            Forgetting(database, projection, intake.letters, analyses.store.forget_user),
+            retentions,
+        )
         book = await stack.enter_async_context(open_price_book(config.tenant_quota_target, config.service_key))
         agreement = await stack.enter_async_context(_agreement(config, projection, positions, clock))
         yield Analytics(
@@ -73,6 +89,7 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
                 reports_endpoint(projection, positions, clock, book=book, floor=analyses.store.people_shown),
                 agreement,
                 metrics_endpoint(intake.inbox, clock),
+                admin_endpoint(admin),
                 analyses.endpoint,
             ],
             {"mongodb": intake.turns.ready},
@@ -87,21 +104,32 @@ async def open_endpoints(config: Config) -> AsyncIterator[list[Endpoint]]:
 
 
 @asynccontextmanager
-async def _feed(config: Config, intake: Intake, positions: FeedPositions, *, holder: str) -> AsyncIterator[Feed]:
+async def _feed_source(config: Config) -> AsyncIterator[feed_service_pb2_grpc.FeedServiceStub]:
     async with open_channel(config.tenant_quota_target) as tenant_quota:
         token = ServiceToken(tenant_quota, config.service_key)
         async with open_channel(config.chat_store_target, token=token, on_behalf=False) as chat_store:
-            yield Feed(
-                feed_service_pb2_grpc.FeedServiceStub(chat_store),
-                intake.streams,
-                intake.turns,
-                positions,
-                holder=holder,
-                batch_size=config.feed_batch_size,
-                max_in_flight=config.feed_max_in_flight,
-                checkpoint_seconds=config.feed_checkpoint_seconds,
-                lease_seconds=config.feed_lease_seconds,
-            )
+            yield feed_service_pb2_grpc.FeedServiceStub(chat_store)
+
+
+def _feed(
+    config: Config,
+    source: feed_service_pb2_grpc.FeedServiceStub,
+    intake: Intake,
+    positions: FeedPositions,
+    *,
+    holder: str,
+) -> Feed:
+    return Feed(
+        source,
+        intake.streams,
+        intake.turns,
+        positions,
+        holder=holder,
+        batch_size=config.feed_batch_size,
+        max_in_flight=config.feed_max_in_flight,
+        checkpoint_seconds=config.feed_checkpoint_seconds,
+        lease_seconds=config.feed_lease_seconds,
+    )
 
 
 def _agreement(
