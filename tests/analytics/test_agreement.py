@@ -293,11 +293,14 @@ async def test_every_night_all_tenants_are_checked_once(
             shown[self.name] = value
 
     monkeypatch.setattr("services.analytics.agreement.nightly.gauge", Shown)
-    clock = ManualClock(NOW)
+    clock = ManualClock(NOW - timedelta(days=1))
     others.ledger_extra["gpt-x"] = 40
     nightly = NightlyAgreement(agreement, KeptReader(store.projection), drifts, clock, utc_hour=5)
     await nightly.look()
-    assert await drifts.tried() == {"acme": NOW, "beta": NOW}
+    assert (await drifts.standing()).oldest_check is None, "whoever is new has a turn in the next night"
+    clock.advance(24 * 3600)
+    await nightly.look()
+    assert await drifts.turns(["acme", "beta"], NOON) == {"acme": NOW, "beta": NOW}
     assert shown["prosa.analytics.drifts"] == 2
     assert shown["prosa.analytics.oldest_agreement_time"] == NOW.timestamp()
     others.ledger_extra.clear()

@@ -55,9 +55,12 @@ class DriftStore:
         with mongo_errors():
             await self._checks.update_one({"_id": tenant_id}, {"$set": {"until": now, "tried": now, **done}})
 
-    async def tried(self) -> Mapping[str, datetime]:
-        """When each tenant's last check ended, whatever came of it."""
+    async def turns(self, tenants: Sequence[str], now: datetime) -> Mapping[str, datetime]:
+        """When each tenant had its last turn, whatever came of it; whoever is new has it now."""
+        seen = {"$setOnInsert": {"tried": now, "until": now}}
         with mongo_errors():
+            if tenants:
+                await self._checks.bulk_write([UpdateOne({"_id": each}, seen, upsert=True) for each in tenants])
             return {each["_id"]: each["tried"] async for each in self._checks.find({"tried": {"$exists": True}})}
 
     async def keep(self, tenant_id: str, days: Days, found: Sequence[Drift], now: datetime) -> list[Drift]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from services.analytics.agreement.check import Agreement
 from services.analytics.agreement.drift_store import DriftStore
@@ -50,9 +50,10 @@ class NightlyAgreement:
         """Checks all who are due, and tells how they stand."""
         await self._drifts.prepare()
         since = night_before(self._clock.now(), self._utc_hour)
-        tried = await self._drifts.tried()
-        for tenant_id in await self._reader.tenants():
-            if tried.get(tenant_id, datetime.min.replace(tzinfo=UTC)) < since:
+        tenants = await self._reader.tenants()
+        turns = await self._drifts.turns(tenants, self._clock.now())
+        for tenant_id in tenants:
+            if turns[tenant_id] < since:
                 began = time.monotonic()
                 await self._check(tenant_id)
                 # Half of the time is left to others, however much a tenant has.

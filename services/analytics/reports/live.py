@@ -127,6 +127,10 @@ class LiveReports:
                 await asyncio.sleep(self._look_seconds)
         except ServiceError as error:
             watched.fail(error)
+        finally:
+            # Whatever ends the looks, nobody waits for ever.
+            if watched.failure is None:
+                watched.fail(Unavailable("the stream is broken"))
 
 
 class _Looks:

@@ -71,7 +71,7 @@ class AgreementFigures(_message.Message):
     cost_micros: _builtins.int
     """Cost in millionths of the tenant's currency. That of the ledger is not compared: it has the prices of the price book."""
     messages: _builtins.int
-    """Messages; reservations that were committed, in the ledger, where it is not compared."""
+    """Messages that count. Of the ledger: reservations that were committed, which is not compared."""
     def __init__(
         self,
         *,
@@ -106,7 +106,7 @@ class AgreementLine(_message.Message):
     """The model; empty for what no model wrote."""
     @_builtins.property
     def ledger(self) -> Global___AgreementFigures:
-        """The ledger, in the days of the tenant's account."""
+        """The ledger, of all days."""
 
     @_builtins.property
     def facts(self) -> Global___AgreementFigures:
@@ -163,7 +163,7 @@ class Drift(_message.Message):
     model: _builtins.str
     """The model; empty for what no model wrote."""
     day: _builtins.str
-    """The day, as "2026-11-21": in UTC, and of the tenant's account for the ledger."""
+    """The day (UTC), as "2026-11-21"; empty for the ledger, which is compared as a whole."""
     @_builtins.property
     def difference(self) -> Global___AgreementFigures:
         """By how much the second record is above the first: rollups above facts, facts above messages, rollups above ledger."""

@@ -35,9 +35,10 @@ class AgreementServiceStub:
     when a later check finds the two alike; while it goes on it is one drift whose difference may change.
 
     Every night all tenants are checked without being asked. Facts, rollups and messages are compared by day (UTC), to the
-    unit. The ledger is compared by day of the tenant's account from the first day on: it counts a turn on the day on which
-    its tokens were reserved and a message counts when it was stored, so a turn over midnight is on two days, and only what
-    the following day does not take back is drift. Today is compared as far as it has been counted.
+    unit. The ledger is compared as a whole, from the first day on: it counts a turn on the day on which its tokens were
+    reserved and a message counts when it was stored, so a turn over midnight is on two days. Analyses are charged and have no
+    message: they are taken into account; executions recorded from outside of the feed are left out. What is under way while
+    the records are read is no drift. Today is compared as far as it has been counted.
 
     What was deleted from chat_store stays in the facts, for it was used: messages of conversations that are no longer there,
     or no longer whole, are told apart and are no drift.
@@ -76,9 +77,10 @@ class AgreementServiceServicer:
     when a later check finds the two alike; while it goes on it is one drift whose difference may change.
 
     Every night all tenants are checked without being asked. Facts, rollups and messages are compared by day (UTC), to the
-    unit. The ledger is compared by day of the tenant's account from the first day on: it counts a turn on the day on which
-    its tokens were reserved and a message counts when it was stored, so a turn over midnight is on two days, and only what
-    the following day does not take back is drift. Today is compared as far as it has been counted.
+    unit. The ledger is compared as a whole, from the first day on: it counts a turn on the day on which its tokens were
+    reserved and a message counts when it was stored, so a turn over midnight is on two days. Analyses are charged and have no
+    message: they are taken into account; executions recorded from outside of the feed are left out. What is under way while
+    the records are read is no drift. Today is compared as far as it has been counted.
 
     What was deleted from chat_store stays in the facts, for it was used: messages of conversations that are no longer there,
     or no longer whole, are told apart and are no drift.
@@ -147,9 +149,10 @@ class AgreementService:
     when a later check finds the two alike; while it goes on it is one drift whose difference may change.
 
     Every night all tenants are checked without being asked. Facts, rollups and messages are compared by day (UTC), to the
-    unit. The ledger is compared by day of the tenant's account from the first day on: it counts a turn on the day on which
-    its tokens were reserved and a message counts when it was stored, so a turn over midnight is on two days, and only what
-    the following day does not take back is drift. Today is compared as far as it has been counted.
+    unit. The ledger is compared as a whole, from the first day on: it counts a turn on the day on which its tokens were
+    reserved and a message counts when it was stored, so a turn over midnight is on two days. Analyses are charged and have no
+    message: they are taken into account; executions recorded from outside of the feed are left out. What is under way while
+    the records are read is no drift. Today is compared as far as it has been counted.
 
     What was deleted from chat_store stays in the facts, for it was used: messages of conversations that are no longer there,
     or no longer whole, are told apart and are no drift.
