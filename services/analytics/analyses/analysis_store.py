@@ -21,6 +21,8 @@ ANALYSES = "analyses"
 EXAMPLES = "analysis_examples"
 SETTINGS = "analysis_settings"
 REQUESTS = "analysis_requests"
+# Of what was forgotten only what it cost is kept.
+_KEPT_WHOLE = {"version": {"$gt": 0}}
 _REQUESTS_KEPT = timedelta(days=7)
 # What is younger is still in the hands of whoever made it.
 UNFINISHED_AFTER = timedelta(seconds=60)
@@ -55,7 +57,9 @@ class AnalysisStore:
         versions = [("tenant_id", ASCENDING), ("conversation_id", ASCENDING), ("version", DESCENDING)]
         by_time = [("tenant_id", ASCENDING), ("newest", ASCENDING), ("last_time", DESCENDING), ("_id", DESCENDING)]
         with mongo_errors():
-            await self._analyses.create_index(versions, unique=True, name="versions")
+            await self._analyses.create_index(
+                versions, unique=True, partialFilterExpression=_KEPT_WHOLE, name="kept_versions"
+            )
             await self._analyses.create_index(by_time, name="by_time")
             await self._analyses.create_index(
                 [("look_again", ASCENDING)],
@@ -78,7 +82,8 @@ class AnalysisStore:
         """The version that counts."""
         with mongo_errors():
             document = await self._analyses.find_one(
-                {"tenant_id": tenant_id, "conversation_id": conversation_id}, sort=[("version", DESCENDING)]
+                {"tenant_id": tenant_id, "conversation_id": conversation_id, **_KEPT_WHOLE},
+                sort=[("version", DESCENDING)],
             )
         return analysis_in(document) if document else None
 
@@ -94,7 +99,8 @@ class AnalysisStore:
 
     async def _write(self, analysis: Analysis, session: MongoSession) -> Analysis:
         before = await self._analyses.find_one(
-            {"tenant_id": analysis.tenant_id, "conversation_id": analysis.conversation_id, "newest": True},
+            {"tenant_id": analysis.tenant_id, "conversation_id": analysis.conversation_id, **_KEPT_WHOLE},
+            sort=[("version", DESCENDING)],
             session=session,
         )
         if before and before["version"] >= analysis.version:
@@ -129,7 +135,7 @@ class AnalysisStore:
 
     async def page(self, wanted: Wanted, size: int) -> list[Analysis]:
         """The analyses of the last active conversations first."""
-        query: dict[str, Any] = {"tenant_id": wanted.tenant_id, **wanted.equal}
+        query: dict[str, Any] = {"tenant_id": wanted.tenant_id, **_KEPT_WHOLE, **wanted.equal}
         if not wanted.all_versions:
             query["newest"] = True
         times = {"$gte": wanted.start, "$lt": wanted.end}
@@ -209,7 +215,10 @@ class AnalysisStore:
             return
 
     async def forget_conversations(self, tenant_id: str, conversation_ids: Sequence[str]) -> int:
-        """Erases all that is known of some conversations; how many versions there were. Sums stay as they are."""
+        """Erases all that is known of some conversations; how many versions there were. Sums stay as they are.
+
+        Of what was charged the tokens are kept, so that the ledger is still explained.
+        """
         return await committed(self._database, lambda session: self._forget(tenant_id, conversation_ids, session))
 
     async def forget_user(self, tenant_id: str, user_id: str) -> int:
@@ -226,14 +235,17 @@ class AnalysisStore:
     async def _forget(self, tenant_id: str, conversation_ids: Sequence[str], session: MongoSession) -> int:
         places = [{"tenant_id": tenant_id, "conversation_id": each} for each in conversation_ids]
         await self._examples.delete_many({"_id": {"$in": places}}, session=session)
-        gone = await self._analyses.delete_many(
-            {"tenant_id": tenant_id, "conversation_id": {"$in": list(conversation_ids)}}, session=session
-        )
+        theirs = {"tenant_id": tenant_id, "conversation_id": {"$in": list(conversation_ids)}, **_KEPT_WHOLE}
+        charged = {**theirs, "spent.reservation_id": {"$gt": ""}, "pending": {"$ne": Step.CHARGE.value}}
+        paid = [each async for each in self._analyses.find(charged, {"tenant_id": 1, "spent": 1}, session=session)]
+        gone = await self._analyses.delete_many(theirs, session=session)
+        if paid:
+            await self._analyses.insert_many([{**each, "pending": []} for each in paid], session=session)
         return int(gone.deleted_count)
 
     async def _find_one(self, query: Mapping[str, Any]) -> Analysis | None:
         with mongo_errors():
-            document = await self._analyses.find_one(query)
+            document = await self._analyses.find_one({**query, **_KEPT_WHOLE})
         return analysis_in(document) if document else None
 
 

@@ -173,3 +173,15 @@ async def test_a_tenant_may_switch_analyses_unasked_off(analysed: World) -> None
     assert await analysed.kept("analyses_due") == []
     await analysed.room.unasked.fulfil(Wish("outside:x:asked", analysed.tenant_id, conversation_id))
     assert len(await analysed.kept("analyses")) == 1
+
+
+async def test_finding_the_newest_version_reads_one_document(analysed: World) -> None:
+    conversation_id = await analysed.conversation(BAD_LIGHT)
+    for number in range(4):
+        await analysed.analyze(conversation_id, again=True, request_id=str(number))
+    query = {"tenant_id": analysed.tenant_id, "conversation_id": conversation_id, "version": {"$gt": 0}}
+    plan = analysed.database["analyses"].find(query).sort([("version", -1)]).limit(1)
+    examined = (await plan.explain())["executionStats"]["totalDocsExamined"]
+    newest = await analysed.room.store.newest(analysed.tenant_id, conversation_id)
+    assert newest is not None
+    assert (newest.version, examined) == (4, 1)

@@ -12,7 +12,7 @@ import pytest
 from prosa.analytics.v1 import analysis_service_pb2 as pb
 from services.analytics.analyses.budget import Budget
 from services.analytics.analyses.model import Missed, Settings, Trigger
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from tests.analytics.analyses.world import BAD_LIGHT, RIDDLE, House, World, world
 
 if TYPE_CHECKING:
@@ -190,3 +190,18 @@ async def test_what_cannot_be_charged_now_is_charged_later_and_keeps_nobody_else
     await modern.change("analyses", look_again=datetime(2020, 1, 1, tzinfo=UTC))
     await modern.room.analyses.finish_abandoned()
     assert len(await modern.charges()) == 2
+
+
+async def test_of_what_is_forgotten_the_cost_is_kept(modern: World) -> None:
+    conversation_id = await modern.conversation(RIDDLE)
+    found = await modern.analyze(conversation_id)
+    again = await modern.analyze(conversation_id, again=True)
+    assert await modern.room.store.forget_user(modern.tenant_id, "ana") == 2
+    kept = await modern.kept("analyses")
+    assert {name for each in kept for name in each} == {"_id", "tenant_id", "spent", "pending"}
+    assert sum(each["spent"]["output_tokens"] for each in kept) == found.usage.output_tokens + again.usage.output_tokens
+    everything = pb.ListAnalysesRequest(all_versions=True)
+    assert not (await modern.analyses.ListAnalyses(everything, metadata=modern.person())).analyses
+    with pytest.raises(NotFound):
+        await modern.room.store.get(modern.tenant_id, found.analysis_id)
+    assert await modern.room.store.newest(modern.tenant_id, conversation_id) is None
