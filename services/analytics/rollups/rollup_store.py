@@ -34,11 +34,11 @@ class RollupStore:
         await mongo_ready(self._database)
 
     async def commit(self, facts: Sequence[Fact]) -> int:
-        """Counts the facts that are not known yet, all or none; returns how many were new.
+        """Counts the facts that are not known yet, all or none; returns how many were new. The first of its id counts.
 
         Unavailable and Conflict pass by themselves; anything else means that these facts cannot be stored.
         """
-        distinct = list({fact.event_id: fact for fact in facts}.values())
+        distinct = list({fact.event_id: fact for fact in reversed(facts)}.values())
         generation = await self.projection.current()
         return await committed(self._database, lambda session: _write(generation, distinct, session))
 

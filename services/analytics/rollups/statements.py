@@ -34,7 +34,9 @@ class StatementStore:
 
         Those without `event_id` follow from what is kept already: they need no mark.
         """
-        distinct = list({(each.event_id, each.subject, each.subject_id): each for each in statements}.values())
+        distinct = list(
+            {(each.event_id, each.subject, each.subject_id): each for each in reversed(statements)}.values()
+        )
         generation = await self.projection.current()
         return await committed(self._database, lambda session: _write(generation, distinct, session))
 
