@@ -181,9 +181,11 @@ async def test_the_period_before_is_reported_beside(stub: Stub, store: RollupSto
 
 async def test_the_facts_behind_a_row_add_up_to_it(stub: Stub, store: RollupStore, signing_keys: SigningKeys) -> None:
     await count(store, many_events(600, seed=8))
+    edges = {"just-before": NOON - timedelta(seconds=20), "last": NOON + timedelta(seconds=3599)}
+    await count(store, [appended(name, answer(at=moment, model="gpt-x")) for name, moment in edges.items()])
     usage = pb.GetUsageReportRequest(grain=pb.GRAIN_HOUR, group_by=[pb.DIMENSION_MODEL], time_zone="UTC")
     rows = (await stub.GetUsageReport(usage, **tenant(signing_keys))).rows
-    row = next(each for each in rows if each.model == "gpt-x")
+    row = next(each for each in rows if each.model == "gpt-x" and start_of(each) == NOON)
     request = pb.ListFactsRequest(model="gpt-x", page_size=7)
     request.start_time.CopyFrom(row.start_time)
     request.end_time.FromDatetime(start_of(row) + HOUR)

@@ -54,13 +54,15 @@ class KeptReader:
         """The records of these days."""
         records = KeptRecords(rollups={name: {} for name in ("days", "hours", "combinations")})
         generation = await self._projection.current()
+        with mongo_errors():
+            emptied = await emptied_until(generation, tenant_id)
+        records.emptied = {day for day in days.each() if day <= emptied}
         for day in days.each():
+            if day in records.emptied:
+                continue
             with mongo_errors():
                 # One transaction sees one moment: a fact and the sums it adds are one commit.
                 async with transaction(self._projection.database) as session:
-                    if not await facts_kept(generation, tenant_id, day, session):
-                        records.emptied.add(day)
-                        continue
                     await _read_facts(generation, tenant_id, day, records, session)
                     await _read_rollups(generation, tenant_id, day, records, session)
         return records
@@ -130,12 +132,14 @@ async def _read_facts(
         records.documents_examined += document["documents"]
 
 
-async def facts_kept(generation: Generation, tenant_id: str, day: date, session: MongoSession = None) -> bool:
-    """Whether all facts of the day still hold what they say."""
-    begin = midnight(day)
-    told = {name: {"$exists": False} for name in ("messages", "statement", "dead")}
-    within = {"$gte": begin, "$lt": begin + DAY}
-    return await generation.facts.find_one({"tenant_id": tenant_id, "time": within, **told}, session=session) is None
+async def emptied_until(generation: Generation, tenant_id: str) -> date:
+    """The last day of which facts were emptied, because the tenant keeps them no longer: it begins with the oldest."""
+    emptied = {"tenant_id": tenant_id, "time": None, "emptied": True}
+    if await generation.facts.find_one(emptied, {"_id": 1}) is None:
+        return date.min
+    kept = {"tenant_id": tenant_id, "time": {"$gt": midnight(date(1970, 1, 1))}}
+    oldest = await generation.facts.find_one(kept, {"time": 1}, sort=[("time", 1)])
+    return oldest["time"].date() if oldest else date.max
 
 
 async def _read_rollups(

@@ -13,7 +13,7 @@ from typing import Any
 from bson import Binary
 from pymongo import InsertOne, UpdateOne
 
-from services.analytics.agreement.kept_records import facts_kept
+from services.analytics.agreement.kept_records import emptied_until
 from services.analytics.agreement.model import Drift, DriftKind, DriftNotRepairableError, midnight
 from services.analytics.model import FIGURE_NAMES, HOUR, Axis, Fact, Figures, RollupKey, SeriesKey, Step, hour_of
 from services.analytics.reports.sums import Sums
@@ -31,7 +31,7 @@ from services.analytics.rollups.series import (
     series_of,
 )
 from services.analytics.rollups.sketches import merged, users_merged
-from shared.mongo import MongoSession
+from shared.mongo import MongoSession, mongo_errors
 
 DAY = timedelta(days=1)
 SPREAD = timedelta(minutes=1)
@@ -57,7 +57,9 @@ class Repair:
         """Writes all rollups of a tenant's day (UTC) anew."""
         generation = await self._projection.current()
         begin = midnight(day)
-        if not await facts_kept(generation, tenant_id, day):
+        with mongo_errors():
+            emptied = await emptied_until(generation, tenant_id)
+        if day <= emptied:
             raise DriftNotRepairableError("the facts of the day are not kept any more")
         for number in range(24):
             hour = begin + number * HOUR
