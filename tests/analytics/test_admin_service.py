@@ -1,4 +1,4 @@
-"""AdminService over the wire: dead letters come back once, a projection built anew is the same, people are forgotten."""
+"""AdminService over the wire: letters come back once, a projection built anew is the same, people are forgotten."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -177,7 +177,7 @@ async def test_a_projection_that_is_built_anew_is_identical_and_reports_never_st
             site.working(session_sweep_seconds=0.1),
             in_background(feed.run()),
         ):
-            await MetricsServiceStub(channel).RecordExecution(outside, **caller(signing_keys))  # type: ignore[call-arg]
+            await MetricsServiceStub(channel).RecordExecution(outside, **caller(signing_keys))
             await until(lambda: _reached(positions, 305))
             await until(lambda: _closed(database, ""))
             before = await kept(database)
@@ -222,7 +222,7 @@ async def test_a_rebuild_that_would_lose_figures_is_refused_and_changes_nothing(
     stub: Any = AdminServiceStub(channel)
     async with site.working():
         request = metrics_pb.RecordExecutionRequest(executions=[old, fresh])
-        await MetricsServiceStub(channel).RecordExecution(request, **caller(signing_keys))  # type: ignore[call-arg]
+        await MetricsServiceStub(channel).RecordExecution(request, **caller(signing_keys))
         await until(lambda: _facts(database, 2))
     await stub.SetRetention(pb.SetRetentionRequest(retention=pb.Retention(facts_days=7)), **caller(signing_keys))
     assert (await stub.GetRetention(pb.GetRetentionRequest(), **caller(signing_keys))).facts_days == 7

