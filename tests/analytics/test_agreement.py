@@ -247,6 +247,24 @@ def test_what_is_under_way_while_the_ledger_is_read_is_no_drift() -> None:
     assert beyond_both(before, {"m": Amounts(31, 0, 5, 0)}, after) == {(date.min, "m"): Amounts(input_tokens=-1)}
 
 
+async def test_what_analyses_were_charged_is_in_the_ledger_and_in_no_message(
+    agreement: Agreement, others: Others, database: MongoDatabase
+) -> None:
+    """Two versions may tell of one reservation; one that is not charged yet may be in the ledger or not."""
+    spent = {"model": "gpt-x", "input_tokens": 30, "reservation_id": "r1"}
+    versions = [{"_id": name, "tenant_id": "acme", "spent": spent, "pending": []} for name in ("a-1", "a-2")]
+    await database["analyses"].insert_many(versions)
+    others.ledger_extra["gpt-x"] = 30
+    assert (await agreement.check("acme", TODAY)).drifts == []
+    unsettled = {"tenant_id": "acme", "spent": {**spent, "reservation_id": "r2"}, "pending": ["charge", "count"]}
+    await database["analyses"].insert_one({"_id": "b-1", **unsettled})
+    for charged in (30, 60):
+        others.ledger_extra["gpt-x"] = charged
+        assert (await agreement.check("acme", TODAY)).drifts == []
+    others.ledger_extra["gpt-x"] = 61
+    assert [each.kind for each in (await agreement.check("acme", TODAY)).drifts] == [DriftKind.LEDGER]
+
+
 async def test_a_day_whose_facts_are_no_longer_kept_is_compared_with_nothing(
     agreement: Agreement, database: MongoDatabase, store: RollupStore, drifts: DriftStore
 ) -> None:
