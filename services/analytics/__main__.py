@@ -63,7 +63,15 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         name, projection, clock = consumer_name(), Projection(database), SystemClock()
         analyses = await stack.enter_async_context(open_analyses(config, database, projection, clock))
         fulfil = analyses.unasked.fulfil if config.service_key.get_secret_value() else None
-        intake = intake_of(database, redis, projection, consumer=name, prefix=config.stream_prefix, fulfil=fulfil)
+        intake = intake_of(
+            database,
+            redis,
+            projection,
+            consumer=name,
+            prefix=config.stream_prefix,
+            fulfil=fulfil,
+            forget=analyses.store.forget_conversations,
+        )
         positions = FeedPositions(database, projection)
         await stack.enter_async_context(running(intake, config))
         if config.service_key.get_secret_value():

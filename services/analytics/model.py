@@ -185,6 +185,16 @@ class Finalized:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """Nothing is kept of a conversation any more: its words go here too. What was counted stays."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """A conversation is to be analysed: somebody asked for it, or it has come to its end."""
 

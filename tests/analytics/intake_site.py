@@ -13,7 +13,7 @@ from services.analytics.admin.retention import Retentions
 from services.analytics.config import Config
 from services.analytics.intake.handlers import metrics_endpoint
 from services.analytics.intake.pipeline import Intake, intake_of, running
-from services.analytics.intake.works import Fulfil
+from services.analytics.intake.works import Forget, Fulfil
 from services.analytics.rollups.projection import Projection
 from shared.clock import SystemClock
 from shared.mongo import MongoDatabase
@@ -33,9 +33,10 @@ class Site:
         name: str = "site",
         source: Any = None,
         fulfil: Fulfil | None = None,
+        forget: Forget | None = None,
     ) -> None:
         self.projection = Projection(database)
-        self.intake: Intake = intake_of(database, redis, self.projection, consumer=name, fulfil=fulfil)
+        self.intake: Intake = intake_of(database, redis, self.projection, consumer=name, fulfil=fulfil, forget=forget)
         self.retentions = Retentions(database, self.projection)
         self.rebuilding = Rebuilding(database, self.projection, source, settled_seconds=0.1)
         self.forgetting = Forgetting(database, self.projection, self.intake.letters, _no_analyses)

@@ -8,11 +8,13 @@ way: over gRPC from a client or from the feed, through the stream, to facts, sum
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
+from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from functools import partial
@@ -64,7 +66,8 @@ class Engines:
     redis: Any
 
 
-Pipeline = Callable[[Engines], Awaitable[None]]
+# Returns when its work began, where that was not at once.
+Pipeline = Callable[[Engines], Awaitable[float | None]]
 
 
 def main() -> list[Row]:
@@ -86,13 +89,16 @@ async def _measure() -> list[Row]:
         with running_engine(mongo), running_engine(redis):
             events, few = _events(EVENTS), _events(NAIVE_EVENTS)
             told = _by_tenant(events)
-            naive, recorded, fed = [], [], []
+            urls = mongo.url(), redis.url()
+            naive, recorded, killed, fed = [], [], [], []
             for _ in range(TURNS):
                 naive.append(await _rate(mongo, redis, partial(_naive, few), few))
                 recorded.append(await _rate(mongo, redis, partial(_recorded, told), events))
+                killed.append(await _rate(mongo, redis, partial(_recorded_and_killed, urls, told), events))
                 fed.append(await _rate(mongo, redis, partial(_fed, events), events))
     return [
         _row("RecordExecution (500 a call) to rollups, beside LPUSH, BRPOP, insert_one", recorded, naive, bar=20.0),
+        _row("the same, worker in a process of its own, two of them killed with -9", killed, naive, bar=None),
         _row("chat_store's feed to rollups (its server in this process)", fed, naive, bar=None),
     ]
 
@@ -122,7 +128,7 @@ def _row(case: str, ours: Sequence[float], naive: Sequence[float], *, bar: float
 async def _rate(mongo: Mongo, redis: Redis, pipeline: Pipeline, events: Sequence[feed_pb.Event]) -> float:
     async with _engines(mongo, redis) as engines:
         began = time.perf_counter()
-        await pipeline(engines)
+        began = await pipeline(engines) or began
         took = time.perf_counter() - began
         await _check(engines, events)
         return len(events) / took
@@ -175,8 +181,58 @@ async def _recorded(told: dict[str, list[metrics_pb.Execution]], engines: Engine
     ):
         stub: Any = MetricsServiceStub(channel)
         await asyncio.gather(*(_record(stub, keys, tenant, each) for tenant, each in told.items()))
-        while await engines.database["facts"].estimated_document_count() < sum(map(len, told.values())):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await _finished(engines)
+
+
+async def _recorded_and_killed(
+    urls: tuple[str, str], told: dict[str, list[metrics_pb.Execution]], engines: Engines
+) -> float:
+    """As _recorded, with the worker in a process of its own, of which two are killed; returns when it began."""
+    keys, total = new_signing_keys(), sum(map(len, told.values()))
+    intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(_worker(urls, engines.database.name)) for _ in range(3)]
+        port = await stack.enter_async_context(served([metrics_endpoint(intake.inbox, SystemClock())], keys))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        stub: Any = MetricsServiceStub(channel)
+        began = time.perf_counter()
+        telling = asyncio.gather(*(_record(stub, keys, tenant, each) for tenant, each in told.items()))
+        for place, worker in enumerate(workers, 1):
+            worker.stdin.write(b"go\n")
+            if place < len(workers):
+                await _counted(engines, total * place // 3)
+                worker.kill()
+        await telling
+        await _finished(engines)
+        return began
+
+
+async def _counted(engines: Engines, events: int) -> None:
+    """About so many have been counted; what a killed worker leaves behind makes the number a guess."""
+    while await engines.database["facts"].estimated_document_count() < events:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def _finished(engines: Engines) -> None:
+    """All that was accepted has been counted."""
+    while await engines.database["inbox"].count_documents({}, limit=1):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def _worker(urls: tuple[str, str], database: str) -> AsyncIterator[Any]:
+    mongo_url, redis_url = urls
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.intake_worker", mongo_url, database, redis_url, stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def _record(stub: Any, keys: SigningKeys, tenant: str, executions: Sequence[metrics_pb.Execution]) -> None:

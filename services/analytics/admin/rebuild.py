@@ -15,7 +15,7 @@ from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.admin.model import RebuildProgress, RebuildRunning, RebuildState, RebuildWouldLose
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.streams import Kind
-from services.analytics.intake.wire import fact_of, kind_of, news_of
+from services.analytics.intake.wire import News, fact_of, kind_of, news_of
 from services.analytics.model import Fact, Finalized, Position, Statement, UncountableEventError
 from services.analytics.rollups.commits import known
 from services.analytics.rollups.documents import fact_in
@@ -181,7 +181,7 @@ class Building:
         before = await known(self.generation.facts, [fact["_id"] for fact in facts], None)
         unknown = [fact for fact in facts if fact["_id"] not in before]
         turns = [fact_in(fact) for fact in unknown if "messages" in fact]
-        news: list[Statement | Finalized] = [statement_in(fact["statement"]) for fact in unknown if "statement" in fact]
+        news: list[News] = [statement_in(fact["statement"]) for fact in unknown if "statement" in fact]
         news += [
             Finalized(fact["_id"], fact["tenant_id"], fact["finalized"], fact["time"])
             for fact in unknown
@@ -198,7 +198,8 @@ class Building:
         while await self._sessions.close_idle(before):
             pass
 
-    async def _add(self, facts: Sequence[Fact], news: Sequence[Statement | Finalized]) -> None:
+    async def _add(self, facts: Sequence[Fact], news: Sequence[News]) -> None:
+        """What was purged changes no figure; its mark is taken over."""
         if facts:
             await self._turns.commit(facts)
         if statements := [each for each in news if isinstance(each, Statement)]:

@@ -13,7 +13,7 @@ from services.analytics.intake.inbox import Inbox
 from services.analytics.intake.metrics_wire import wish_item
 from services.analytics.intake.streams import Kind, Lanes, open_lanes
 from services.analytics.intake.worker import Desk, Worker
-from services.analytics.intake.works import Contents, Fulfil, News, Turns, Wishes, Work
+from services.analytics.intake.works import Contents, Endings, Forget, Fulfil, Turns, Wishes, Work
 from services.analytics.model import Statement
 from services.analytics.rollups.projection import Projection
 from services.analytics.rollups.rollup_store import RollupStore
@@ -28,7 +28,7 @@ LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What takes events in and gives them their effect. `fulfil` is None where nobody analyses conversations."""
+    """What takes events in and gives them their effect. Nobody analyses conversations where `fulfil` is None."""
 
     streams: Mapping[Kind, Lanes]
     turns: RollupStore
@@ -37,6 +37,7 @@ class Intake:
     inbox: Inbox
     letters: DeadLetters
     fulfil: Fulfil | None
+    forget: Forget | None
 
     async def prepare(self) -> None:
         """Creates every index; again and again is fine."""
@@ -48,7 +49,7 @@ class Intake:
         """What is done with the items of each stream."""
         works: dict[Kind, Work[Any]] = {
             Kind.EXECUTION: Turns(self.turns),
-            Kind.SESSION: News(self.turns, self.statements, self.sessions),
+            Kind.SESSION: Endings(self.turns, self.statements, self.sessions, self.forget),
             Kind.CONTENT: Contents(self.turns, self.statements),
         }
         return works | ({Kind.CLASSIFICATION: Wishes(self.turns, self.fulfil)} if self.fulfil else {})
@@ -83,6 +84,7 @@ def intake_of(
     consumer: str,
     prefix: str = "metrics",
     fulfil: Fulfil | None = None,
+    forget: Forget | None = None,
 ) -> Intake:
     """The intake on these engines. Whoever analyses conversations is asked for each that comes to rest."""
     streams = {kind: open_lanes(redis, prefix, kind, consumer) for kind in Kind}
@@ -102,6 +104,7 @@ def intake_of(
         inbox=inbox,
         letters=DeadLetters(database, projection, inbox),
         fulfil=fulfil,
+        forget=forget,
     )
 
 

@@ -1,4 +1,6 @@
-"""From the feed's events and outside producers' items to facts, statements and wishes."""
+"""From the feed's events to facts and news."""
+
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -14,6 +16,7 @@ from services.analytics.model import (
     Fact,
     Finalized,
     MessageFact,
+    Purged,
     Speaker,
     Statement,
     Subject,
@@ -21,6 +24,8 @@ from services.analytics.model import (
 )
 from services.analytics.rollups.names import GENERATED_RATINGS, RATING, RATINGS
 from services.analytics.wire import moment_of
+
+News: TypeAlias = Statement | Finalized | Purged
 
 _SPEAKERS = {
     chat_pb.MESSAGE_TYPE_USER: Speaker.USER,
@@ -50,6 +55,8 @@ def kind_of(event: feed_pb.Event) -> Kind | None:
         case "message_changed":
             return Kind.SESSION
         case "conversation_changed" if event.conversation_changed.conversation.HasField("finalize_time"):
+            return Kind.SESSION
+        case "conversation_purged":
             return Kind.SESSION
     return None
 
@@ -85,8 +92,8 @@ def fact_of(item: bytes) -> Fact:
         raise UncountableEventError(str(error), event_id=event.event_id, tenant_id=event.tenant_id) from None
 
 
-def news_of(item: bytes) -> Statement | Finalized:
-    """What an event of the feed says about feedback or the end of a session; UncountableEventError when nothing."""
+def news_of(item: bytes) -> News:
+    """What an event of the feed says about feedback or a conversation's end; UncountableEventError when nothing."""
     event = _event(item)
     try:
         return _news(event)
@@ -123,7 +130,7 @@ def _fact(event: feed_pb.Event) -> Fact:
     )
 
 
-def _news(event: feed_pb.Event) -> Statement | Finalized:
+def _news(event: feed_pb.Event) -> News:
     _named(event)
     match event.WhichOneof("payload"):
         case "message_changed":
@@ -131,6 +138,8 @@ def _news(event: feed_pb.Event) -> Statement | Finalized:
         case "conversation_changed":
             finalized = event.conversation_changed.conversation.finalize_time
             return Finalized(event.event_id, event.tenant_id, event.conversation_id, moment_of(finalized))
+        case "conversation_purged":
+            return Purged(event.event_id, event.tenant_id, event.conversation_id, moment_of(event.event_time))
     raise ValueError("nothing to count")
 
 

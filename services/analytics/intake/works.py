@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from services.analytics.intake.metrics_wire import content_of, execution_of, session_of, wish_of
-from services.analytics.intake.wire import fact_of, news_of
-from services.analytics.model import Fact, Finalized, Statement, UncountableEventError, Wish
+from services.analytics.intake.wire import News, fact_of, news_of
+from services.analytics.model import Fact, Finalized, Purged, Statement, UncountableEventError, Wish
 from services.analytics.rollups.rollup_store import RollupStore
 from services.analytics.rollups.sessions import SessionStore
 from services.analytics.rollups.statements import StatementStore
@@ -93,23 +93,35 @@ def _shares(items: Sequence[Fact]) -> list[list[Fact]]:
     return [half for half in halves if half]
 
 
-class News(_Marked[Statement | Finalized]):
+# Forgets the words of these conversations of a tenant; again and again is fine.
+Forget = Callable[[str, Sequence[str]], Awaitable[object]]
+
+
+class Endings(_Marked[News]):
     """metrics:session: feedback and sessions, and conversations that come to their end."""
 
-    def __init__(self, store: RollupStore, statements: StatementStore, sessions: SessionStore) -> None:
+    def __init__(
+        self, store: RollupStore, statements: StatementStore, sessions: SessionStore, forget: Forget | None
+    ) -> None:
         super().__init__(store)
         self._statements = statements
         self._sessions = sessions
+        self._forget = forget
 
-    def read(self, item: bytes, tenant_id: str) -> Statement | Finalized:
+    def read(self, item: bytes, tenant_id: str) -> News:
         return session_of(item, tenant_id) if tenant_id else news_of(item)
 
-    async def commit(self, items: Sequence[Statement | Finalized]) -> None:
-        """Two commits, each with its own marks: what one has done is known when the other has to be repeated."""
+    async def commit(self, items: Sequence[News]) -> None:
+        """Commits with marks of their own: what one has done is known when another has to be repeated."""
         if statements := [each for each in items if isinstance(each, Statement)]:
             await self._statements.commit(statements)
         if finalized := [each for each in items if isinstance(each, Finalized)]:
             await self._sessions.finalize(finalized)
+        for each in items:
+            if isinstance(each, Purged):
+                if self._forget:
+                    await self._forget(each.tenant_id, [each.conversation_id])
+                await self._store.mark(each.event_id, each.tenant_id, each.time)
 
 
 class Contents(_Marked[Statement]):
