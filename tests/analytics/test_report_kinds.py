@@ -332,3 +332,17 @@ async def test_other_tenants_see_none_of_it(
         report = await method(request, **other)
         assert report.documents_examined == 0
         assert not getattr(report, "rows", None)
+
+
+async def test_a_month_by_user_is_read_from_days_and_the_hours_at_its_ends(
+    stub: Stub, store: RollupStore, signing_keys: SigningKeys
+) -> None:
+    first, last = datetime(2026, 10, 1, 3, tzinfo=UTC), datetime(2026, 11, 1, 2, tzinfo=UTC)
+    moments = [first - HOUR, first, *(first + 10 * DAY + number * HOUR for number in range(12)), last, last + HOUR]
+    await count(store, [appended(f"e{number}", question(at=at), user_id="ana") for number, at in enumerate(moments)])
+    request = pb.GetUsageReportRequest(grain=pb.GRAIN_MONTH, group_by=[pb.DIMENSION_USER])
+    request.start_time.FromDatetime(first)
+    request.end_time.FromDatetime(datetime(2026, 11, 1, 3, tzinfo=UTC))
+    report = await stub.GetUsageReport(request, **tenant(signing_keys))
+    assert [(start_of(row), row.user_id, row.user_messages) for row in report.rows] == [(first, "ana", 14)]
+    assert report.documents_examined == 3

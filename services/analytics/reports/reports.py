@@ -7,7 +7,8 @@ from datetime import datetime
 from operator import itemgetter
 
 from services.analytics.intake.feed_positions import FeedPositions
-from services.analytics.model import FIGURE_NAMES, Axis
+from services.analytics.model import FIGURE_NAMES, Axis, Step
+from services.analytics.reports.calendar import Span
 from services.analytics.reports.model import MAX_ROWS, Dimension, Question, Report, Row, too_many_rows
 from services.analytics.reports.rollup_reader import Point, Reading, RollupReader
 from services.analytics.reports.sums import Sums, together
@@ -65,8 +66,10 @@ class Reports:
 
     async def usage(self, question: Question) -> Report:
         """Turns, tokens, cost."""
-        if len(question.group_by) > 1 or question.group_by == (Dimension.USER,):
-            return await self._report(question, self._reader.combinations)
+        if question.group_by == (Dimension.USER,):
+            return await self._report(question, self._by_user)
+        if len(question.group_by) > 1:
+            return await self._report(question, self._by_combination)
         return await self._by_series(question, FIGURE_NAMES)
 
     async def performance(self, question: Question) -> Report:
@@ -93,6 +96,20 @@ class Reports:
         )
         examined = whole.documents_examined + by_reason.documents_examined
         return replace(whole, rows=rows_of(question, by_reason.points), documents_examined=examined)
+
+    async def _by_combination(self, asked: Question) -> Reading:
+        return await self._reader.combinations(asked, [Span(Step.HOUR, asked.first_hour(), asked.hour_after())])
+
+    async def _by_user(self, asked: Question) -> Reading:
+        """Users have series by day; their hours are in the combinations."""
+        spans = asked.spans()
+        days, hours = await asyncio.gather(
+            self._reader.series(
+                asked.tenant_id, Axis.USER, [span for span in spans if span.step is Step.DAY], FIGURE_NAMES
+            ),
+            self._reader.combinations(asked, [span for span in spans if span.step is Step.HOUR]),
+        )
+        return Reading(days.points + hours.points, days.documents_examined + hours.documents_examined)
 
     async def _by_series(self, question: Question, fields: Iterable[str]) -> Report:
         axis = question.group_by[0].axis() if question.group_by else Axis.TOTAL

@@ -63,12 +63,14 @@ class RollupReader:
                 reading.points.append(Point(place["start"], split, document))
         return _counted(reading, len(reading.points))
 
-    async def combinations(self, question: Question) -> Reading:
-        """The figures of the question's hours, summed by hour and by the dimensions it splits by."""
+    async def combinations(self, question: Question, hours: Sequence[Span]) -> Reading:
+        """The figures of these hours, summed by hour and by the dimensions that the question splits by."""
+        if not hours:
+            return Reading()
         names = [dimension.value for dimension in question.group_by]
-        hours = {"$gte": question.first_hour(), "$lt": question.hour_after()}
+        within = [{"tenant_id": question.tenant_id, "hour": {"$gte": span.first, "$lt": span.after}} for span in hours]
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"tenant_id": question.tenant_id, "hour": hours}},
+            {"$match": {"$or": within}},
             {"$limit": MAX_DOCUMENTS + 1},
             {
                 "$group": {

@@ -135,8 +135,8 @@ class ReportServiceServicer:
         """Reports turns, tokens and cost over time, split as asked.
 
         Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
-        days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
-        dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
+        days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+        occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

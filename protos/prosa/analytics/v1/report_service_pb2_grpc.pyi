@@ -56,8 +56,8 @@ class ReportServiceStub:
     """Reports turns, tokens and cost over time, split as asked.
 
     Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
-    days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
-    dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
+    days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+    occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetPerformanceReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]
     """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
@@ -157,8 +157,8 @@ class ReportServiceAsyncStub(ReportServiceStub):
     """Reports turns, tokens and cost over time, split as asked.
 
     Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
-    days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
-    dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
+    days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+    occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetPerformanceReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]  # type: ignore[assignment]
     """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
@@ -261,8 +261,8 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reports turns, tokens and cost over time, split as asked.
 
         Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
-        days stand for their hours; split by users or by several dimensions, one per hour and combination of all five
-        dimensions that occurred. 200 000 at the most, else RANGE_TOO_LARGE.
+        days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+        occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
         """
 
     @_abc_1.abstractmethod
