@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.intake.entries import items_of
-from services.analytics.intake.feed import Feed, Window
+from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.streams import Kind, open_lanes
 from services.analytics.intake.worker import Worker
@@ -23,9 +20,6 @@ from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, d
 from tests.analytics.events import NOON, answer, appended, many_events, oracle
 from tests.analytics.feed_source import FeedSource, feed_stub, served
 from tests.house.signing import SigningKeys
-
-# The window only remembers where an entry is.
-NO_STREAM: Any = None
 
 Following = Callable[..., Awaitable[Feed]]
 
@@ -364,29 +358,6 @@ async def test_a_follower_that_starts_again_leaves_no_watcher_behind(
         assert len(source.requests) == 2
         await until(lambda: _watchers(source, 1), 2)
     await until(lambda: _watchers(source, 0), 2)
-
-
-@given(
-    sizes=st.lists(st.booleans(), max_size=40),
-    settle_order=st.randoms(use_true_random=False),
-)
-def test_the_window_never_passes_an_unsettled_event(sizes: list[bool], settle_order: object) -> None:
-    window = Window(Position("at-0"))
-    places: dict[str, int] = {}
-    for place, counts in enumerate(sizes, start=1):
-        after = Position(f"at-{place}", datetime(2026, 1, 1, tzinfo=UTC))
-        if counts:
-            places[f"e{place}"] = place
-            window.send(f"e{place}", (NO_STREAM, f"{place}-0"), after)
-        else:
-            window.skip(after)
-    waiting = list(places)
-    settle_order.shuffle(waiting)  # type: ignore[attr-defined]
-    while waiting:
-        first = min(places[event_id] for event_id in waiting)
-        assert int(window.position.token.removeprefix("at-")) == first - 1
-        window.settle([waiting.pop()])
-    assert window.position.token == f"at-{len(sizes)}"
 
 
 async def _counted_until(positions: FeedPositions, time: datetime) -> bool:
