@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -10,8 +11,10 @@ from prosa.analytics.v1 import analysis_service_pb2 as pb
 from prosa.analytics.v1.analysis_service_pb2_grpc import AnalysisServiceStub
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from services.analytics.__main__ import open_analytics
+from services.analytics.admin.rebuild import Rebuilding
+from services.analytics.rollups.projection import Projection
 from shared.mongo import MongoDatabase
-from tests.analytics.analyses.world import BAD_LIGHT, World
+from tests.analytics.analyses.world import BAD_LIGHT, House, World, world
 from tests.house.in_process import serving
 
 Redis = Any
@@ -59,3 +62,23 @@ async def _until_linked(analysed: World, conversation_id: str) -> chat_pb.Conver
             if told.analysis_ids:
                 return told
             await asyncio.sleep(0.1)
+
+
+async def test_a_projection_that_is_built_anew_counts_analyses_as_before(
+    analysts: House, database: MongoDatabase
+) -> None:
+    async with world(analysts, database) as opened:
+        await opened.room.prepare()
+        await (await opened.projection.current()).prepare()
+        conversation_id = await opened.conversation(BAD_LIGHT)
+        await opened.analyze(conversation_id)
+        await opened.analyze(conversation_id, again=True)
+        before = await opened.counted(), await opened.counted("topic", "Iluminação pública")
+
+        rebuilding = Rebuilding(database, Projection(database), None, settled_seconds=0.0)
+        async for _ in rebuilding.run(accept_loss=False):
+            pass
+        anew = Projection(database)
+        assert (await anew.current()).number > 0
+        seen = replace(opened, projection=anew)
+        assert (await seen.counted(), await seen.counted("topic", "Iluminação pública")) == before
