@@ -36,6 +36,8 @@ _CLOSING = frozenset(
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _LONGEST_QUOTE = 240
+# A long conversation is judged by how it ended.
+_TELLING_CHARACTERS = 2_000
 _KEYWORDS_OF_A_MESSAGE = 5
 
 
@@ -79,8 +81,9 @@ def local_findings(transcript: Transcript, examples: Sequence[Example]) -> Findi
 
 
 def feeling(texts: Sequence[str]) -> Decision:
-    """positivo, negativo or neutro: by rules where they are certain, else by the local model."""
-    return _cascaded("sentiment", feeling_of(whole(texts)), local_model().feeling(texts))
+    """positivo, negativo or neutro at the end: by rules where they are certain, else by the local model."""
+    last = _end_of(texts)
+    return _cascaded("sentiment", feeling_of(whole(last)), local_model().feeling(last))
 
 
 def subject_decided(texts: Sequence[str]) -> Decision:
@@ -184,7 +187,18 @@ def _issue(texts: Sequence[str], sentiment: str, category: str) -> str:
     return issue_of(whole(texts)) if wrong else ""
 
 
+def _end_of(texts: Sequence[str]) -> list[str]:
+    """The last messages, as many as tell how somebody feels by now, and the last one in any case."""
+    kept = [texts[-1][-_TELLING_CHARACTERS:]]
+    for text in reversed(texts[:-1]):
+        if sum(map(len, kept)) + len(text) > _TELLING_CHARACTERS:
+            break
+        kept.append(text)
+    return kept[::-1]
+
+
 def _quote(text: str) -> str:
-    sentences = [each.strip() for each in _SENTENCE.split(blotted(text).strip()) if each.strip()]
+    beginning = blotted(text.strip()[: 4 * _LONGEST_QUOTE])
+    sentences = [each.strip() for each in _SENTENCE.split(beginning) if each.strip()]
     first = sentences[0] if sentences else ""
     return first if len(first) <= _LONGEST_QUOTE else f"{first[:_LONGEST_QUOTE]}…"

@@ -15,7 +15,7 @@ MAX_CHARACTERS = 20_000  # of one text; what comes after is not looked at
 
 _WORD = re.compile(r"[^\W_]+")
 _DRAWN_OUT = re.compile(r"(.)\1{2,}")
-_BLOTTED = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+|\d(?:[\d.\-/ ]{3,}\d)")
+_BLOTTED = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+\.[\w.]+|\d(?:[\d.\-/ ]{3,}\d)")
 _PORTUGUESE = Stemmer.Stemmer("portuguese")
 _ENGLISH = Stemmer.Stemmer("english")
 
