@@ -25,6 +25,8 @@ from shared.telemetry import get_logger
 SUSPECTS_AT_ONCE = 20
 # Items of several entries that are one commit.
 ITEMS_AT_ONCE = 5000
+# Deliveries after which an entry is tried by itself, yet whole.
+FIRST_SUSPICION = 2
 # How long a consumer is remembered that is given nothing.
 ABSENT_SECONDS = 3600.0
 
@@ -129,11 +131,17 @@ class Worker(Generic[_Item]):
             await self._try_alone(suspect)
 
     async def _try_alone(self, suspect: Stuck) -> None:
-        """Item by item, and each time from the other end: what lies on either side of a killer is done before it."""
+        """The entry by itself; if that fails too, item by item, and each time from the other end.
+
+        So what lies on either side of a killer is done before it, and an entry whose workers died of something else
+        is done as fast as any.
+        """
         for entry in await self._stream.claim([suspect], self._claim_idle_seconds):
             opened = await self._open(entry)
             if suspect.deliveries >= self._max_deliveries:
                 await self._give_up(opened, f"not done after {suspect.deliveries} deliveries")
+            elif suspect.deliveries == FIRST_SUSPICION:
+                await self._process_together([opened])
             else:
                 in_turn = opened.items if suspect.deliveries % 2 else opened.items[::-1]
                 await self._process_singly([Opened(entry, in_turn)])
