@@ -95,7 +95,13 @@ class AnalysisStore:
         kept = await self._find_one({"_id": analysis.analysis_id, "tenant_id": analysis.tenant_id})
         if kept is not None:
             return kept
-        return await committed(self._database, lambda session: self._write(analysis, session))
+        return await committed(self._database, lambda session: self._write_or_race(analysis, session))
+
+    async def _write_or_race(self, analysis: Analysis, session: MongoSession) -> Analysis:
+        try:
+            return await self._write(analysis, session)
+        except DuplicateKeyError:  # the same version, or a new topic of that name, came first: the next try sees it
+            raise Conflict("another analysis was first") from None
 
     async def _write(self, analysis: Analysis, session: MongoSession) -> Analysis:
         before = await self._analyses.find_one(

@@ -39,9 +39,10 @@ class Budget:
         self._now = now
 
     async def prepare(self) -> None:
-        """Lets MongoDB forget old days."""
+        """Creates the indexes, by one of which MongoDB forgets old days."""
         with mongo_errors():
             await self._days.create_index("expire_time", expireAfterSeconds=0, name="expire")
+            await self._days.create_index("tenant_id", name="tenant")
 
     async def hold(
         self, tenant_id: str, conversation_id: str, analysis_id: str, tokens: int, model: str, settings: Settings

@@ -1,5 +1,6 @@
 """What people say counts: in reports, when the conversation is analysed again, and for conversations like it."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -188,3 +189,12 @@ async def test_finding_the_newest_version_reads_one_document(analysed: World) ->
     newest = await analysed.room.store.newest(analysed.tenant_id, conversation_id)
     assert newest is not None
     assert (newest.version, examined) == (4, 1)
+
+
+async def test_many_conversations_at_once_make_one_topic_with_exact_sums(analysed: World) -> None:
+    await analysed.settle(k_anonymity=0)
+    conversations = [await analysed.conversation(BAD_LIGHT, user_id=f"u{number % 4}") for number in range(12)]
+    await asyncio.gather(*(analysed.analyze(each) for each in conversations))
+    (topic,) = (await analysed.topic_map()).topics
+    assert (topic.name, topic.conversations, topic.users, topic.negative) == ("Iluminação pública", 12, 4, 12)
+    assert (await analysed.counted("topic", topic.name))["analyses"] == 12
