@@ -241,7 +241,7 @@ class Worker(Generic[_Item]):
 
 
 def _complain(event: str, error: Exception) -> None:
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | Conflict):
         log.warning(event, dependency=error.metadata.get("dependency", ""), error=str(error))
     else:
         log.error(event, exc_info=error)
