@@ -66,8 +66,8 @@ class Engines:
     redis: Any
 
 
-# Returns when its work began, where that was not at once.
-Pipeline = Callable[[Engines], Awaitable[float | None]]
+# Returns how many seconds it took from the first event told to the last one counted.
+Pipeline = Callable[[Engines], Awaitable[float]]
 
 
 def main() -> list[Row]:
@@ -127,9 +127,7 @@ def _row(case: str, ours: Sequence[float], naive: Sequence[float], *, bar: float
 
 async def _rate(mongo: Mongo, redis: Redis, pipeline: Pipeline, events: Sequence[feed_pb.Event]) -> float:
     async with _engines(mongo, redis) as engines:
-        began = time.perf_counter()
-        began = await pipeline(engines) or began
-        took = time.perf_counter() - began
+        took = await pipeline(engines)
         await _check(engines, events)
         return len(events) / took
 
@@ -146,7 +144,7 @@ async def _engines(mongo: Mongo, redis: Redis) -> AsyncIterator[Engines]:
         await database.client.drop_database(name)
 
 
-async def _naive(events: Sequence[feed_pb.Event], engines: Engines) -> None:
+async def _naive(events: Sequence[feed_pb.Event], engines: Engines) -> float:
     async def produce() -> None:
         for event in events:
             await engines.redis.lpush("metrics", json.dumps(_plain(event)))
@@ -156,7 +154,9 @@ async def _naive(events: Sequence[feed_pb.Event], engines: Engines) -> None:
             _, text = await engines.redis.brpop(["metrics"])
             await engines.database["metrics"].insert_one(json.loads(text))
 
+    began = time.perf_counter()
     await asyncio.gather(produce(), consume())
+    return time.perf_counter() - began
 
 
 def _plain(event: feed_pb.Event) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _plain(event: feed_pb.Event) -> dict[str, Any]:
     }
 
 
-async def _recorded(told: dict[str, list[metrics_pb.Execution]], engines: Engines) -> None:
+async def _recorded(told: dict[str, list[metrics_pb.Execution]], engines: Engines) -> float:
     """Client batches over gRPC, its server in this process too."""
     keys = new_signing_keys()
     intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
@@ -180,14 +180,16 @@ async def _recorded(told: dict[str, list[metrics_pb.Execution]], engines: Engine
         running(intake, Config(worker_block_ms=100)),
     ):
         stub: Any = MetricsServiceStub(channel)
+        began = time.perf_counter()
         await asyncio.gather(*(_record(stub, keys, tenant, each) for tenant, each in told.items()))
         await _finished(engines)
+        return time.perf_counter() - began
 
 
 async def _recorded_and_killed(
     urls: tuple[str, str], told: dict[str, list[metrics_pb.Execution]], engines: Engines
 ) -> float:
-    """As _recorded, with the worker in a process of its own, of which two are killed; returns when it began."""
+    """As _recorded, with the worker in a process of its own, of which two are killed."""
     keys, total = new_signing_keys(), sum(map(len, told.values()))
     intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
     async with AsyncExitStack() as stack:
@@ -204,7 +206,7 @@ async def _recorded_and_killed(
                 worker.kill()
         await telling
         await _finished(engines)
-        return began
+        return time.perf_counter() - began
 
 
 async def _counted(engines: Engines, events: int) -> None:
@@ -271,7 +273,7 @@ def _execution(event: feed_pb.Event) -> metrics_pb.Execution:
     )
 
 
-async def _fed(events: Sequence[feed_pb.Event], engines: Engines) -> None:
+async def _fed(events: Sequence[feed_pb.Event], engines: Engines) -> float:
     keys = new_signing_keys()
     projection = Projection(engines.database)
     positions = FeedPositions(engines.database, projection)
@@ -283,9 +285,11 @@ async def _fed(events: Sequence[feed_pb.Event], engines: Engines) -> None:
         running(intake, Config(worker_block_ms=100)),
     ):
         feed = Feed(stub, intake.streams, intake.turns, positions, holder="bench")
+        began = time.perf_counter()
         async with in_background(feed.run()):
             while (await positions.read()).token != f"at-{len(events)}":  # noqa: ASYNC110 the end of the whole way
                 await asyncio.sleep(0.02)
+            return time.perf_counter() - began
 
 
 async def _check(engines: Engines, events: Sequence[feed_pb.Event]) -> None:
