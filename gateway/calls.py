@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from google.api import httpbody_pb2
 from google.protobuf.message import Message
 
 from gateway import sse
@@ -40,6 +41,10 @@ class Calls:
         """Answers with the response of a call; AioRpcError when it fails, ClientGoneError when nobody waits."""
         async with self._watched(exchange, call):
             raw = await call
+        if route.answers_with_file:
+            file = httpbody_pb2.HttpBody.FromString(raw)
+            await exchange.reply(200, file.data, file.content_type, [("content-disposition", "attachment")])
+            return
         content = await _beside(response_json, route, raw)
         await exchange.reply(200, content)
 

@@ -181,6 +181,9 @@ def _upload_body(route: Route) -> Schema:
 def _success(route: Route, schemas: Schemas) -> Schema:
     headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
     output = route.method.output_type
+    if route.answers_with_file:
+        file = {"schema": {"type": "string", "format": "binary"}}
+        return {"description": "The file.", "headers": headers, "content": {"*/*": file}}
     if not route.streams:
         shown = field_at(output, route.response_body) if route.response_body else None
         schema = schemas.reference(output) if shown is None else schemas.field(shown)

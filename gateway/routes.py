@@ -24,6 +24,9 @@ UPSTREAMS = ("tenant_quota", "chat_store", "document_rag", "analytics")
 # Names of server-sent events that the gateway itself sends; a stream's messages may not claim them.
 RESERVED_EVENTS = frozenset({"error", "end", "message"})
 
+# The response of methods that answer with a file.
+FILE = "google.api.HttpBody"
+
 
 class RouteError(ValueError):
     """A contract cannot be served over HTTP as it is written; found at start."""
@@ -60,6 +63,11 @@ class Route:
     def uploads(self) -> bool:
         """Whether the body is a file that goes up as a stream."""
         return bool(self.method.client_streaming)
+
+    @property
+    def answers_with_file(self) -> bool:
+        """Whether the answer is bytes of a media type of their own, not JSON."""
+        return bool(self.method.output_type.full_name == FILE)
 
     @property
     def streams(self) -> bool:

@@ -80,11 +80,16 @@ class ServiceToken:
     Many callers that find it stale cause one exchange, and wait for it only when the old token is of no more use.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, credential: SecretStr, clock: Clock | None = None) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, credential: SecretStr, clock: Clock | None = None, tenant_id: str = ""
+    ) -> None:
+        """`tenant_id` is the tenant to act for in the background; "" for none."""
         from prosa.tenant_quota.v1 import tenant_service_pb2, tenant_service_pb2_grpc
 
         self._stub = tenant_service_pb2_grpc.TenantServiceStub(channel)
-        self._request = tenant_service_pb2.AuthenticateRequest(credential=credential.get_secret_value())
+        self._request = tenant_service_pb2.AuthenticateRequest(
+            credential=credential.get_secret_value(), tenant_id=tenant_id
+        )
         self._clock = clock or SystemClock()
         self._renewal: asyncio.Task[None] | None = None
         self._token = ""

@@ -44,6 +44,8 @@ GaugeName: TypeAlias = Literal[
     "prosa.vectors.recall_at_10",
     "prosa.vectors.unindexed",
     "prosa.vectors.index_build_progress",
+    "prosa.analytics.drifts",
+    "prosa.analytics.oldest_agreement_time",
 ]
 
 
@@ -86,6 +88,10 @@ _GAUGES: dict[GaugeName, _Instrument] = {
     ),
     "prosa.vectors.unindexed": _Instrument("{vector}", "Vectors of large spaces that wait for an approximate index."),
     "prosa.vectors.index_build_progress": _Instrument("1", "How much of the index being built is done; 1: none is."),
+    "prosa.analytics.drifts": _Instrument("{drift}", "Differences between ledger, facts, rollups and messages."),
+    "prosa.analytics.oldest_agreement_time": _Instrument(
+        "s", "When the tenant whose records were compared longest ago was, in seconds since 1970."
+    ),
 }
 
 tracer = trace.get_tracer("prosa")

@@ -1,32 +1,35 @@
-"""Composition root: the API, the follower of the feed and a worker, in one process; any number of them may run."""
+"""Composition root: the API, the follower of the feed and the workers, in one process; any number of them may run."""
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from prosa.analytics.v1 import report_service_pb2, report_service_pb2_grpc
 from prosa.chat_store.v1 import feed_service_pb2_grpc
+from services.analytics.admin.forgetting import Forgetting
+from services.analytics.admin.handlers import AdminHandlers, admin_endpoint
+from services.analytics.admin.rebuild import Rebuilding
+from services.analytics.admin.replaying import Replaying
+from services.analytics.admin.retention import Retentions
+from services.analytics.agreement.endpoint import open_agreement
+from services.analytics.agreement.neighbours import NeighbourAccess
+from services.analytics.analyses.opening import open_analyses
 from services.analytics.config import Config
-from services.analytics.feed import Feed
-from services.analytics.feed_positions import FeedPositions
-from services.analytics.handlers import ReportHandlers
-from services.analytics.report import Reports
-from services.analytics.rollup_store import RollupStore
-from services.analytics.worker import Worker
+from services.analytics.intake.feed import Feed
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.handlers import metrics_endpoint
+from services.analytics.intake.pipeline import Intake, intake_of, running
+from services.analytics.reports.endpoint import reports_endpoint
+from services.analytics.reports.repricing import open_price_book
+from services.analytics.rollups.projection import Projection
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel
 from shared.clock import Clock, SystemClock
 from shared.command_line import command
 from shared.mongo import open_mongo
-from shared.redis_streams import Stream, consumer_name, open_redis
+from shared.redis_streams import consumer_name, open_redis
 from shared.server import Endpoint, Ready, serve
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
-
-STREAM = "execution"
-GROUP = "rollups"
-STOP_SECONDS = 2.0
 
 log = get_logger()
 
@@ -57,16 +60,48 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
             )
         )
         redis = await stack.enter_async_context(open_redis(config.redis_url))
-        name = consumer_name()
-        stream = Stream(redis, f"{config.stream_prefix}:{STREAM}", group=GROUP, consumer=name)
-        store, positions = RollupStore(database), FeedPositions(database)
-        await stack.enter_async_context(_working(_worker(config, stream, store)))
+        name, projection, clock = consumer_name(), Projection(database), SystemClock()
+        analyses = await stack.enter_async_context(open_analyses(config, database, projection, clock))
+        fulfil = analyses.unasked.fulfil if config.service_key.get_secret_value() else None
+        intake = intake_of(
+            database,
+            redis,
+            projection,
+            consumer=name,
+            prefix=config.stream_prefix,
+            fulfil=fulfil,
+            forget=analyses.store.forget_conversations,
+        )
+        positions = FeedPositions(database, projection)
+        await stack.enter_async_context(running(intake, config))
         if config.service_key.get_secret_value():
-            feed = await stack.enter_async_context(_feed(config, stream, store, positions, holder=name))
-            await stack.enter_async_context(_in_background(feed.run()))
+            source = await stack.enter_async_context(_feed_source(config))
+            feed = _feed(config, source, intake, positions, holder=name)
+            await stack.enter_async_context(in_background(feed.run()))
         else:
+            source = None
             log.warning("feed_not_followed", missing="ANALYTICS_SERVICE_KEY")
-        yield Analytics([reports_endpoint(Reports(store, positions), SystemClock())], {"mongodb": store.ready})
+        retentions = Retentions(database, projection)
+        cleaning = steadily("cleaning", retentions.clean, config.cleanup_sweep_seconds)
+        await stack.enter_async_context(in_background(cleaning))
+        admin = AdminHandlers(
+            Replaying(intake.letters),
+            Rebuilding(database, projection, source, session_idle_seconds=config.session_idle_seconds),
+            Forgetting(database, projection, intake.letters, analyses.store.forget_user),
+            retentions,
+        )
+        book = await stack.enter_async_context(open_price_book(config.tenant_quota_target, config.service_key))
+        agreement = await stack.enter_async_context(_agreement(config, projection, positions, clock))
+        yield Analytics(
+            [
+                reports_endpoint(projection, positions, clock, book=book, floor=analyses.store.people_shown),
+                agreement,
+                metrics_endpoint(intake.inbox, clock),
+                admin_endpoint(admin),
+                analyses.endpoint,
+            ],
+            {"mongodb": intake.turns.ready},
+        )
 
 
 @asynccontextmanager
@@ -76,71 +111,41 @@ async def open_endpoints(config: Config) -> AsyncIterator[list[Endpoint]]:
         yield analytics.endpoints
 
 
-def reports_endpoint(reports: Reports, clock: Clock) -> Endpoint:
-    """ReportService, answered by `reports`."""
-    return Endpoint(
-        add=report_service_pb2_grpc.add_ReportServiceServicer_to_server,
-        servicer=ReportHandlers(reports, clock),
-        full_name=report_service_pb2.DESCRIPTOR.services_by_name["ReportService"].full_name,
-    )
-
-
-def _worker(config: Config, stream: Stream, store: RollupStore) -> Worker:
-    return Worker(
-        stream,
-        store,
-        batch_size=config.worker_batch_size,
-        block_ms=config.worker_block_ms,
-        claim_idle_seconds=config.worker_claim_idle_seconds,
-        max_deliveries=config.worker_max_deliveries,
-    )
-
-
 @asynccontextmanager
-async def _feed(
-    config: Config, stream: Stream, store: RollupStore, positions: FeedPositions, *, holder: str
-) -> AsyncIterator[Feed]:
+async def _feed_source(config: Config) -> AsyncIterator[feed_service_pb2_grpc.FeedServiceStub]:
     async with open_channel(config.tenant_quota_target) as tenant_quota:
         token = ServiceToken(tenant_quota, config.service_key)
         async with open_channel(config.chat_store_target, token=token, on_behalf=False) as chat_store:
-            yield Feed(
-                feed_service_pb2_grpc.FeedServiceStub(chat_store),
-                stream,
-                store,
-                positions,
-                holder=holder,
-                batch_size=config.feed_batch_size,
-                max_in_flight=config.feed_max_in_flight,
-                checkpoint_seconds=config.feed_checkpoint_seconds,
-                lease_seconds=config.feed_lease_seconds,
-            )
+            yield feed_service_pb2_grpc.FeedServiceStub(chat_store)
 
 
-@asynccontextmanager
-async def _working(worker: Worker) -> AsyncIterator[None]:
-    """The worker in the background; at the end it finishes the batch in hand, if that takes not too long."""
-    task = asyncio.create_task(worker.run())
-    try:
-        yield
-    finally:
-        worker.stop()
-        await asyncio.wait([task], timeout=STOP_SECONDS)
-        await _cancelled(task)
+def _feed(
+    config: Config,
+    source: feed_service_pb2_grpc.FeedServiceStub,
+    intake: Intake,
+    positions: FeedPositions,
+    *,
+    holder: str,
+) -> Feed:
+    return Feed(
+        source,
+        intake.streams,
+        intake.turns,
+        positions,
+        holder=holder,
+        batch_size=config.feed_batch_size,
+        max_in_flight=config.feed_max_in_flight,
+        checkpoint_seconds=config.feed_checkpoint_seconds,
+        lease_seconds=config.feed_lease_seconds,
+    )
 
 
-@asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        await _cancelled(task)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+def _agreement(
+    config: Config, projection: Projection, positions: FeedPositions, clock: Clock
+) -> AbstractAsyncContextManager[Endpoint]:
+    access = NeighbourAccess(config.tenant_quota_target, config.chat_store_target, config.service_key)
+    nightly = config.agreement_utc_hour if config.service_key.get_secret_value() else None
+    return open_agreement(projection, positions, access, clock, utc_hour=nightly)
 
 
 async def _serve() -> None:
@@ -152,10 +157,14 @@ async def _serve() -> None:
 
 async def _migrate() -> None:
     config = Config()
-    async with open_mongo(
-        config.mongodb_url, config.mongodb_database, driver=config.mongodb_driver, timeout_ms=config.mongodb_timeout_ms
-    ) as database:
-        await RollupStore(database).prepare()
+    async with (
+        open_mongo(config.mongodb_url, config.mongodb_database, driver=config.mongodb_driver) as database,
+        open_redis(config.redis_url) as redis,
+    ):
+        projection = Projection(database)
+        await intake_of(database, redis, projection, consumer=consumer_name()).prepare()
+        async with open_analyses(config, database, projection) as analyses:
+            await analyses.prepare()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Config(ServiceConfig):
     feed_batch_size: int = Field(default=500, gt=0)
     """Most events that enter the stream in one round trip."""
 
-    feed_max_in_flight: int = Field(default=10_000, gt=0)
+    feed_max_in_flight: int = Field(default=50_000, gt=0)
     """Events that may be on their way between the feed and the rollups: bounds Redis' memory."""
 
     feed_checkpoint_seconds: float = Field(default=0.5, gt=0)
@@ -78,8 +78,8 @@ class Config(ServiceConfig):
     feed_lease_seconds: float = Field(default=15.0, gt=1)
     """After how long without a sign another replica takes over the feed."""
 
-    worker_batch_size: int = Field(default=1000, gt=0, le=5000)
-    """Most events in one transaction."""
+    worker_batch_size: int = Field(default=250, gt=0, le=5000)
+    """Most entries taken at once; the feed packs up to 100 events into one, outside producers up to 1000."""
 
     worker_block_ms: int = Field(default=1000, gt=0, le=2000)
     """How long a worker waits for new entries, in milliseconds."""
@@ -89,3 +89,36 @@ class Config(ServiceConfig):
 
     worker_max_deliveries: int = Field(default=5, gt=0)
     """Failed deliveries after which an entry goes to the dead letters."""
+
+    inbox_sweep_seconds: float = Field(default=2.0, gt=0)
+    """How often it is looked whether Redis has lost what outside producers sent."""
+
+    session_idle_seconds: float = Field(default=1800.0, gt=0)
+    """After how long without a message a session is over: it is counted, and its conversation analysed."""
+
+    session_sweep_seconds: float = Field(default=10.0, gt=0)
+    """How often sessions that are over are looked for."""
+
+    cleanup_sweep_seconds: float = Field(default=3600.0, gt=0)
+    """How often facts are emptied that are older than their tenant keeps them."""
+
+    agreement_utc_hour: int = Field(default=5, ge=0, le=23)
+    """Hour of the day, in UTC, from which on all tenants' records are compared; a missed night is made up for."""
+
+    classification_model: str = ""
+    """Language model that is asked where rules and the local model are uncertain; with none, or where a tenant has not
+    switched it on, they have the last word."""
+
+    classification_timeout_seconds: float = Field(default=20.0, gt=0)
+    """How long the language model may take for one conversation."""
+
+    openai_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias=AliasChoices("ANALYTICS_OPENAI_API_KEY", "OPENAI_API_KEY")
+    )
+    """Key of the OpenAI-compatible endpoint."""
+
+    openai_base_url: str = Field(
+        default="https://api.openai.com/v1",
+        validation_alias=AliasChoices("ANALYTICS_OPENAI_BASE_URL", "OPENAI_BASE_URL"),
+    )
+    """Address of the OpenAI-compatible endpoint."""

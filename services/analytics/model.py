@@ -1,25 +1,16 @@
-"""Facts, figures and rollups: what is counted, where it is counted, and which questions may be asked."""
+"""Facts, figures and rollups: what is counted, and where it is counted."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import Enum, StrEnum
 from operator import add
-from typing import NamedTuple, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-from shared.errors import FieldViolation, InvalidArgument
+from typing import NamedTuple
 
 HOUR = timedelta(hours=1)
-DEFAULT_RANGE = timedelta(days=30)
-DEFAULT_TIME_ZONE = "America/Sao_Paulo"
 # What the rollups' 64-bit sums can take for longer than anybody will watch.
 MAX_TOKENS = 10**12
 MAX_COST_MICROS = 10**15
-MAX_ROWS = 10_000
-# Reports are asked within these; near the ends of the calendar its own arithmetic fails.
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 class UncountableEventError(Exception):
@@ -50,7 +41,11 @@ class Ending(Enum):
 
 
 class Figures(NamedTuple):
-    """Sums. Token components are disjoint: their total is the sum of the four. Cost in micro-units."""
+    """Sums. Token components are disjoint: their total is the sum of the four. Cost in micro-units.
+
+    `timed_turns` are the turns whose latency is known; `latency_ms` and `timed_output_tokens` (output, reasoning) are
+    sums over them. `streamed_turns` are those whose time to first token is known, `time_to_first_token_ms` its sum.
+    """
 
     turns: int = 0
     rag_turns: int = 0
@@ -61,6 +56,12 @@ class Figures(NamedTuple):
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cost_micros: int = 0
+    interrupted_turns: int = 0
+    timed_turns: int = 0
+    latency_ms: int = 0
+    timed_output_tokens: int = 0
+    streamed_turns: int = 0
+    time_to_first_token_ms: int = 0
 
     def plus(self, other: "Figures") -> "Figures":
         """Both together."""
@@ -100,32 +101,109 @@ class MessageFact:
         speaks = self.speaker in (Speaker.ASSISTANT, Speaker.TEAM)
         answered = speaks and self.ending is not Ending.ERROR
         failed = self.speaker is Speaker.ERROR or (speaks and self.ending is Ending.ERROR)
+        timed = answered and self.latency_ms > 0
+        streamed = answered and self.time_to_first_token_ms > 0
+        # By position, in the order of Figures: this is made for every message.
         return Figures(
-            turns=int(answered),
-            rag_turns=int(answered and self.rag),
-            errors=int(failed),
-            user_messages=int(self.speaker is Speaker.USER),
-            input_tokens=self.input_tokens,
-            cached_input_tokens=self.cached_input_tokens,
-            output_tokens=self.output_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-            cost_micros=self.cost_micros,
+            int(answered),
+            int(answered and self.rag),
+            int(failed),
+            int(self.speaker is Speaker.USER),
+            self.input_tokens,
+            self.cached_input_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            self.cost_micros,
+            int(answered and self.ending is Ending.INTERRUPTED),
+            int(timed),
+            self.latency_ms if timed else 0,
+            self.output_tokens + self.reasoning_tokens if timed else 0,
+            int(streamed),
+            self.time_to_first_token_ms if streamed else 0,
         )
+
+
+class Subject(StrEnum):
+    """What a statement is about."""
+
+    FEEDBACK = "feedback"
+    SESSION = "session"
+    CONTENT = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """How something is, as of a revision; the newest one counts and takes the place of the one before.
+
+    `subject_id` names it within the tenant. `counts` are added at `time` to the series of its dimensions; `measures`
+    are values for the distributions of that name; `places` are further axes and values to count at. `event_id` makes
+    it count once, and settles which of two statements of the same revision is the newer one.
+    """
+
+    event_id: str
+    tenant_id: str
+    subject: Subject
+    subject_id: str
+    revision: int
+    time: datetime
+    counts: Mapping[str, int]
+    measures: Mapping[str, int] = field(default_factory=dict)
+    places: tuple[tuple[str, str], ...] = ()
+    conversation_id: str = ""
+    user_id: str = ""
+    assistant_id: str = ""
+    team_id: str = ""
+    channel: str = ""
+    model: str = ""
+    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What one event of the feed says. `event_id` is what makes it count once."""
+    """What one event says. `event_id` is what makes it count once; `outside`: the feed does not tell it.
+
+    `statements` came with its messages: feedback that stored history tells along with them.
+    """
 
     event_id: str
     tenant_id: str
     conversation_id: str
     channel: str
     messages: tuple[MessageFact, ...]
+    outside: bool = False
+    statements: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class RollupKey:
+class Finalized:
+    """A conversation was finalized: its session is over, however short a time ago somebody spoke."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Nothing is kept of a conversation any more: its words go here too. What was counted stays."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A conversation is to be analysed: somebody asked for it, or it has come to its end."""
+
+    event_id: str
+    tenant_id: str
+    conversation_id: str
+
+
+class RollupKey(NamedTuple):
     """Where figures are summed: one tenant, one hour (UTC, its first moment), one combination of the dimensions."""
 
     tenant_id: str
@@ -133,6 +211,40 @@ class RollupKey:
     model: str
     user_id: str
     assistant_id: str
+    team_id: str = ""
+    channel: str = ""
+
+
+class Axis(StrEnum):
+    """What a series follows, one value at a time; the values of an axis sum up to TOTAL, save for the last four."""
+
+    TOTAL = "total"
+    MODEL = "model"
+    ASSISTANT = "assistant"
+    TEAM = "team"
+    USER = "user"
+    CHANNEL = "channel"
+    ERROR = "error"
+    TOPIC = "topic"
+    CATEGORY = "category"
+    FEEDBACK_CATEGORY = "feedback_category"
+
+
+class Step(StrEnum):
+    """How long a document of a series reaches, UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+class SeriesKey(NamedTuple):
+    """One document of a series: the figures of one value of one axis in the step that begins at `start`."""
+
+    tenant_id: str
+    axis: Axis
+    step: Step
+    value: str
+    start: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,126 +255,11 @@ class Position:
     counted_until: datetime | None = None
 
 
-class Dimension(Enum):
-    """What figures can be split by; the values are the names in a rollup."""
-
-    MODEL = "model"
-    USER = "user_id"
-    ASSISTANT = "assistant_id"
-
-
-class Grain(Enum):
-    """Length of a step of time."""
-
-    DAY = "day"
-    HOUR = "hour"
-
-    def longest_range(self) -> timedelta:
-        """How much of it one report may cover."""
-        return timedelta(days=400) if self is Grain.DAY else timedelta(days=31)
-
-
-class RangeTooLargeError(InvalidArgument):
-    """More was asked than one report may read or hold."""
-
-    reason = "RANGE_TOO_LARGE"
-
-
-@dataclass(frozen=True, slots=True)
-class UsageQuery:
-    """A question about a tenant's usage in [start, end). An hour counts where it begins."""
-
-    tenant_id: str
-    start: datetime
-    end: datetime
-    grain: Grain
-    group_by: tuple[Dimension, ...]
-    zone: ZoneInfo
-
-    @classmethod
-    def of(
-        cls,
-        tenant_id: str,
-        *,
-        start: datetime | None,
-        end: datetime | None,
-        grain: Grain,
-        group_by: Iterable[Dimension],
-        time_zone: str,
-        now: datetime,
-    ) -> Self:
-        """The question with its defaults filled in; InvalidArgument or RangeTooLargeError when it makes no sense."""
-        end = end or now
-        _in_calendar("end_time", end)
-        start = start or end - DEFAULT_RANGE
-        _in_calendar("start_time", start)
-        if start >= end:
-            raise _wrong("start_time", "the range ends before it starts")
-        if end - start > grain.longest_range():
-            days = grain.longest_range().days
-            raise RangeTooLargeError(
-                f"a report by {grain.value} covers at most {days} days", metadata={"max_days": str(days)}
-            )
-        return cls(tenant_id, start, end, grain, tuple(group_by), _zone(time_zone or DEFAULT_TIME_ZONE))
-
-    def first_hour(self) -> datetime:
-        """The first hour that begins in the range."""
-        return _next_hour(self.start)
-
-    def hour_after(self) -> datetime:
-        """The first hour that begins after the range."""
-        return _next_hour(self.end)
-
-    def step(self, hour: datetime) -> datetime:
-        """When the step begins in which `hour` begins, UTC."""
-        if self.grain is Grain.HOUR:
-            return hour
-        midnight = hour.astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-        return midnight.astimezone(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRow:
-    """Figures of one step and one combination of the dimensions asked for, in the order they were asked."""
-
-    start: datetime
-    split: tuple[str, ...]
-    figures: Figures
-
-
-@dataclass(frozen=True, slots=True)
-class UsageReport:
-    """An answer: rows by time, then by dimension; their sum; what it cost to read; how fresh it is."""
-
-    group_by: tuple[Dimension, ...]
-    rows: Sequence[UsageRow]
-    total: Figures
-    documents_examined: int
-    counted_until: datetime | None
-
-
 def hour_of(moment: datetime) -> datetime:
     """The first moment of the hour (UTC) in which `moment` lies."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
-def _next_hour(moment: datetime) -> datetime:
-    hour = hour_of(moment)
-    return hour if hour == moment else hour + HOUR
-
-
-def _in_calendar(field: str, moment: datetime) -> None:
-    if not EARLIEST <= moment <= LATEST:
-        raise _wrong(field, f"outside of the years {EARLIEST.year} to {LATEST.year}")
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise _wrong("time_zone", "no such IANA time zone") from None
-
-
-def _wrong(field: str, description: str) -> InvalidArgument:
-    violation = FieldViolation(field=field, description=description, reason="INVALID_VALUE")
-    return InvalidArgument(description, violations=[violation])
+def day_of(moment: datetime) -> datetime:
+    """The first moment of the day (UTC) in which `moment` lies."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -55,7 +55,8 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
     last_uses = LastUses(pool)
     credentials = Credentials(pool, keyed_hash, last_uses, session_idle_seconds=config.session_idle_seconds)
     signer = TokenSigner(config.token_signing_key, config.token_lifetime_seconds)
-    authenticator = Authenticator(credentials, signer, {Role.SERVICE: config.service_token_lifetime_seconds})
+    tenants = Tenants(pool)
+    authenticator = Authenticator(credentials, tenants, signer, {Role.SERVICE: config.service_token_lifetime_seconds})
     sessions = Sessions(
         pool,
         keyed_hash,
@@ -66,7 +67,7 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
     hashing = PasswordHashing()
     erasure = Erasure(pool, sessions)
     upkeep = Upkeep(last_uses, sessions, erasure)
-    tenant_handlers = TenantHandlers(Tenants(pool), keys, authenticator, erasure)
+    tenant_handlers = TenantHandlers(tenants, keys, authenticator, erasure)
     session_handlers = SessionHandlers(Login(sessions, hashing), sessions)
     try:
         async with in_background(steadily("identity_upkeep", upkeep.work, config.last_use_interval_seconds)):

@@ -49,6 +49,8 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "documents.read",
             "documents.write",
             "library.write",
+            "metrics.admin",
+            "projection.rebuild",
         }
     ),
     Role.TENANT_ADMIN: frozenset(
@@ -66,6 +68,11 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "assistants.write",
             "assistants.ask",
             "reports.read",
+            "reports.repair",
+            "metrics.write",
+            "metrics.admin",
+            "analyses.read",
+            "analyses.write",
             "retention.manage",
             "privacy.manage",
             "audit.read",
@@ -94,8 +101,22 @@ PERMISSIONS: Mapping[Role, frozenset[str]] = {
             "conversations.write",
             "feed.read",
             "documents.read",
+            "metrics.write",
+            "quota.read",
+            "usage.read_all",
         }
     ),
+}
+# What an internal service may do that acts for a tenant in the background, on nobody's behalf.
+BACKGROUND_PERMISSIONS = PERMISSIONS[Role.SERVICE] & {
+    "feed.read",
+    "quota.read",
+    "usage.read_all",
+    "quota.reserve",
+    "conversations.read",
+    "conversations.list",
+    "conversations.read_all",
+    "conversations.write",
 }
 TENANT_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER, Role.END_USER})
 USER_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER})

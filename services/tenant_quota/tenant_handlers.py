@@ -36,7 +36,7 @@ class TenantHandlers(TenantServiceServicer):
 
     async def Authenticate(self, request: pb.AuthenticateRequest, _: Any) -> pb.AuthenticateResponse:
         """A credential for a token."""
-        return wire.grant_message(await self._authenticator.authenticate(request.credential))
+        return wire.grant_message(await self._authenticator.authenticate(request.credential, request.tenant_id))
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, _: Any) -> pb.Tenant:
         """A new tenant."""

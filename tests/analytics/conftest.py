@@ -8,11 +8,16 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from services.analytics.feed_positions import FeedPositions
-from services.analytics.model import FIGURE_NAMES
-from services.analytics.rollup_store import RollupStore
+from services.analytics.intake.dead_letters import DeadLetters
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.inbox import Inbox
+from services.analytics.intake.streams import Kind, open_lanes
+from services.analytics.intake.worker import Desk
+from services.analytics.rollups.projection import Projection
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
+from tests.analytics.events import COUNTED
 
 REDIS_DATABASE = 9
 
@@ -20,6 +25,7 @@ REDIS_DATABASE = 9
 Redis: TypeAlias = Any
 
 Rollups = dict[tuple[str, datetime, str, str, str], dict[str, int]]
+ReadLetters = Callable[[], Awaitable[list[dict[str, Any]]]]
 ReadRollups = Callable[[], Awaitable[Rollups]]
 
 
@@ -60,6 +66,23 @@ def stream(redis: Redis) -> Stream:
     return stream_for(redis, "first")
 
 
+@pytest.fixture
+def letters(database: MongoDatabase) -> ReadLetters:
+    """Reads the dead letters as they lie in MongoDB."""
+
+    async def read() -> list[dict[str, Any]]:
+        return [letter async for letter in database["dead_letters"].find()]
+
+    return read
+
+
+def desk_on(database: MongoDatabase, redis: Redis, kind: Kind = Kind.EXECUTION) -> Desk:
+    """Where a worker of this stream puts what it is done with."""
+    streams = {each: open_lanes(redis, "metrics", each, "desk") for each in Kind}
+    inbox = Inbox(database, streams)
+    return Desk(kind, inbox, DeadLetters(database, Projection(database), inbox))
+
+
 def stream_for(redis: Redis, consumer: str) -> Stream:
     """The stream as this consumer sees it."""
     return Stream(redis, "metrics:execution", group="rollups", consumer=consumer)
@@ -72,7 +95,7 @@ def rollups(database: MongoDatabase) -> ReadRollups:
     async def read() -> Rollups:
         found: Rollups = {}
         async for document in database["rollups"].find():
-            found[_key(document)] = {name: document[name] for name in FIGURE_NAMES if document[name]}
+            found[_key(document)] = {name: document[name] for name in COUNTED if document.get(name)}
         return found
 
     return read

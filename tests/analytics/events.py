@@ -10,6 +10,19 @@ from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
+# What the oracle counts; how long things took is looked at by itself.
+COUNTED = (
+    "turns",
+    "rag_turns",
+    "errors",
+    "user_messages",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_micros",
+)
+
 OracleKey = tuple[str, datetime, str, str, str]
 
 

@@ -3,20 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.feed import Feed, Window
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.entries import items_of
+from services.analytics.intake.feed import Feed
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.streams import Kind, open_lanes
+from services.analytics.intake.worker import Worker
+from services.analytics.intake.works import Turns
 from services.analytics.model import Position
-from services.analytics.rollup_store import RollupStore
-from services.analytics.worker import Worker
-from shared.redis_streams import Stream
-from tests.analytics.conftest import ReadRollups, Redis, Rollups, stream_for
+from services.analytics.rollups.rollup_store import RollupStore
+from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, desk_on
 from tests.analytics.events import NOON, answer, appended, many_events, oracle
 from tests.analytics.feed_source import FeedSource, feed_stub, served
 from tests.house.signing import SigningKeys
@@ -35,7 +35,7 @@ class Pipeline:
         async with feed_stub(self.port, self.keys) as stub:
             feed = Feed(
                 stub,
-                stream_for(self.redis, holder),
+                {kind: open_lanes(self.redis, "metrics", kind, holder) for kind in Kind},
                 self.store,
                 self.positions,
                 holder=holder,
@@ -53,14 +53,19 @@ class Pipeline:
 
     @asynccontextmanager
     async def worker(self, name: str = "worker") -> AsyncIterator[None]:
-        stream = stream_for(self.redis, name)
-        worker = Worker(stream, self.store, batch_size=100, block_ms=20, claim_idle_seconds=0.3)
-        task = asyncio.create_task(worker.run())
+        lanes = open_lanes(self.redis, "metrics", Kind.EXECUTION, name)
+        desk = desk_on(self.store.projection.database, self.redis)
+        workers = [
+            Worker(lane, Turns(self.store), desk, batch_size=100, block_ms=20, claim_idle_seconds=0.3)
+            for lane in (lanes.quick, lanes.slow)
+        ]
+        tasks = [asyncio.create_task(worker.run()) for worker in workers]
         try:
             yield
         finally:
-            worker.stop()
-            await asyncio.wait_for(task, 10)
+            for worker in workers:
+                worker.stop()
+            await asyncio.wait_for(asyncio.gather(*tasks), 10)
 
 
 @pytest.fixture
@@ -123,11 +128,11 @@ async def test_a_new_process_goes_on_where_commits_ended(
 
 
 async def test_what_is_in_the_stream_but_not_counted_is_never_passed(
-    pipeline: Pipeline, source: FeedSource, stream: Stream, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, redis: Redis, positions: FeedPositions
 ) -> None:
     await source.happen(*many_events(50))
     async with pipeline.feed():
-        await until(lambda: _has_length(stream, 50))
+        await until(lambda: _has_items(redis, 50))
         await asyncio.sleep(0.2)
         assert (await positions.read()).token == ""
 
@@ -136,7 +141,6 @@ async def test_what_is_in_the_stream_but_not_counted_is_never_passed(
 async def test_redis_that_loses_everything_loses_no_event(
     pipeline: Pipeline,
     source: FeedSource,
-    stream: Stream,
     redis: Redis,
     rollups: ReadRollups,
     positions: FeedPositions,
@@ -148,7 +152,7 @@ async def test_redis_that_loses_everything_loses_no_event(
         await stack.enter_async_context(pipeline.feed())
         if when == "before the worker came":
             await source.happen(*events)
-            await until(lambda: _has_length(stream, 600))
+            await until(lambda: _has_items(redis, 600))
             await redis.flushdb()
         await stack.enter_async_context(pipeline.worker())
         if when != "before the worker came":
@@ -162,14 +166,14 @@ async def test_redis_that_loses_everything_loses_no_event(
 
 
 async def test_single_entries_lost_by_redis_come_again(
-    pipeline: Pipeline, source: FeedSource, stream: Stream, redis: Redis, rollups: ReadRollups, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, redis: Redis, rollups: ReadRollups, positions: FeedPositions
 ) -> None:
     """What a Redis killed between two fsyncs loses is the newest entries, while the group and the rest are there."""
     events = many_events(100)
     async with pipeline.feed():
         await source.happen(*events)
-        await until(lambda: _has_length(stream, 100))
-        newest = await redis.xrevrange("metrics:execution", count=30)
+        await until(lambda: _has_items(redis, 100))
+        newest = await redis.xrevrange("metrics:execution", count=1)
         await redis.xdel("metrics:execution", *[entry_id for entry_id, _ in newest])
         async with pipeline.worker():
             await kept_all(positions, 100)
@@ -223,25 +227,25 @@ async def test_a_token_the_feed_does_not_know_leads_back_to_the_beginning(
 
 
 async def test_one_poisoned_event_does_not_stop_the_feed(
-    pipeline: Pipeline, source: FeedSource, redis: Redis, rollups: ReadRollups, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, letters: ReadLetters, rollups: ReadRollups, positions: FeedPositions
 ) -> None:
     good = many_events(60)
     nameless = appended("", answer())
     await source.happen(*good[:20], appended("bad", answer(cost_micros=-1)), nameless, *good[20:])
     async with pipeline.feed(max_in_flight=10), pipeline.worker():
         await kept_all(positions, 62)
-    assert await redis.xlen("metrics:execution:dead") == 2
+    assert len(await letters()) == 2
     assert await rollups() == expected(good)
 
 
 async def test_no_more_events_than_allowed_are_on_their_way(
-    pipeline: Pipeline, source: FeedSource, stream: Stream, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, redis: Redis, positions: FeedPositions
 ) -> None:
     await source.happen(*many_events(500))
     async with pipeline.feed(max_in_flight=100):
-        await until(lambda: _has_length(stream, 100))
+        await until(lambda: _has_items(redis, 100))
         await asyncio.sleep(0.2)
-        assert await stream.length() <= 100 + 50
+        assert await _items_under_way(redis) <= 100 + 50
         async with pipeline.worker():
             await kept_all(positions, 500)
 
@@ -299,13 +303,13 @@ async def test_freshness_advances_while_nothing_happens(
 
 
 async def test_freshness_does_not_pass_what_is_not_counted_yet(
-    pipeline: Pipeline, source: FeedSource, stream: Stream, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, redis: Redis, positions: FeedPositions
 ) -> None:
     later = NOON + timedelta(days=1)
     async with pipeline.feed():
         await until(lambda: _counted_until(positions, NOON))
         await source.happen(*many_events(10))
-        await until(lambda: _has_length(stream, 10))
+        await until(lambda: _has_items(redis, 10))
         await source.rest_until(later)
         await asyncio.sleep(0.2)
         assert await _counted_until(positions, NOON)
@@ -331,7 +335,7 @@ async def test_what_it_does_not_count_or_know_is_passed_and_is_no_mark(
     newer = feed_pb.Event(event_id="newer", tenant_id="acme", conversation_id="c")
     newer.MergeFromString(b"\xfa\x3e\x03new")  # a payload of a contract to come
     changed = feed_pb.Event(event_id="changed", tenant_id="acme", conversation_id="c")
-    changed.message_changed.message.CopyFrom(answer())
+    changed.task_changed.SetInParent()
     for event in (newer, changed):
         event.event_time.FromDatetime(NOON + timedelta(hours=1))
     counted = many_events(10)
@@ -343,40 +347,17 @@ async def test_what_it_does_not_count_or_know_is_passed_and_is_no_mark(
 
 
 async def test_a_follower_that_starts_again_leaves_no_watcher_behind(
-    pipeline: Pipeline, source: FeedSource, stream: Stream, redis: Redis, positions: FeedPositions
+    pipeline: Pipeline, source: FeedSource, redis: Redis, positions: FeedPositions
 ) -> None:
     """Also when it was not reading at that moment, because what it had read found no room."""
     await source.happen(*many_events(300))
     async with pipeline.feed(max_in_flight=50):
-        await until(lambda: _has_length(stream, 50))
+        await until(lambda: _has_items(redis, 50))
         await redis.flushdb()
-        await until(lambda: _has_length(stream, 50))
+        await until(lambda: _has_items(redis, 50))
         assert len(source.requests) == 2
         await until(lambda: _watchers(source, 1), 2)
     await until(lambda: _watchers(source, 0), 2)
-
-
-@given(
-    sizes=st.lists(st.booleans(), max_size=40),
-    settle_order=st.randoms(use_true_random=False),
-)
-def test_the_window_never_passes_an_unsettled_event(sizes: list[bool], settle_order: object) -> None:
-    window = Window(Position("at-0"))
-    places: dict[str, int] = {}
-    for place, counts in enumerate(sizes, start=1):
-        after = Position(f"at-{place}", datetime(2026, 1, 1, tzinfo=UTC))
-        if counts:
-            places[f"e{place}"] = place
-            window.send(f"e{place}", f"{place}-0", after)
-        else:
-            window.skip(after)
-    waiting = list(places)
-    settle_order.shuffle(waiting)  # type: ignore[attr-defined]
-    while waiting:
-        first = min(places[event_id] for event_id in waiting)
-        assert int(window.position.token.removeprefix("at-")) == first - 1
-        window.settle([waiting.pop()])
-    assert window.position.token == f"at-{len(sizes)}"
 
 
 async def _counted_until(positions: FeedPositions, time: datetime) -> bool:
@@ -387,5 +368,13 @@ async def _watchers(source: FeedSource, watchers: int) -> bool:
     return source.watchers == watchers
 
 
-async def _has_length(stream: Stream, length: int) -> bool:
-    return await stream.length() >= length
+async def _has_items(redis: Redis, items: int) -> bool:
+    return await _items_under_way(redis) >= items
+
+
+async def _items_under_way(redis: Redis) -> int:
+    """What is in both lanes, taken or not."""
+    entries = [
+        fields for lane in ("metrics:execution", "metrics:execution:slow") for _, fields in await redis.xrange(lane)
+    ]
+    return sum(len(items_of(fields)) for fields in entries)

@@ -10,12 +10,11 @@ import pytest
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.analytics.v1 import report_service_pb2_grpc as pb_grpc
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.__main__ import reports_endpoint
-from services.analytics.feed_positions import FeedPositions
+from services.analytics.intake.feed_positions import FeedPositions
+from services.analytics.intake.wire import fact_of
 from services.analytics.model import Position
-from services.analytics.report import Reports
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import fact_of
+from services.analytics.reports.endpoint import reports_endpoint
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.clock import ManualClock
 from shared.errors import InvalidArgument, error_of
 from shared.mongo import MongoDatabase
@@ -29,9 +28,11 @@ ALL = (pb.DIMENSION_MODEL, pb.DIMENSION_USER, pb.DIMENSION_ASSISTANT)
 
 
 @pytest.fixture
-async def stub(store: RollupStore, positions: FeedPositions, signing_keys: SigningKeys) -> AsyncIterator[Stub]:
+async def stub(
+    database: MongoDatabase, store: RollupStore, positions: FeedPositions, signing_keys: SigningKeys
+) -> AsyncIterator[Stub]:
     clock = ManualClock(NOON + timedelta(days=1))
-    async with serving([reports_endpoint(Reports(store, positions), clock)], signing_keys) as channel:
+    async with serving([reports_endpoint(store.projection, positions, clock)], signing_keys) as channel:
         yield pb_grpc.ReportServiceStub(channel)
 
 

@@ -9,17 +9,17 @@ from bson import Int64
 from pydantic import SecretStr
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from services.analytics.intake.entries import EVENT
+from services.analytics.intake.wire import entry_bytes
+from services.analytics.intake.worker import Worker
+from services.analytics.intake.works import Turns
 from services.analytics.model import Fact
-from services.analytics.rollup_store import RollupStore
-from services.analytics.wire import entry_bytes
-from services.analytics.worker import EVENT, Worker
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import Unavailable
 from shared.mongo import MongoDatabase, MongoDriver, open_mongo
 from shared.redis_streams import Stream
-from tests.analytics.conftest import ReadRollups, Redis, Rollups, stream_for
+from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, desk_on, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle, question
-
-DEAD = "metrics:execution:dead"
 
 
 class KilledError(BaseException):
@@ -66,10 +66,11 @@ async def send(stream: Stream, events: Sequence[feed_pb.Event]) -> None:
     await stream.add([{EVENT: entry_bytes(event)} for event in events])
 
 
-def worker_on(stream: Stream, store: RollupStore, **settings: float) -> Worker:
+def worker_on(stream: Stream, store: RollupStore, **settings: float) -> Worker[Fact]:
     return Worker(
         stream,
-        store,
+        Turns(store),
+        desk_on(store.projection.database, stream._redis),
         batch_size=int(settings.get("batch_size", 200)),
         block_ms=10,
         claim_idle_seconds=settings.get("claim_idle_seconds", 60.0),
@@ -77,14 +78,19 @@ def worker_on(stream: Stream, store: RollupStore, **settings: float) -> Worker:
     )
 
 
-async def drain(worker: Worker, stream: Stream) -> None:
+async def drain(worker: Worker[Fact], stream: Stream) -> None:
     while await stream.length():
         await worker.step()
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_each_event_is_counted_exactly_once(
-    mongo_url: str, database: MongoDatabase, redis: Redis, rollups: ReadRollups, driver: MongoDriver
+    mongo_url: str,
+    database: MongoDatabase,
+    redis: Redis,
+    rollups: ReadRollups,
+    letters: ReadLetters,
+    driver: MongoDriver,
 ) -> None:
     """Invariant 8: twice, out of order, a worker killed between commit and acknowledgement, two workers at once."""
     events = many_events(1200)
@@ -105,7 +111,7 @@ async def test_each_event_is_counted_exactly_once(
         await asyncio.gather(*(drain(worker, stream) for worker, stream in zip(workers, streams, strict=True)))
 
     assert await rollups() == expected(events)
-    assert await redis.exists(DEAD) == 0
+    assert await letters() == []
     assert (await redis.xpending("metrics:execution", "rollups"))["pending"] == 0
 
 
@@ -121,7 +127,7 @@ async def test_a_batch_commits_whole_or_not_at_all(
 
 
 async def test_an_entry_that_always_fails_is_buried_after_five_deliveries_and_delays_nobody(
-    database: MongoDatabase, store: RollupStore, stream: Stream, redis: Redis, rollups: ReadRollups
+    database: MongoDatabase, store: RollupStore, stream: Stream, letters: ReadLetters, rollups: ReadRollups
 ) -> None:
     await database["facts"].insert_one({"_id": "x", "conversation_id": "x"})
     await database.command("collMod", "facts", validator={"conversation_id": {"$ne": "cursed"}})
@@ -135,20 +141,20 @@ async def test_an_entry_that_always_fails_is_buried_after_five_deliveries_and_de
     assert await stream.length() == 1
 
     for _ in range(4):
-        assert await redis.exists(DEAD) == 0
+        assert await letters() == []
         await asyncio.sleep(0.02)
         await worker.rescue()
-    ((_, letter),) = await redis.xrange(DEAD)
-    assert letter[b"event"] == entry_bytes(poison)
-    assert letter[b"deliveries"] == b"5"
-    assert b"fail" in letter[b"reason"].lower()
+    (letter,) = await letters()
+    assert letter["item"] == entry_bytes(poison)
+    assert letter["deliveries"] == 5
+    assert "fail" in letter["reason"].lower()
     assert await stream.length() == 0
     assert await store.settled(["poison"]) == {"poison"}  # the feed may go past it
     assert await rollups() == expected(good)
 
 
 async def test_an_entry_that_kills_its_worker_is_buried_and_takes_nobody_along(
-    database: MongoDatabase, store: RollupStore, redis: Redis, rollups: ReadRollups
+    database: MongoDatabase, store: RollupStore, redis: Redis, rollups: ReadRollups, letters: ReadLetters
 ) -> None:
     good = many_events(30)
     await send(stream_for(redis, "sender"), [*good[:10], appended("killer", answer()), *good[10:]])
@@ -166,8 +172,8 @@ async def test_an_entry_that_kills_its_worker_is_buried_and_takes_nobody_along(
         if not await stream.length():
             break
     assert deaths == 5
-    ((_, letter),) = await redis.xrange(DEAD)
-    assert letter[b"reason"] == b"not done after 5 deliveries"
+    (letter,) = await letters()
+    assert letter["reason"] == "not done after 5 deliveries"
     assert await rollups() == expected(good)
 
 
@@ -185,16 +191,21 @@ async def test_an_entry_that_kills_its_worker_is_buried_and_takes_nobody_along(
     ],
 )
 async def test_what_can_never_be_counted_is_buried_at_once_with_its_bytes(
-    store: RollupStore, stream: Stream, redis: Redis, rollups: ReadRollups, entry: dict[bytes, bytes], reason: str
+    store: RollupStore,
+    stream: Stream,
+    letters: ReadLetters,
+    rollups: ReadRollups,
+    entry: dict[bytes, bytes],
+    reason: str,
 ) -> None:
     good = many_events(20)
     await send(stream, good[:10])
     await stream.add([entry])
     await send(stream, good[10:])
     await worker_on(stream, store).step()
-    ((_, letter),) = await redis.xrange(DEAD)
-    assert letter[b"reason"].decode() == reason
-    assert {name: letter[name] for name in entry} == entry
+    (letter,) = await letters()
+    assert letter["reason"] == reason
+    assert letter["item"] == entry.get(EVENT, b"")
     assert await stream.length() == 0
     assert await rollups() == expected(good)
 

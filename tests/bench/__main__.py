@@ -20,6 +20,10 @@ BENCHES = {
     "retrieval": "tests.bench.retrieval",
     "ingest_memory": "tests.bench.ingest_memory",
     "events": "tests.bench.events",
+    "intake": "tests.bench.intake",
+    "content": "tests.bench.content",
+    "panel": "tests.bench.panel",
+    "live": "tests.bench.live",
     "gateway": "tests.bench.gateway",
     "chroma": "tests.bench.chroma",
 }

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from services.document_rag.assistants.answer import AnswerEvent, Telling
+from services.document_rag.assistants.answer import Telling
+from services.document_rag.assistants.events import AnswerEvent
 from services.document_rag.assistants.outbox import Outbox
 from services.document_rag.assistants.providers import Delta
 from shared.errors import DeadlineExceeded

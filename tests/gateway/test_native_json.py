@@ -17,7 +17,7 @@ from gateway.routes import Route, registered_routes
 from gateway.transcode import json_of, response_json
 from prosa.chat_store.v1 import conversation_service_pb2 as chat
 
-ROUTES = registered_routes()
+ROUTES = [route for route in registered_routes() if not route.answers_with_file]
 TYPES = sorted({route.method.output_type.full_name: route.method.output_type for route in ROUTES}.items())
 NATIVE = NativeJson(descriptor for _, descriptor in TYPES)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -47,6 +47,15 @@ async def test_a_json_body_becomes_the_request(client: httpx.AsyncClient) -> Non
     assert response.json()["metadata"] == {"a": [1, None]}
 
 
+async def test_a_file_comes_as_it_is_and_never_opens_in_the_page(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/reports:export", headers=KEY, params={"report": "REPORT_KIND_USAGE"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["content-disposition"] == "attachment"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.content == "dia;conversões\r\n".encode()
+
+
 async def test_delete_answers_an_empty_object(client: httpx.AsyncClient) -> None:
     response = await client.delete("/v1/assistants/a", headers=KEY)
     assert (response.status_code, response.content) == (200, b"{}")
@@ -100,7 +109,7 @@ async def test_a_service_that_is_away_is_unavailable(gateways: object) -> None:
 
 
 async def test_a_method_the_service_does_not_know_is_not_implemented(client: httpx.AsyncClient) -> None:
-    response = await client.get("/v1/reports/usage", headers=KEY)
+    response = await client.get("/v1/plan", headers=KEY)
     assert response.status_code == 501
     assert response.json()["code"] == 12
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 import grpc
+from google.api import httpbody_pb2
 from google.protobuf import empty_pb2
 
+from prosa.analytics.v1 import report_service_pb2 as reports
+from prosa.analytics.v1 import report_service_pb2_grpc as reports_grpc
 from prosa.chat_store.v1 import conversation_service_pb2 as chat
 from prosa.chat_store.v1 import conversation_service_pb2_grpc as chat_grpc
 from prosa.document_rag.v1 import assistant_service_pb2 as rag
@@ -25,7 +28,7 @@ from shared.server import Endpoint
 
 SCOPES = frozenset(
     """assistants.ask assistants.read assistants.write conversations.list conversations.read conversations.write
-    documents.read documents.write quota.read tenants.admin tenant.manage feed.read""".split()
+    documents.read documents.write quota.read reports.read tenants.admin tenant.manage feed.read""".split()
 )
 
 
@@ -213,6 +216,17 @@ class Documents(documents_grpc.DocumentServiceServicer):
         return documents.UploadDocumentResponse(document=document, verdict=documents.VERDICT_NEW)
 
 
+class Reports(reports_grpc.ReportServiceServicer):
+    """Answers with a file."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+
+    async def ExportReport(self, request, context):
+        self._seen.note(request, context)
+        return httpbody_pb2.HttpBody(content_type="text/csv; charset=utf-8", data="dia;conversões\r\n".encode())
+
+
 def endpoints(seen: Seen, signer: TokenSigner) -> list[Endpoint]:
     """All of them, to be served on one port."""
 
@@ -228,6 +242,7 @@ def endpoints(seen: Seen, signer: TokenSigner) -> list[Endpoint]:
         Endpoint(
             documents_grpc.add_DocumentServiceServicer_to_server, Documents(seen), _name(documents, "DocumentService")
         ),
+        Endpoint(reports_grpc.add_ReportServiceServicer_to_server, Reports(seen), _name(reports, "ReportService")),
     ]
 
 

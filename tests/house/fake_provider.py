@@ -12,6 +12,9 @@ fake-truncated      three words, then the stream ends without finish_reason
 fake-error-event    three words, then an error event
 fake-hang           the headers, then nothing
 fake-silent         nothing at all, not even headers
+fake-verdict        a verdict on a conversation, as analytics wants it
+fake-verdict-odd    the same with a feeling that there is not
+fake-empty          nothing, and says that it is done
 fake-broken         three words, then the connection breaks in the middle of the body
 fake-garbage        three words, then an event that is no JSON
 fake-error          500
@@ -61,6 +64,16 @@ CACHED_TOKENS = 4
 REASONING_TOKENS = 5
 FLAKY_FAILURES = 2
 DIMENSIONS = 1536
+VERDICT = {
+    "category": "reclamacao",
+    "main_topic": "Feira livre",
+    "topics": ["Barracas"],
+    "sentiment": "negativo",
+    "satisfaction": 2,
+    "resolution": "nao_resolvido",
+    "issue_category": "servico",
+    "summary": "A pessoa perguntou pela feira. Telefone 83 99999-1234.",
+}
 TROUBLED = ("fake-truncated", "fake-error-event", "fake-broken", "fake-garbage")
 
 
@@ -253,6 +266,11 @@ def _pieces(turn: Answered) -> list[str]:
         text = " ".join(f"palavra{number}" for number in range(int(turn.model.removeprefix("fake-words-"))))
     elif turn.model == "fake-long":
         text = " ".join(f"palavra{number}" for number in range(LONG_WORDS))
+    elif turn.model.startswith("fake-verdict"):
+        odd = turn.model == "fake-verdict-odd"
+        text = json.dumps(VERDICT | {"sentiment": "eufórico"} if odd else VERDICT, ensure_ascii=False)
+    elif turn.model == "fake-empty":
+        text = ""
     else:
         text = PLAIN_ANSWER
     return re.findall(r"\S+\s*", text)

@@ -40,6 +40,7 @@ class World:
     webhook_id: str
     collection_id: str
     team_id: str
+    analysis_id: str
 
     def token(self, key: str) -> str:
         """A token for an API key, good for seconds."""
@@ -327,4 +328,53 @@ CASES: dict[str, Case] = {
     "TeamService.ExecuteTeam": _foreign_team(question=SECRET_TEXT),
     "TeamService.ExecuteTeamTask": _foreign_team(task=SECRET_TEXT),
     "ReportService.GetUsageReport": Case(lambda world: {}, OK),
+    "ReportService.GetPerformanceReport": Case(lambda world: {}, OK),
+    "ReportService.GetTopicsReport": Case(lambda world: {}, OK),
+    "ReportService.GetSentimentReport": Case(lambda world: {}, OK),
+    "ReportService.GetUserActivityReport": Case(lambda world: {}, OK),
+    "ReportService.GetSessionsReport": Case(lambda world: {}, OK),
+    "ReportService.GetErrorsReport": Case(lambda world: {}, OK),
+    "ReportService.GetRepricingReport": Case(lambda world: {}, OK),
+    "ReportService.ListFacts": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
+    "ReportService.ExportReport": Case(lambda world: {"report": 1}, OK),
+    "ReportService.WatchReport": Case(lambda world: {}, OK),
+    "MetricsService.RecordExecution": Case(lambda world: {"executions": [{"event_id": "e-1"}]}, OK),
+    "MetricsService.RecordContent": Case(
+        lambda world: {"contents": [{"event_id": "e-2", "conversation_id": world.conversation_id}]}, OK
+    ),
+    "MetricsService.RecordSession": Case(
+        lambda world: {
+            "sessions": [{"event_id": "e-3", "session_id": world.conversation_id, "start_time": {"seconds": 1}}]
+        },
+        OK,
+    ),
+    "MetricsService.RequestClassification": Case(
+        lambda world: {"classifications": [{"event_id": "e-4", "conversation_id": world.conversation_id}]}, OK
+    ),
+    "AdminService.ListDeadLetters": Case(lambda world: {}, OK),
+    "AdminService.ReplayDeadLetters": Case(lambda world: {"all": True}, OK),
+    "AdminService.RebuildProjection": Case(lambda world: {}, DENIED),
+    "AdminService.ForgetUser": Case(lambda world: {"user_id": world.user_id}, OK),
+    "AdminService.GetRetention": Case(lambda world: {}, OK),
+    "AdminService.SetRetention": Case(lambda world: {"retention": {}}, OK),
+    "AgreementService.CheckAgreement": Case(lambda world: {}, OK),
+    "AgreementService.ListDrift": Case(lambda world: {}, OK),
+    "AgreementService.RepairDrift": Case(lambda world: {"drift_id": "drift-1"}, NOT_FOUND),
+    "AnalysisService.AnalyzeConversation": _foreign_conversation(),
+    "AnalysisService.GetAnalysis": Case(lambda world: {"analysis_id": world.analysis_id}, NOT_FOUND, "analysis_id"),
+    "AnalysisService.ListAnalyses": Case(lambda world: {"conversation_id": world.conversation_id}, OK),
+    "AnalysisService.CorrectAnalysis": Case(
+        lambda world: {
+            "analysis_id": world.analysis_id,
+            "analysis": {"main_topic": "x"},
+            "update_mask": {"paths": ["main_topic"]},
+        },
+        NOT_FOUND,
+        "analysis_id",
+    ),
+    "AnalysisService.GetTopicMap": Case(lambda world: {}, OK),
+    "AnalysisService.GetAnalysisSettings": Case(lambda world: {}, OK),
+    "AnalysisService.UpdateAnalysisSettings": Case(
+        lambda world: {"settings": {"k_anonymity": 3}, "update_mask": {"paths": ["k_anonymity"]}}, OK
+    ),
 }

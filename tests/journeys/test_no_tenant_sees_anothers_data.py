@@ -48,6 +48,7 @@ def world(system: System) -> World:
     keys = first.admin.get(f"/v1/tenants/{first.tenant_id}/apiKeys")["apiKeys"]
     hook = {"url": f"https://example.org/{CANARY}", "displayName": CANARY}
     webhook = first.admin.post(f"/v1/tenants/{first.tenant_id}/webhooks", hook)["webhook"]
+    analysis = first.admin.post(f"{conversation}:analyze", {})
     eventually(lambda: int(first.admin.get("/v1/reports/usage")["total"]["turns"]) == 1)
     return World(
         system=system,
@@ -64,6 +65,7 @@ def world(system: System) -> World:
         webhook_id=webhook["webhookId"],
         collection_id=collection["collectionId"],
         team_id=team["teamId"],
+        analysis_id=analysis["analysisId"],
     )
 
 

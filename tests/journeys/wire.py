@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from prosa.analytics.v1 import report_service_pb2
+from prosa.analytics.v1 import admin_service_pb2 as analytics_admin_pb2
+from prosa.analytics.v1 import agreement_service_pb2, analysis_service_pb2, metrics_service_pb2, report_service_pb2
 from prosa.chat_store.v1 import (
     admin_service_pb2,
     conversation_service_pb2,
@@ -57,6 +58,10 @@ CONTRACTS = (
     assistant_service_pb2,
     team_service_pb2,
     report_service_pb2,
+    agreement_service_pb2,
+    analysis_service_pb2,
+    metrics_service_pb2,
+    analytics_admin_pb2,
 )
 Headers = tuple[tuple[str, str], ...]
 STREAM_SECONDS = 3.0

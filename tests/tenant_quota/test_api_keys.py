@@ -17,7 +17,7 @@ from services.tenant_quota.__main__ import open_endpoints
 from services.tenant_quota.api_keys import ApiKeys
 from services.tenant_quota.config import Config
 from services.tenant_quota.credentials import KeyedHash
-from services.tenant_quota.model import PERMISSIONS, Role, new_secret, parse_secret
+from services.tenant_quota.model import BACKGROUND_PERMISSIONS, PERMISSIONS, Role, new_secret, parse_secret
 from shared.caller import TokenVerifier
 from tests.house.in_process import as_caller, as_service
 from tests.tenant_quota.world import Platform, Refusal, fresh, new_tenant, new_user, refusal
@@ -204,6 +204,25 @@ async def test_keys_are_listed_in_pages(platform: Platform) -> None:
     request.page_token = first.next_page_token
     second = await platform.tenants.ListApiKeys(request, metadata=platform.admin())
     assert [key.key_id for key in (*first.api_keys, *second.api_keys)] == made
+
+
+async def test_only_a_services_key_may_act_for_a_tenant_and_then_only_in_the_background(platform: Platform) -> None:
+    tenant_id = await new_tenant(platform.pool)
+    exchange = platform.tenants.Authenticate
+    granted = await exchange(pb.AuthenticateRequest(credential=platform.service_key, tenant_id=tenant_id))
+    caller = TokenVerifier(platform.keys.public_pem).verify(granted.access_token)
+    assert (caller.tenant_id, caller.user_id) == (tenant_id, "")
+    assert caller.scopes == BACKGROUND_PERMISSIONS
+    assert not caller.may("act_as")
+    assert not caller.may("documents.read")
+
+    own = (await create(platform, tenant_id)).secret
+    await platform.tenants.DeactivateTenant(
+        pb.DeactivateTenantRequest(tenant_id=(gone := await new_tenant(platform.pool))), metadata=platform.admin()
+    )
+    for credential, named in ((own, tenant_id), (platform.service_key, gone), (platform.service_key, "nowhere")):
+        answer = await refusal(exchange(pb.AuthenticateRequest(credential=credential, tenant_id=named)))
+        assert answer.code is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_the_bootstrap_keys_open_the_platform_and_its_services(platform: Platform) -> None:

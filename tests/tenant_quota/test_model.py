@@ -106,7 +106,7 @@ def test_nobody_gives_more_than_they_have() -> None:
     forbid_escalation(PERMISSIONS[Role.MEMBER], PERMISSIONS[Role.TENANT_ADMIN])
     with pytest.raises(PermissionDenied) as refused:
         forbid_escalation(PERMISSIONS[Role.TENANT_ADMIN], PERMISSIONS[Role.MEMBER])
-    assert refused.value.metadata["permission"] == "assistants.write"
+    assert refused.value.metadata["permission"] == "analyses.read"
 
 
 def test_text_is_trimmed_and_measured() -> None:

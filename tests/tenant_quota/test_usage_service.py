@@ -10,10 +10,10 @@ import pytest
 from prosa.tenant_quota.v1 import quota_service_pb2, usage_service_pb2
 from prosa.tenant_quota.v1 import usage_service_pb2 as pb
 from prosa.tenant_quota.v1.usage_service_pb2_grpc import UsageServiceStub
-from services.tenant_quota.model import Role
+from services.tenant_quota.model import BACKGROUND_PERMISSIONS, Role
 from services.tenant_quota.quota_model import Settlement, State, TokenUsage
 from services.tenant_quota.reservations import Reservations
-from tests.house.in_process import Metadata
+from tests.house.in_process import Metadata, as_caller, token
 from tests.tenant_quota.account_world import ask
 from tests.tenant_quota.world import Platform, fresh, new_tenant, new_user, refusal
 
@@ -125,6 +125,20 @@ async def test_a_member_sees_its_own_usage_alone(
     ):
         refused = await refusal(call)
         assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
+
+
+async def test_a_service_sees_all_usage_of_a_tenant_in_the_background_and_not_on_somebodys_behalf(
+    platform: Platform, stub: "UsageServiceAsyncStub", tenant: tuple[str, str, str]
+) -> None:
+    tenant_id, _, joao = tenant
+    background = as_caller(token(platform.keys, tenant_id=tenant_id, scopes=BACKGROUND_PERMISSIONS))
+    lines = (await stub.QueryUsage(around_today(), metadata=background)).lines
+    assert [tokens(line) for line in lines] == [127]
+    other = around_today(tenant_id=await new_tenant(platform.pool))
+    assert (await refusal(stub.QueryUsage(other, metadata=background))).reason == "TENANT_MISMATCH"
+    acting = platform.caller(tenant_id, Role.SERVICE, joao)
+    lines = (await stub.QueryUsage(around_today(), metadata=acting)).lines
+    assert [tokens(line) for line in lines] == [7]
 
 
 async def test_a_statement_is_told_to_whoever_manages_the_tenant(

@@ -33,6 +33,8 @@ class _GrainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Grain.ValueType
     """A calendar day in the time zone asked for."""
     GRAIN_HOUR: _Grain.ValueType  # 2
     """An hour."""
+    GRAIN_MONTH: _Grain.ValueType  # 3
+    """A calendar month in the time zone asked for."""
 
 class Grain(_Grain, metaclass=_GrainEnumTypeWrapper):
     """Length of a step of time."""
@@ -43,6 +45,8 @@ GRAIN_DAY: Grain.ValueType  # 1
 """A calendar day in the time zone asked for."""
 GRAIN_HOUR: Grain.ValueType  # 2
 """An hour."""
+GRAIN_MONTH: Grain.ValueType  # 3
+"""A calendar month in the time zone asked for."""
 Global___Grain: _TypeAlias = Grain  # noqa: Y015
 
 class _Dimension:
@@ -59,6 +63,10 @@ class _DimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dimension.V
     """The user who asked."""
     DIMENSION_ASSISTANT: _Dimension.ValueType  # 3
     """The assistant that answered."""
+    DIMENSION_TEAM: _Dimension.ValueType  # 4
+    """The team that answered."""
+    DIMENSION_CHANNEL: _Dimension.ValueType  # 5
+    """Where the conversation takes place, for example "web"."""
 
 class Dimension(_Dimension, metaclass=_DimensionEnumTypeWrapper):
     """What figures are split by."""
@@ -71,7 +79,151 @@ DIMENSION_USER: Dimension.ValueType  # 2
 """The user who asked."""
 DIMENSION_ASSISTANT: Dimension.ValueType  # 3
 """The assistant that answered."""
+DIMENSION_TEAM: Dimension.ValueType  # 4
+"""The team that answered."""
+DIMENSION_CHANNEL: Dimension.ValueType  # 5
+"""Where the conversation takes place, for example "web"."""
 Global___Dimension: _TypeAlias = Dimension  # noqa: Y015
+
+class _ReportKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReportKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPORT_KIND_UNSPECIFIED: _ReportKind.ValueType  # 0
+    """Not stated; refused."""
+    REPORT_KIND_USAGE: _ReportKind.ValueType  # 1
+    """GetUsageReport."""
+    REPORT_KIND_PERFORMANCE: _ReportKind.ValueType  # 2
+    """GetPerformanceReport."""
+    REPORT_KIND_TOPICS: _ReportKind.ValueType  # 3
+    """GetTopicsReport."""
+    REPORT_KIND_SENTIMENT: _ReportKind.ValueType  # 4
+    """GetSentimentReport."""
+    REPORT_KIND_USER_ACTIVITY: _ReportKind.ValueType  # 5
+    """GetUserActivityReport."""
+    REPORT_KIND_SESSIONS: _ReportKind.ValueType  # 6
+    """GetSessionsReport."""
+    REPORT_KIND_ERRORS: _ReportKind.ValueType  # 7
+    """GetErrorsReport."""
+    REPORT_KIND_REPRICING: _ReportKind.ValueType  # 8
+    """GetRepricingReport."""
+
+class ReportKind(_ReportKind, metaclass=_ReportKindEnumTypeWrapper):
+    """Which report is exported."""
+
+REPORT_KIND_UNSPECIFIED: ReportKind.ValueType  # 0
+"""Not stated; refused."""
+REPORT_KIND_USAGE: ReportKind.ValueType  # 1
+"""GetUsageReport."""
+REPORT_KIND_PERFORMANCE: ReportKind.ValueType  # 2
+"""GetPerformanceReport."""
+REPORT_KIND_TOPICS: ReportKind.ValueType  # 3
+"""GetTopicsReport."""
+REPORT_KIND_SENTIMENT: ReportKind.ValueType  # 4
+"""GetSentimentReport."""
+REPORT_KIND_USER_ACTIVITY: ReportKind.ValueType  # 5
+"""GetUserActivityReport."""
+REPORT_KIND_SESSIONS: ReportKind.ValueType  # 6
+"""GetSessionsReport."""
+REPORT_KIND_ERRORS: ReportKind.ValueType  # 7
+"""GetErrorsReport."""
+REPORT_KIND_REPRICING: ReportKind.ValueType  # 8
+"""GetRepricingReport."""
+Global___ReportKind: _TypeAlias = ReportKind  # noqa: Y015
+
+class _Language:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LanguageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Language.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LANGUAGE_UNSPECIFIED: _Language.ValueType  # 0
+    """Not stated; PORTUGUESE."""
+    LANGUAGE_PORTUGUESE: _Language.ValueType  # 1
+    """Portuguese, with semicolons and decimal commas."""
+    LANGUAGE_ENGLISH: _Language.ValueType  # 2
+    """English, with commas and decimal points."""
+
+class Language(_Language, metaclass=_LanguageEnumTypeWrapper):
+    """Language of a file's headers."""
+
+LANGUAGE_UNSPECIFIED: Language.ValueType  # 0
+"""Not stated; PORTUGUESE."""
+LANGUAGE_PORTUGUESE: Language.ValueType  # 1
+"""Portuguese, with semicolons and decimal commas."""
+LANGUAGE_ENGLISH: Language.ValueType  # 2
+"""English, with commas and decimal points."""
+Global___Language: _TypeAlias = Language  # noqa: Y015
+
+@_typing.final
+class Period(_message.Message):
+    """From when to when: the first moment, and the one after the last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first moment."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The moment after the last one."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Period: _TypeAlias = Period  # noqa: Y015
+
+@_typing.final
+class Distribution(_message.Message):
+    """How measured values are spread. Quantiles are within 1 % of a value of that rank; 0 when nothing was measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    P50_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many were measured."""
+    mean: _builtins.float
+    """Their average."""
+    p50: _builtins.float
+    """Half of them are not above this."""
+    p95: _builtins.float
+    """95 % of them are not above this."""
+    p99: _builtins.float
+    """99 % of them are not above this."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        p50: _builtins.float = ...,
+        p95: _builtins.float = ...,
+        p99: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):
@@ -89,6 +241,8 @@ class UsageRow(_message.Message):
     USER_MESSAGES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, when split by it; empty for what no model wrote, such as the messages of people."""
     user_id: _builtins.str
@@ -105,6 +259,10 @@ class UsageRow(_message.Message):
     """Messages of people."""
     cost_micros: _builtins.int
     """Cost in millionths of the tenant's currency."""
+    team_id: _builtins.str
+    """The team, when split by it."""
+    channel: _builtins.str
+    """The channel, when split by it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the step begins; unset in the totals."""
@@ -126,14 +284,522 @@ class UsageRow(_message.Message):
         user_messages: _builtins.int = ...,
         usage: _usage_pb2.TokenUsage | None = ...,
         cost_micros: _builtins.int = ...,
+        team_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "cost_micros", b"cost_micros", "errors", b"errors", "model", b"model", "rag_turns", b"rag_turns", "start_time", b"start_time", "turns", b"turns", "usage", b"usage", "user_id", b"user_id", "user_messages", b"user_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "cost_micros", b"cost_micros", "errors", b"errors", "model", b"model", "rag_turns", b"rag_turns", "start_time", b"start_time", "team_id", b"team_id", "turns", b"turns", "usage", b"usage", "user_id", b"user_id", "user_messages", b"user_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageRow: _TypeAlias = UsageRow  # noqa: Y015
+
+@_typing.final
+class PerformanceRow(_message.Message):
+    """How fast answers came in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model, when split by it; empty for what no model wrote."""
+    user_id: _builtins.str
+    """The user, when split by it; empty for anonymous end users."""
+    assistant_id: _builtins.str
+    """The assistant, when split by it."""
+    team_id: _builtins.str
+    """The team, when split by it."""
+    channel: _builtins.str
+    """The channel, when split by it."""
+    turns: _builtins.int
+    """Answers given, whole or interrupted."""
+    tokens_per_second: _builtins.float
+    """Tokens of visible answers per second of latency, of the answers whose latency is known."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    @_builtins.property
+    def latency_ms(self) -> Global___Distribution:
+        """From the question to the whole answer, in milliseconds."""
+
+    @_builtins.property
+    def time_to_first_token_ms(self) -> Global___Distribution:
+        """From the question to the first token, in milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        assistant_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        turns: _builtins.int = ...,
+        latency_ms: Global___Distribution | None = ...,
+        time_to_first_token_ms: Global___Distribution | None = ...,
+        tokens_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "start_time", b"start_time", "time_to_first_token_ms", b"time_to_first_token_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "latency_ms", b"latency_ms", "model", b"model", "start_time", b"start_time", "team_id", b"team_id", "time_to_first_token_ms", b"time_to_first_token_ms", "tokens_per_second", b"tokens_per_second", "turns", b"turns", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PerformanceRow: _TypeAlias = PerformanceRow  # noqa: Y015
+
+@_typing.final
+class TopicRow(_message.Message):
+    """A topic of one step, or of the whole range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """The topic, as it is called in the tenant's topic map."""
+    conversations: _builtins.int
+    """Conversations whose main topic it is."""
+    share: _builtins.float
+    """Their share of all analysed conversations, from 0 to 1."""
+    previous_conversations: _builtins.int
+    """As many in the period before, when that was asked for; 0 in the rows of steps."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        topic: _builtins.str = ...,
+        conversations: _builtins.int = ...,
+        share: _builtins.float = ...,
+        previous_conversations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversations", b"conversations", "previous_conversations", b"previous_conversations", "share", b"share", "start_time", b"start_time", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicRow: _TypeAlias = TopicRow  # noqa: Y015
+
+@_typing.final
+class SentimentRow(_message.Message):
+    """How people felt in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ANALYSES_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    NEGATIVE_FIELD_NUMBER: _builtins.int
+    NEUTRAL_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    UNRESOLVED_FIELD_NUMBER: _builtins.int
+    AVERAGE_SATISFACTION_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    AVERAGE_RATING_FIELD_NUMBER: _builtins.int
+    RATINGS_FIELD_NUMBER: _builtins.int
+    GENERATED_FEEDBACK_FIELD_NUMBER: _builtins.int
+    analyses: _builtins.int
+    """Conversations analysed."""
+    positive: _builtins.int
+    """Of them, positive ones."""
+    negative: _builtins.int
+    """Of them, negative ones."""
+    neutral: _builtins.int
+    """Of them, neutral ones."""
+    resolved: _builtins.int
+    """Of them, those in which the matter was settled."""
+    unresolved: _builtins.int
+    """Of them, those in which it was not; the rest is not known."""
+    average_satisfaction: _builtins.float
+    """Average satisfaction, from 1 to 5, of the conversations in which it was found; 0 when there are none."""
+    feedback: _builtins.int
+    """Feedback given by people."""
+    average_rating: _builtins.float
+    """Average rating, from 1 to 5, of this feedback; 0 when there is none."""
+    generated_feedback: _builtins.int
+    """Feedback that an analysis wrote in the place of people; in none of the figures above."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    @_builtins.property
+    def ratings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How often each rating was given: five figures, from rating 1 to rating 5."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        analyses: _builtins.int = ...,
+        positive: _builtins.int = ...,
+        negative: _builtins.int = ...,
+        neutral: _builtins.int = ...,
+        resolved: _builtins.int = ...,
+        unresolved: _builtins.int = ...,
+        average_satisfaction: _builtins.float = ...,
+        feedback: _builtins.int = ...,
+        average_rating: _builtins.float = ...,
+        ratings: _abc.Iterable[_builtins.int] | None = ...,
+        generated_feedback: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyses", b"analyses", "average_rating", b"average_rating", "average_satisfaction", b"average_satisfaction", "feedback", b"feedback", "generated_feedback", b"generated_feedback", "negative", b"negative", "neutral", b"neutral", "positive", b"positive", "ratings", b"ratings", "resolved", b"resolved", "start_time", b"start_time", "unresolved", b"unresolved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SentimentRow: _TypeAlias = SentimentRow  # noqa: Y015
+
+@_typing.final
+class UserActivityRow(_message.Message):
+    """Who was there in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVE_USERS_FIELD_NUMBER: _builtins.int
+    NEW_USERS_FIELD_NUMBER: _builtins.int
+    RETURNING_USERS_FIELD_NUMBER: _builtins.int
+    RETAINED_USERS_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    active_users: _builtins.int
+    """Users who wrote."""
+    new_users: _builtins.int
+    """Of them, those who had never written before."""
+    returning_users: _builtins.int
+    """Of them, those who had."""
+    retained_users: _builtins.int
+    """Of those active in the step before, how many were active again; unset in the totals and in the first step."""
+    retention: _builtins.float
+    """Their share of those active in the step before, from 0 to 1."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        active_users: _builtins.int = ...,
+        new_users: _builtins.int = ...,
+        returning_users: _builtins.int = ...,
+        retained_users: _builtins.int = ...,
+        retention: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_users", b"active_users", "new_users", b"new_users", "retained_users", b"retained_users", "retention", b"retention", "returning_users", b"returning_users", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserActivityRow: _TypeAlias = UserActivityRow  # noqa: Y015
+
+@_typing.final
+class SessionRow(_message.Message):
+    """Sessions that began in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """Conversations that began."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    @_builtins.property
+    def turns(self) -> Global___Distribution:
+        """Turns of one session, of those that had any."""
+
+    @_builtins.property
+    def duration_ms(self) -> Global___Distribution:
+        """From a session's first message to its last, in milliseconds."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        sessions: _builtins.int = ...,
+        turns: Global___Distribution | None = ...,
+        duration_ms: Global___Distribution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "sessions", b"sessions", "start_time", b"start_time", "turns", b"turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRow: _TypeAlias = SessionRow  # noqa: Y015
+
+@_typing.final
+class ErrorRow(_message.Message):
+    """What failed in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    error_reason: _builtins.str
+    """Why, as the message says it, for example "PROVIDER_FAILED"; empty when it says nothing, and in the totals."""
+    errors: _builtins.int
+    """Turns that ended so."""
+    share: _builtins.float
+    """Their share of all turns of the step, answered and failed, from 0 to 1."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        error_reason: _builtins.str = ...,
+        errors: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_reason", b"error_reason", "errors", b"errors", "share", b"share", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorRow: _TypeAlias = ErrorRow  # noqa: Y015
+
+@_typing.final
+class RepricingRow(_message.Message):
+    """What the answers of a model cost in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    RECORDED_COST_MICROS_FIELD_NUMBER: _builtins.int
+    CORRECTED_COST_MICROS_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_MICROS_FIELD_NUMBER: _builtins.int
+    UNPRICED_TOKENS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model; empty in the totals."""
+    turns: _builtins.int
+    """Answers given and turns failed."""
+    recorded_cost_micros: _builtins.int
+    """Cost as it was recorded with the answers, in millionths of the tenant's currency."""
+    corrected_cost_micros: _builtins.int
+    """Cost at the prices of the price book."""
+    difference_micros: _builtins.int
+    """`corrected_cost_micros` - `recorded_cost_micros`."""
+    unpriced_tokens: _builtins.int
+    """Tokens of hours for which the price book has no price; their recorded cost is in both costs."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the step begins; unset in the totals."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.TokenUsage:
+        """Tokens used."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        turns: _builtins.int = ...,
+        usage: _usage_pb2.TokenUsage | None = ...,
+        recorded_cost_micros: _builtins.int = ...,
+        corrected_cost_micros: _builtins.int = ...,
+        difference_micros: _builtins.int = ...,
+        unpriced_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_cost_micros", b"corrected_cost_micros", "difference_micros", b"difference_micros", "model", b"model", "recorded_cost_micros", b"recorded_cost_micros", "start_time", b"start_time", "turns", b"turns", "unpriced_tokens", b"unpriced_tokens", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepricingRow: _TypeAlias = RepricingRow  # noqa: Y015
+
+@_typing.final
+class Fact(_message.Message):
+    """What one message adds to the figures: everything but its words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RAG_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    USAGE_SOURCE_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    ERROR_REASON_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event that told of it."""
+    conversation_id: _builtins.str
+    """The conversation."""
+    message_id: _builtins.str
+    """The message."""
+    seq: _builtins.int
+    """Position of the message in its conversation."""
+    speaker: _builtins.str
+    """Who or what it is from: "user", "assistant", "team", "system", "error"."""
+    ending: _builtins.str
+    """How it ended: "complete", "interrupted", "error"."""
+    user_id: _builtins.str
+    """The user; empty for anonymous end users."""
+    assistant_id: _builtins.str
+    """The assistant."""
+    team_id: _builtins.str
+    """The team."""
+    channel: _builtins.str
+    """The channel."""
+    model: _builtins.str
+    """The model."""
+    rag: _builtins.bool
+    """Whether it was made with retrieved passages."""
+    usage_source: _builtins.str
+    """How `usage` is known: "provider", "partial", "estimated"."""
+    cost_micros: _builtins.int
+    """Cost in millionths of the tenant's currency."""
+    latency_ms: _builtins.int
+    """From the question to the whole answer, in milliseconds; 0 when it is not known."""
+    time_to_first_token_ms: _builtins.int
+    """From the question to the first token, in milliseconds; 0 when it is not known."""
+    finish_reason: _builtins.str
+    """Why it ended."""
+    error_reason: _builtins.str
+    """Why it failed."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was stored."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.TokenUsage:
+        """Tokens used."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        speaker: _builtins.str = ...,
+        ending: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        assistant_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        model: _builtins.str = ...,
+        rag: _builtins.bool = ...,
+        usage: _usage_pb2.TokenUsage | None = ...,
+        usage_source: _builtins.str = ...,
+        cost_micros: _builtins.int = ...,
+        latency_ms: _builtins.int = ...,
+        time_to_first_token_ms: _builtins.int = ...,
+        finish_reason: _builtins.str = ...,
+        error_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "create_time", b"create_time", "ending", b"ending", "error_reason", b"error_reason", "event_id", b"event_id", "finish_reason", b"finish_reason", "latency_ms", b"latency_ms", "message_id", b"message_id", "model", b"model", "rag", b"rag", "seq", b"seq", "speaker", b"speaker", "team_id", b"team_id", "time_to_first_token_ms", b"time_to_first_token_ms", "usage", b"usage", "usage_source", b"usage_source", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fact: _TypeAlias = Fact  # noqa: Y015
+
+@_typing.final
+class LiveReport(_message.Message):
+    """Today's figures at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TODAY_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    ACTIVE_USERS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    active_users: _builtins.int
+    """Users who wrote today."""
+    documents_examined: _builtins.int
+    """Documents that were read for it."""
+    @_builtins.property
+    def today(self) -> Global___UsageRow:
+        """Since midnight in the time zone asked for."""
+
+    @_builtins.property
+    def hour(self) -> Global___UsageRow:
+        """Since the present hour began."""
+
+    @_builtins.property
+    def latency_ms(self) -> Global___Distribution:
+        """Latency of the present hour's answers, in milliseconds."""
+
+    @_builtins.property
+    def time_to_first_token_ms(self) -> Global___Distribution:
+        """Time to first token of the present hour's answers, in milliseconds."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed has been counted; unset while stored history is being counted."""
+
+    def __init__(
+        self,
+        *,
+        today: Global___UsageRow | None = ...,
+        hour: Global___UsageRow | None = ...,
+        latency_ms: Global___Distribution | None = ...,
+        time_to_first_token_ms: Global___Distribution | None = ...,
+        active_users: _builtins.int = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "hour", b"hour", "latency_ms", b"latency_ms", "time_to_first_token_ms", b"time_to_first_token_ms", "today", b"today"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_users", b"active_users", "counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "hour", b"hour", "latency_ms", b"latency_ms", "time_to_first_token_ms", b"time_to_first_token_ms", "today", b"today"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveReport: _TypeAlias = LiveReport  # noqa: Y015
 
 @_typing.final
 class GetUsageReportRequest(_message.Message):
@@ -146,10 +812,13 @@ class GetUsageReportRequest(_message.Message):
     GRAIN_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     grain: Global___Grain.ValueType
     """Length of a step; DAY when unspecified."""
     time_zone: _builtins.str
-    """IANA time zone in which days begin; "America/Sao_Paulo" when empty."""
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """First moment reported; 30 days before `end_time` when unset."""
@@ -170,10 +839,11 @@ class GetUsageReportRequest(_message.Message):
         grain: Global___Grain.ValueType = ...,
         group_by: _abc.Iterable[Global___Dimension.ValueType] | None = ...,
         time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grain", b"grain", "group_by", b"group_by", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "group_by", b"group_by", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,6 +859,8 @@ class GetUsageReportResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
     COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
     documents_examined: _builtins.int
     """Rollup documents that were read to answer."""
     @_builtins.property
@@ -203,6 +875,14 @@ class GetUsageReportResponse(_message.Message):
     def counted_until_time(self) -> _timestamp_pb2.Timestamp:
         """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
 
+    @_builtins.property
+    def previous_total(self) -> Global___UsageRow:
+        """The sum of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
     def __init__(
         self,
         *,
@@ -210,11 +890,869 @@ class GetUsageReportResponse(_message.Message):
         total: Global___UsageRow | None = ...,
         documents_examined: _builtins.int = ...,
         counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___UsageRow | None = ...,
+        previous_period: Global___Period | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageReportResponse: _TypeAlias = GetUsageReportResponse  # noqa: Y015
+
+@_typing.final
+class GetPerformanceReportRequest(_message.Message):
+    """Request of GetPerformanceReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___Dimension.ValueType]:
+        """What to split by, one dimension at the most; nothing when empty."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        group_by: _abc.Iterable[Global___Dimension.ValueType] | None = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "group_by", b"group_by", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPerformanceReportRequest: _TypeAlias = GetPerformanceReportRequest  # noqa: Y015
+
+@_typing.final
+class GetPerformanceReportResponse(_message.Message):
+    """Response of GetPerformanceReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PerformanceRow]:
+        """The figures by time, then by dimension. Steps in which nothing happened are left out."""
+
+    @_builtins.property
+    def total(self) -> Global___PerformanceRow:
+        """Of the whole range; a value that is not a sum is taken over all of it, not over the steps."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    @_builtins.property
+    def previous_total(self) -> Global___PerformanceRow:
+        """Of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___PerformanceRow] | None = ...,
+        total: Global___PerformanceRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___PerformanceRow | None = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPerformanceReportResponse: _TypeAlias = GetPerformanceReportResponse  # noqa: Y015
+
+@_typing.final
+class GetTopicsReportRequest(_message.Message):
+    """Request of GetTopicsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTopicsReportRequest: _TypeAlias = GetTopicsReportRequest  # noqa: Y015
+
+@_typing.final
+class GetTopicsReportResponse(_message.Message):
+    """Response of GetTopicsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPICS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ANALYSES_FIELD_NUMBER: _builtins.int
+    HIDDEN_CONVERSATIONS_FIELD_NUMBER: _builtins.int
+    K_ANONYMITY_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    analyses: _builtins.int
+    """Conversations analysed in the range."""
+    hidden_conversations: _builtins.int
+    """Of them, those whose topic is not shown because too few users spoke about it, or it is not among the first 100."""
+    k_anonymity: _builtins.int
+    """Below how many users a topic is not shown."""
+    documents_examined: _builtins.int
+    """Documents that were read to answer."""
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicRow]:
+        """The topics of the whole range, the most frequent first; 100 at the most."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicRow]:
+        """The same topics by time."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        topics: _abc.Iterable[Global___TopicRow] | None = ...,
+        rows: _abc.Iterable[Global___TopicRow] | None = ...,
+        analyses: _builtins.int = ...,
+        hidden_conversations: _builtins.int = ...,
+        k_anonymity: _builtins.int = ...,
+        documents_examined: _builtins.int = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["previous_period", b"previous_period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyses", b"analyses", "documents_examined", b"documents_examined", "hidden_conversations", b"hidden_conversations", "k_anonymity", b"k_anonymity", "previous_period", b"previous_period", "rows", b"rows", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTopicsReportResponse: _TypeAlias = GetTopicsReportResponse  # noqa: Y015
+
+@_typing.final
+class GetSentimentReportRequest(_message.Message):
+    """Request of GetSentimentReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSentimentReportRequest: _TypeAlias = GetSentimentReportRequest  # noqa: Y015
+
+@_typing.final
+class GetSentimentReportResponse(_message.Message):
+    """Response of GetSentimentReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SentimentRow]:
+        """The figures by time. Steps in which nothing happened are left out."""
+
+    @_builtins.property
+    def total(self) -> Global___SentimentRow:
+        """Of the whole range; a value that is not a sum is taken over all of it, not over the steps."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    @_builtins.property
+    def previous_total(self) -> Global___SentimentRow:
+        """Of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___SentimentRow] | None = ...,
+        total: Global___SentimentRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___SentimentRow | None = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSentimentReportResponse: _TypeAlias = GetSentimentReportResponse  # noqa: Y015
+
+@_typing.final
+class GetUserActivityReportRequest(_message.Message):
+    """Request of GetUserActivityReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserActivityReportRequest: _TypeAlias = GetUserActivityReportRequest  # noqa: Y015
+
+@_typing.final
+class GetUserActivityReportResponse(_message.Message):
+    """Response of GetUserActivityReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserActivityRow]:
+        """The figures by time. Steps in which nothing happened are left out."""
+
+    @_builtins.property
+    def total(self) -> Global___UserActivityRow:
+        """Of the whole range; a value that is not a sum is taken over all of it, not over the steps."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    @_builtins.property
+    def previous_total(self) -> Global___UserActivityRow:
+        """Of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___UserActivityRow] | None = ...,
+        total: Global___UserActivityRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___UserActivityRow | None = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserActivityReportResponse: _TypeAlias = GetUserActivityReportResponse  # noqa: Y015
+
+@_typing.final
+class GetSessionsReportRequest(_message.Message):
+    """Request of GetSessionsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionsReportRequest: _TypeAlias = GetSessionsReportRequest  # noqa: Y015
+
+@_typing.final
+class GetSessionsReportResponse(_message.Message):
+    """Response of GetSessionsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRow]:
+        """The figures by time. Steps in which nothing happened are left out."""
+
+    @_builtins.property
+    def total(self) -> Global___SessionRow:
+        """Of the whole range; a value that is not a sum is taken over all of it, not over the steps."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    @_builtins.property
+    def previous_total(self) -> Global___SessionRow:
+        """Of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___SessionRow] | None = ...,
+        total: Global___SessionRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___SessionRow | None = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionsReportResponse: _TypeAlias = GetSessionsReportResponse  # noqa: Y015
+
+@_typing.final
+class GetErrorsReportRequest(_message.Message):
+    """Request of GetErrorsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    compare: _builtins.bool
+    """Whether the period before is reported too."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        compare: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "end_time", b"end_time", "grain", b"grain", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetErrorsReportRequest: _TypeAlias = GetErrorsReportRequest  # noqa: Y015
+
+@_typing.final
+class GetErrorsReportResponse(_message.Message):
+    """Response of GetErrorsReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_TOTAL_FIELD_NUMBER: _builtins.int
+    PREVIOUS_PERIOD_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErrorRow]:
+        """The figures by time, then by reason. Steps in which nothing happened are left out."""
+
+    @_builtins.property
+    def total(self) -> Global___ErrorRow:
+        """Of the whole range; a value that is not a sum is taken over all of it, not over the steps."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    @_builtins.property
+    def previous_total(self) -> Global___ErrorRow:
+        """Of the period before, when it was asked for."""
+
+    @_builtins.property
+    def previous_period(self) -> Global___Period:
+        """The period before, when it was asked for."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___ErrorRow] | None = ...,
+        total: Global___ErrorRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_total: Global___ErrorRow | None = ...,
+        previous_period: Global___Period | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "previous_period", b"previous_period", "previous_total", b"previous_total", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "previous_period", b"previous_period", "previous_total", b"previous_total", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetErrorsReportResponse: _TypeAlias = GetErrorsReportResponse  # noqa: Y015
+
+@_typing.final
+class GetRepricingReportRequest(_message.Message):
+    """Request of GetRepricingReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    KNOWN_TIME_FIELD_NUMBER: _builtins.int
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    @_builtins.property
+    def known_time(self) -> _timestamp_pb2.Timestamp:
+        """Reckon with the prices that had been set by this moment only: what was known then. All prices when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+        known_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "known_time", b"known_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grain", b"grain", "known_time", b"known_time", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRepricingReportRequest: _TypeAlias = GetRepricingReportRequest  # noqa: Y015
+
+@_typing.final
+class GetRepricingReportResponse(_message.Message):
+    """Response of GetRepricingReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    COUNTED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PRICES_EXAMINED_FIELD_NUMBER: _builtins.int
+    documents_examined: _builtins.int
+    """Rollup documents that were read to answer."""
+    prices_examined: _builtins.int
+    """Prices of the price book that were looked at."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepricingRow]:
+        """By time, then by model."""
+
+    @_builtins.property
+    def total(self) -> Global___RepricingRow:
+        """Their sum."""
+
+    @_builtins.property
+    def counted_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the feed had been counted when the report was made; unset while stored history is being counted."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___RepricingRow] | None = ...,
+        total: Global___RepricingRow | None = ...,
+        documents_examined: _builtins.int = ...,
+        counted_until_time: _timestamp_pb2.Timestamp | None = ...,
+        prices_examined: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_until_time", b"counted_until_time", "documents_examined", b"documents_examined", "prices_examined", b"prices_examined", "rows", b"rows", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRepricingReportResponse: _TypeAlias = GetRepricingReportResponse  # noqa: Y015
+
+@_typing.final
+class ListFactsRequest(_message.Message):
+    """Request of ListFacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ASSISTANT_ID_FIELD_NUMBER: _builtins.int
+    TEAM_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    ERRORS_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only this model's; of all when empty."""
+    user_id: _builtins.str
+    """Only this user's; of all when empty."""
+    assistant_id: _builtins.str
+    """Only this assistant's; of all when empty."""
+    team_id: _builtins.str
+    """Only this team's; of all when empty."""
+    channel: _builtins.str
+    """Only this channel's; of all when empty."""
+    conversation_id: _builtins.str
+    """Only this conversation's; of all when empty."""
+    errors_only: _builtins.bool
+    """Only turns that ended in an error."""
+    page_size: _builtins.int
+    """Most facts to return; 50 when 0, 1000 at the most."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the other fields must be as they were then, `end_time` included."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one; now when unset."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        assistant_id: _builtins.str = ...,
+        team_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        errors_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assistant_id", b"assistant_id", "channel", b"channel", "conversation_id", b"conversation_id", "end_time", b"end_time", "errors_only", b"errors_only", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "team_id", b"team_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFactsRequest: _TypeAlias = ListFactsRequest  # noqa: Y015
+
+@_typing.final
+class ListFactsResponse(_message.Message):
+    """Response of ListFacts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_EXAMINED_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    documents_examined: _builtins.int
+    """Documents that were read for this page: one holds all messages of one append."""
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """The facts, those stored last first."""
+
+    def __init__(
+        self,
+        *,
+        facts: _abc.Iterable[Global___Fact] | None = ...,
+        next_page_token: _builtins.str = ...,
+        documents_examined: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_examined", b"documents_examined", "facts", b"facts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFactsResponse: _TypeAlias = ListFactsResponse  # noqa: Y015
+
+@_typing.final
+class ExportReportRequest(_message.Message):
+    """Request of ExportReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    report: Global___ReportKind.ValueType
+    """Which report."""
+    grain: Global___Grain.ValueType
+    """Length of a step; DAY when unspecified."""
+    time_zone: _builtins.str
+    """IANA time zone in which days and months begin; "America/Sao_Paulo" when empty."""
+    language: Global___Language.ValueType
+    """Language of the headers; PORTUGUESE when unspecified."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """First moment reported; 30 days before `end_time` when unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Moment after the last one reported; now when unset."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___Dimension.ValueType]:
+        """What to split by, as the report itself allows it; nothing when empty."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___ReportKind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        grain: Global___Grain.ValueType = ...,
+        group_by: _abc.Iterable[Global___Dimension.ValueType] | None = ...,
+        time_zone: _builtins.str = ...,
+        language: Global___Language.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "grain", b"grain", "group_by", b"group_by", "language", b"language", "report", b"report", "start_time", b"start_time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportReportRequest: _TypeAlias = ExportReportRequest  # noqa: Y015
+
+@_typing.final
+class WatchReportRequest(_message.Message):
+    """Request of WatchReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """IANA time zone in which today begins; "America/Sao_Paulo" when empty."""
+    def __init__(
+        self,
+        *,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReportRequest: _TypeAlias = WatchReportRequest  # noqa: Y015
+
+@_typing.final
+class WatchReportResponse(_message.Message):
+    """Response of WatchReport."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___LiveReport:
+        """How today's figures stand now."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___LiveReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["report"]  # noqa: Y015
+    _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
+
+Global___WatchReportResponse: _TypeAlias = WatchReportResponse  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from prosa.analytics.v1 import report_service_pb2 as prosa_dot_analytics_dot_v1_dot_report__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -28,8 +29,22 @@ if _version_not_supported:
 class ReportServiceStub:
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     def __init__(self, channel):
@@ -43,24 +58,195 @@ class ReportServiceStub:
                 request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportRequest.SerializeToString,
                 response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportResponse.FromString,
                 _registered_method=True)
+        self.GetPerformanceReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetPerformanceReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportResponse.FromString,
+                _registered_method=True)
+        self.GetTopicsReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetTopicsReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportResponse.FromString,
+                _registered_method=True)
+        self.GetSentimentReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetSentimentReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportResponse.FromString,
+                _registered_method=True)
+        self.GetUserActivityReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetUserActivityReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportResponse.FromString,
+                _registered_method=True)
+        self.GetSessionsReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetSessionsReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportResponse.FromString,
+                _registered_method=True)
+        self.GetErrorsReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetErrorsReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportResponse.FromString,
+                _registered_method=True)
+        self.GetRepricingReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/GetRepricingReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportResponse.FromString,
+                _registered_method=True)
+        self.ListFacts = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/ListFacts',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsResponse.FromString,
+                _registered_method=True)
+        self.ExportReport = channel.unary_unary(
+                '/prosa.analytics.v1.ReportService/ExportReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ExportReportRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.WatchReport = channel.unary_stream(
+                '/prosa.analytics.v1.ReportService/WatchReport',
+                request_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportRequest.SerializeToString,
+                response_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportResponse.FromString,
+                _registered_method=True)
 
 
 class ReportServiceServicer:
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     def GetUsageReport(self, request, context):
         """Reports turns, tokens and cost over time, split as asked.
 
-        Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
-        on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
-        an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
-        Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
-        10 000 rows.
+        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+        days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+        occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPerformanceReport(self, request, context):
+        """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
+
+        Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
+        rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
+        by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+        answered is not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTopicsReport(self, request, context):
+        """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
+
+        A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
+        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+        RANGE_TOO_LARGE; by month, days stand for their hours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSentimentReport(self, request, context):
+        """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
+
+        Documents examined: at most one per hour of the range; by month, days stand for their hours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserActivityReport(self, request, context):
+        """Reports how many users were active, new, returning, and how many came again in the next step.
+
+        Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+        3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+        range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSessionsReport(self, request, context):
+        """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
+
+        A session counts in the hour in which it began. Documents examined: at most one per hour of the range; by month,
+        days stand for their hours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErrorsReport(self, request, context):
+        """Reports what failed, by reason.
+
+        Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+        their hours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRepricingReport(self, request, context):
+        """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
+        has in force for the hour in which they were given.
+
+        Costs are computed from sums, so that `corrected_cost_micros` may differ from the sum over single answers by one
+        micro-unit a turn; an hour in which a price changes is reckoned at the price with which it begins.
+        Documents examined: at most one per hour of the range and model.
+        Returns UNAVAILABLE when the price book cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFacts(self, request, context):
+        """Lists the facts behind a figure: one per message, those stored last first.
+
+        The range means the same hours as in a report, so that the facts of a row's step and dimensions add up to the row.
+        What is older than the tenant's retention of facts is in the figures but not in the list.
+        Documents examined: at most 5 000 a page; a page may therefore be short, even empty, while there is a next one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportReport(self, request, context):
+        """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
+
+        It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+        spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+        that a spreadsheet would take for a formula has an apostrophe before it.
+        Documents examined: as the report itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchReport(self, request, context):
+        """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
+
+        The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+        seconds, for all together who watch a tenant in one time zone.
+        Returns UNAVAILABLE when the stream cannot go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +260,56 @@ def add_ReportServiceServicer_to_server(servicer, server):
                     request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportRequest.FromString,
                     response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportResponse.SerializeToString,
             ),
+            'GetPerformanceReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPerformanceReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportResponse.SerializeToString,
+            ),
+            'GetTopicsReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTopicsReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportResponse.SerializeToString,
+            ),
+            'GetSentimentReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSentimentReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportResponse.SerializeToString,
+            ),
+            'GetUserActivityReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserActivityReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportResponse.SerializeToString,
+            ),
+            'GetSessionsReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSessionsReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportResponse.SerializeToString,
+            ),
+            'GetErrorsReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErrorsReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportResponse.SerializeToString,
+            ),
+            'GetRepricingReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRepricingReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportResponse.SerializeToString,
+            ),
+            'ListFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFacts,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsResponse.SerializeToString,
+            ),
+            'ExportReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.ExportReportRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'WatchReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchReport,
+                    request_deserializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportRequest.FromString,
+                    response_serializer=prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'prosa.analytics.v1.ReportService', rpc_method_handlers)
@@ -85,8 +321,22 @@ def add_ReportServiceServicer_to_server(servicer, server):
 class ReportService:
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     @staticmethod
@@ -106,6 +356,276 @@ class ReportService:
             '/prosa.analytics.v1.ReportService/GetUsageReport',
             prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportRequest.SerializeToString,
             prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUsageReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPerformanceReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetPerformanceReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetPerformanceReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTopicsReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetTopicsReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetTopicsReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSentimentReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetSentimentReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSentimentReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserActivityReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetUserActivityReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetUserActivityReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSessionsReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetSessionsReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetSessionsReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErrorsReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetErrorsReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetErrorsReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRepricingReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/GetRepricingReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.GetRepricingReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/ListFacts',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.ListFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/ExportReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.ExportReportRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/prosa.analytics.v1.ReportService/WatchReport',
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportRequest.SerializeToString,
+            prosa_dot_analytics_dot_v1_dot_report__service__pb2.WatchReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from prosa.analytics.v1 import report_service_pb2 as _report_service_pb2
 import abc as _abc_1
@@ -29,8 +30,22 @@ GRPC_VERSION: str
 class ReportServiceStub:
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     @_typing.overload
@@ -40,39 +55,201 @@ class ReportServiceStub:
     GetUsageReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]
     """Reports turns, tokens and cost over time, split as asked.
 
-    Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
-    on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
-    an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
-    Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
-    10 000 rows.
+    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+    days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+    occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
+    """
+    GetPerformanceReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]
+    """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
+
+    Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
+    rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
+    by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+    answered is not kept.
+    """
+    GetTopicsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]
+    """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
+
+    A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
+    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+    RANGE_TOO_LARGE; by month, days stand for their hours.
+    """
+    GetSentimentReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]
+    """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
+
+    Documents examined: at most one per hour of the range; by month, days stand for their hours.
+    """
+    GetUserActivityReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetUserActivityReportRequest, _report_service_pb2.GetUserActivityReportResponse]
+    """Reports how many users were active, new, returning, and how many came again in the next step.
+
+    Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+    3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+    range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
+    """
+    GetSessionsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetSessionsReportRequest, _report_service_pb2.GetSessionsReportResponse]
+    """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
+
+    A session counts in the hour in which it began. Documents examined: at most one per hour of the range; by month,
+    days stand for their hours.
+    """
+    GetErrorsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetErrorsReportRequest, _report_service_pb2.GetErrorsReportResponse]
+    """Reports what failed, by reason.
+
+    Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+    their hours.
+    """
+    GetRepricingReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetRepricingReportRequest, _report_service_pb2.GetRepricingReportResponse]
+    """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
+    has in force for the hour in which they were given.
+
+    Costs are computed from sums, so that `corrected_cost_micros` may differ from the sum over single answers by one
+    micro-unit a turn; an hour in which a price changes is reckoned at the price with which it begins.
+    Documents examined: at most one per hour of the range and model.
+    Returns UNAVAILABLE when the price book cannot be read.
+    """
+    ListFacts: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.ListFactsRequest, _report_service_pb2.ListFactsResponse]
+    """Lists the facts behind a figure: one per message, those stored last first.
+
+    The range means the same hours as in a report, so that the facts of a row's step and dimensions add up to the row.
+    What is older than the tenant's retention of facts is in the figures but not in the list.
+    Documents examined: at most 5 000 a page; a page may therefore be short, even empty, while there is a next one.
+    """
+    ExportReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.ExportReportRequest, _httpbody_pb2.HttpBody]
+    """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
+
+    It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+    spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+    that a spreadsheet would take for a formula has an apostrophe before it.
+    Documents examined: as the report itself.
+    """
+    WatchReport: _grpc.UnaryStreamMultiCallable[_report_service_pb2.WatchReportRequest, _report_service_pb2.WatchReportResponse]
+    """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
+
+    The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+    seconds, for all together who watch a tenant in one time zone.
+    Returns UNAVAILABLE when the stream cannot go on.
     """
 
 @_typing.type_check_only
 class ReportServiceAsyncStub(ReportServiceStub):
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsageReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetUsageReportRequest, _report_service_pb2.GetUsageReportResponse]  # type: ignore[assignment]
     """Reports turns, tokens and cost over time, split as asked.
 
-    Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
-    on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
-    an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
-    Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-    RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
-    10 000 rows.
+    Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+    days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+    occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
+    """
+    GetPerformanceReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetPerformanceReportRequest, _report_service_pb2.GetPerformanceReportResponse]  # type: ignore[assignment]
+    """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
+
+    Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
+    rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
+    by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+    answered is not kept.
+    """
+    GetTopicsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]  # type: ignore[assignment]
+    """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
+
+    A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
+    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+    RANGE_TOO_LARGE; by month, days stand for their hours.
+    """
+    GetSentimentReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]  # type: ignore[assignment]
+    """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
+
+    Documents examined: at most one per hour of the range; by month, days stand for their hours.
+    """
+    GetUserActivityReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetUserActivityReportRequest, _report_service_pb2.GetUserActivityReportResponse]  # type: ignore[assignment]
+    """Reports how many users were active, new, returning, and how many came again in the next step.
+
+    Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+    3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+    range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
+    """
+    GetSessionsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetSessionsReportRequest, _report_service_pb2.GetSessionsReportResponse]  # type: ignore[assignment]
+    """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
+
+    A session counts in the hour in which it began. Documents examined: at most one per hour of the range; by month,
+    days stand for their hours.
+    """
+    GetErrorsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetErrorsReportRequest, _report_service_pb2.GetErrorsReportResponse]  # type: ignore[assignment]
+    """Reports what failed, by reason.
+
+    Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+    their hours.
+    """
+    GetRepricingReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetRepricingReportRequest, _report_service_pb2.GetRepricingReportResponse]  # type: ignore[assignment]
+    """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
+    has in force for the hour in which they were given.
+
+    Costs are computed from sums, so that `corrected_cost_micros` may differ from the sum over single answers by one
+    micro-unit a turn; an hour in which a price changes is reckoned at the price with which it begins.
+    Documents examined: at most one per hour of the range and model.
+    Returns UNAVAILABLE when the price book cannot be read.
+    """
+    ListFacts: _aio.UnaryUnaryMultiCallable[_report_service_pb2.ListFactsRequest, _report_service_pb2.ListFactsResponse]  # type: ignore[assignment]
+    """Lists the facts behind a figure: one per message, those stored last first.
+
+    The range means the same hours as in a report, so that the facts of a row's step and dimensions add up to the row.
+    What is older than the tenant's retention of facts is in the figures but not in the list.
+    Documents examined: at most 5 000 a page; a page may therefore be short, even empty, while there is a next one.
+    """
+    ExportReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.ExportReportRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
+
+    It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+    spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+    that a spreadsheet would take for a formula has an apostrophe before it.
+    Documents examined: as the report itself.
+    """
+    WatchReport: _aio.UnaryStreamMultiCallable[_report_service_pb2.WatchReportRequest, _report_service_pb2.WatchReportResponse]  # type: ignore[assignment]
+    """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
+
+    The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+    seconds, for all together who watch a tenant in one time zone.
+    Returns UNAVAILABLE when the stream cannot go on.
     """
 
 class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reports over a tenant's conversations, read from rollups.
 
-    Every report examines a number of rollup documents that depends on the range asked for and on how many models,
-    users and assistants were active in it, never on the number of messages.
+    Figures are kept by hour and by day (UTC) in series: one for the tenant, and one for each model, user, assistant, team
+    and channel. Every report examines a number of documents that depends on the range asked for and on how many
+    series it splits by, never on the number of messages: each method says how many at the most, and its response how
+    many there were.
+
+    An hour counts where it begins: in the range in which it begins, whole, and on the day and in the month in which it
+    begins. So adjacent ranges share no hour and miss none, and in a time zone that is half an hour off a day's figures are
+    those of the hours that begin on it. A message counts when it was stored.
+
+    Steps are hours, days or months of the tenant's time zone. A report by hour covers at most 31 days, by day 400 days, by
+    month 1 850 days (5 years); more is INVALID_ARGUMENT with reason RANGE_TOO_LARGE, as is a report of more than 10 000
+    rows. A range that ends before it starts, times outside of the years 1970 to 9000 and an unknown time zone are
+    INVALID_ARGUMENT with reason VALIDATION_FAILED, for every method here.
+
+    With `compare` the period before is reported too: as many months when the range begins and ends with a month in the
+    time zone, else as many days when it begins and ends with a day, else as long. It costs as many documents again.
     """
 
     @_abc_1.abstractmethod
@@ -83,12 +260,139 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetUsageReportResponse, _abc.Awaitable[_report_service_pb2.GetUsageReportResponse]]:
         """Reports turns, tokens and cost over time, split as asked.
 
-        Figures are kept by hour (UTC), and an hour counts where it begins: in the range in which it begins, whole, and
-        on the day in which it begins. So adjacent ranges share no hour and miss none, and in a time zone that is half
-        an hour off a day's figures are those of the hours that begin on it. A message counts when it was stored.
-        Returns INVALID_ARGUMENT for a range that ends before it starts, for an unknown time zone, and, with reason
-        RANGE_TOO_LARGE, for a range of more than 400 days by day or 31 days by hour and for a report of more than
-        10 000 rows.
+        Documents examined: unsplit or split by one dimension, at most one per hour of the range and series, and by month
+        days stand for their hours; split by several dimensions, one per hour and combination of all five dimensions that
+        occurred, as for the hours of users. 200 000 at the most, else RANGE_TOO_LARGE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPerformanceReport(
+        self,
+        request: _report_service_pb2.GetPerformanceReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetPerformanceReportResponse, _abc.Awaitable[_report_service_pb2.GetPerformanceReportResponse]]:
+        """Reports how fast answers came: latency and time to first token as p50, p95 and p99, and tokens per second.
+
+        Quantiles come from sketches that are merged over the steps: each is within 1 % of a value that was measured at that
+        rank. Documents examined: at most one per hour of the range and series (8 760 for a year of one series);
+        by month, days stand for their hours. Returns INVALID_ARGUMENT for a split by users: how fast they were
+        answered is not kept.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTopicsReport(
+        self,
+        request: _report_service_pb2.GetTopicsReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetTopicsReportResponse, _abc.Awaitable[_report_service_pb2.GetTopicsReportResponse]]:
+        """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
+
+        A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
+        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
+        RANGE_TOO_LARGE; by month, days stand for their hours.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSentimentReport(
+        self,
+        request: _report_service_pb2.GetSentimentReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetSentimentReportResponse, _abc.Awaitable[_report_service_pb2.GetSentimentReportResponse]]:
+        """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
+
+        Documents examined: at most one per hour of the range; by month, days stand for their hours.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserActivityReport(
+        self,
+        request: _report_service_pb2.GetUserActivityReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetUserActivityReportResponse, _abc.Awaitable[_report_service_pb2.GetUserActivityReportResponse]]:
+        """Reports how many users were active, new, returning, and how many came again in the next step.
+
+        Users are counted from sets that are merged: exactly while a tenant has had no more than 1 024 users ever, off by some
+        3 % of all of them beyond; anonymous end users are not counted. Documents examined: at most one per hour of the
+        range, and one per day since the tenant's first to know who is new; by month, days stand for their hours.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSessionsReport(
+        self,
+        request: _report_service_pb2.GetSessionsReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetSessionsReportResponse, _abc.Awaitable[_report_service_pb2.GetSessionsReportResponse]]:
+        """Reports conversations as sessions: how many began, how many turns they had and how long they lasted.
+
+        A session counts in the hour in which it began. Documents examined: at most one per hour of the range; by month,
+        days stand for their hours.
+        """
+
+    @_abc_1.abstractmethod
+    def GetErrorsReport(
+        self,
+        request: _report_service_pb2.GetErrorsReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetErrorsReportResponse, _abc.Awaitable[_report_service_pb2.GetErrorsReportResponse]]:
+        """Reports what failed, by reason.
+
+        Documents examined: at most one per hour of the range, and one more per reason of failure; by month, days stand for
+        their hours.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRepricingReport(
+        self,
+        request: _report_service_pb2.GetRepricingReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.GetRepricingReportResponse, _abc.Awaitable[_report_service_pb2.GetRepricingReportResponse]]:
+        """Reports what models' answers cost as known then, and what they cost as corrected: at the prices that the price book
+        has in force for the hour in which they were given.
+
+        Costs are computed from sums, so that `corrected_cost_micros` may differ from the sum over single answers by one
+        micro-unit a turn; an hour in which a price changes is reckoned at the price with which it begins.
+        Documents examined: at most one per hour of the range and model.
+        Returns UNAVAILABLE when the price book cannot be read.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFacts(
+        self,
+        request: _report_service_pb2.ListFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_service_pb2.ListFactsResponse, _abc.Awaitable[_report_service_pb2.ListFactsResponse]]:
+        """Lists the facts behind a figure: one per message, those stored last first.
+
+        The range means the same hours as in a report, so that the facts of a row's step and dimensions add up to the row.
+        What is older than the tenant's retention of facts is in the figures but not in the list.
+        Documents examined: at most 5 000 a page; a page may therefore be short, even empty, while there is a next one.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportReport(
+        self,
+        request: _report_service_pb2.ExportReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """Gives a report as a CSV file (RFC 4180, UTF-8), with headers in Portuguese or English.
+
+        It begins with a byte order mark. In Portuguese fields are separated by semicolons and decimals by a comma, as
+        spreadsheets there expect it. Costs are in the tenant's currency, times those of the time zone asked for, and a text
+        that a spreadsheet would take for a formula has an apostrophe before it.
+        Documents examined: as the report itself.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchReport(
+        self,
+        request: _report_service_pb2.WatchReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_report_service_pb2.WatchReportResponse], _abc.AsyncIterator[_report_service_pb2.WatchReportResponse]]:
+        """Streams today's figures: as they stand, and again whenever they changed, within 2 seconds of the turn.
+
+        The stream ends only when it is broken: begin anew. Documents examined: at most 2 a look, twice a second, and 26 every ten
+        seconds, for all together who watch a tenant in one time zone.
+        Returns UNAVAILABLE when the stream cannot go on.
         """
 
 def add_ReportServiceServicer_to_server(servicer: ReportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

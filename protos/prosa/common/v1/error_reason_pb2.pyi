@@ -479,6 +479,45 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
         ]}
     """
+    ERROR_REASON_REBUILD_RUNNING: _ErrorReason.ValueType  # 80
+    """The projection is being built anew already.
+
+        {"code": 10, "message": "the projection is being built anew already", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_RUNNING", "domain": "prosa"}
+        ]}
+    """
+    ERROR_REASON_REBUILD_WOULD_LOSE: _ErrorReason.ValueType  # 81
+    """Facts that retention has emptied are told by the feed no more: their figures would be lost.
+
+        {"code": 9, "message": "the figures of 12 facts would be lost", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_WOULD_LOSE", "domain": "prosa", "metadata": {"facts": "12"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REBUILD_WOULD_LOSE", "description": "the figures of 12 facts would be lost"}]}
+        ]}
+    """
+    ERROR_REASON_NOTHING_TO_ANALYSE: _ErrorReason.ValueType  # 85
+    """No person has said anything in the conversation: there is nothing to analyse.
+
+        {"code": 9, "message": "no person has said anything in the conversation", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NOTHING_TO_ANALYSE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "NOTHING_TO_ANALYSE", "description": "no person has said anything in the conversation"}]}
+        ]}
+    """
+    ERROR_REASON_ANALYSIS_SUPERSEDED: _ErrorReason.ValueType  # 86
+    """There is a newer version of the analysis.
+
+        {"code": 9, "message": "version 2 is newer", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ANALYSIS_SUPERSEDED", "domain": "prosa", "metadata": {"newest_version": "2"}},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ANALYSIS_SUPERSEDED", "description": "version 2 is newer"}]}
+        ]}
+    """
+    ERROR_REASON_DRIFT_NOT_REPAIRABLE: _ErrorReason.ValueType  # 90
+    """The drift is not between facts and rollups, or the facts of its day are not kept any more.
+
+        {"code": 9, "message": "only rollups are written anew from facts", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRIFT_NOT_REPAIRABLE", "domain": "prosa"},
+          {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -941,6 +980,45 @@ ERROR_REASON_TEAM_INCOMPLETE: ErrorReason.ValueType  # 66
     {"code": 9, "message": "the team has no leader any more", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "TEAM_INCOMPLETE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "TEAM_INCOMPLETE", "description": "the team has no leader any more"}]}
+    ]}
+"""
+ERROR_REASON_REBUILD_RUNNING: ErrorReason.ValueType  # 80
+"""The projection is being built anew already.
+
+    {"code": 10, "message": "the projection is being built anew already", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_RUNNING", "domain": "prosa"}
+    ]}
+"""
+ERROR_REASON_REBUILD_WOULD_LOSE: ErrorReason.ValueType  # 81
+"""Facts that retention has emptied are told by the feed no more: their figures would be lost.
+
+    {"code": 9, "message": "the figures of 12 facts would be lost", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "REBUILD_WOULD_LOSE", "domain": "prosa", "metadata": {"facts": "12"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "REBUILD_WOULD_LOSE", "description": "the figures of 12 facts would be lost"}]}
+    ]}
+"""
+ERROR_REASON_NOTHING_TO_ANALYSE: ErrorReason.ValueType  # 85
+"""No person has said anything in the conversation: there is nothing to analyse.
+
+    {"code": 9, "message": "no person has said anything in the conversation", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NOTHING_TO_ANALYSE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "NOTHING_TO_ANALYSE", "description": "no person has said anything in the conversation"}]}
+    ]}
+"""
+ERROR_REASON_ANALYSIS_SUPERSEDED: ErrorReason.ValueType  # 86
+"""There is a newer version of the analysis.
+
+    {"code": 9, "message": "version 2 is newer", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ANALYSIS_SUPERSEDED", "domain": "prosa", "metadata": {"newest_version": "2"}},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "ANALYSIS_SUPERSEDED", "description": "version 2 is newer"}]}
+    ]}
+"""
+ERROR_REASON_DRIFT_NOT_REPAIRABLE: ErrorReason.ValueType  # 90
+"""The drift is not between facts and rollups, or the facts of its day are not kept any more.
+
+    {"code": 9, "message": "only rollups are written anew from facts", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRIFT_NOT_REPAIRABLE", "domain": "prosa"},
+      {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -242,16 +242,22 @@ class AuthenticateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     credential: _builtins.str
     """The secret of an API key, as CreateApiKey returned it, or the credential of a session, as Login did."""
+    tenant_id: _builtins.str
+    """Only with an internal service's key: the tenant that it is to act for, with no user. The token may then do what
+    work in the background needs of other services: read and mark the tenant's conversations, and hold its tokens.
+    """
     def __init__(
         self,
         *,
         credential: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,7 +278,7 @@ class AuthenticateResponse(_message.Message):
     access_token: _builtins.str
     """A signed token for the `authorization: Bearer` metadata of every other method."""
     tenant_id: _builtins.str
-    """The tenant the token speaks for; empty for platform administrators and internal services."""
+    """The tenant the token speaks for; empty for platform administrators, and for internal services that named none."""
     user_id: _builtins.str
     """The user the token speaks for; empty for anonymous end users."""
     key_id: _builtins.str

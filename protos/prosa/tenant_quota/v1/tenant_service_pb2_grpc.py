@@ -149,7 +149,7 @@ class TenantServiceServicer:
     def Authenticate(self, request, context):
         """Exchanges a credential for a short-lived access token and the principal it stands for.
         Returns UNAUTHENTICATED with the same text for an unknown, revoked, expired or malformed credential,
-        and for one of a deactivated tenant or user.
+        for one of a deactivated tenant or user, and for a `tenant_id` that the credential may not act for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

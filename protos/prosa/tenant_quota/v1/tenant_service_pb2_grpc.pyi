@@ -47,7 +47,7 @@ class TenantServiceStub:
     Authenticate: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.AuthenticateRequest, _tenant_service_pb2.AuthenticateResponse]
     """Exchanges a credential for a short-lived access token and the principal it stands for.
     Returns UNAUTHENTICATED with the same text for an unknown, revoked, expired or malformed credential,
-    and for one of a deactivated tenant or user.
+    for one of a deactivated tenant or user, and for a `tenant_id` that the credential may not act for.
     """
     CreateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.Tenant]
     """Creates a tenant. With a `tenant_id` that exists, returns ALREADY_EXISTS unless the `request_id` is the same."""
@@ -125,7 +125,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     Authenticate: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.AuthenticateRequest, _tenant_service_pb2.AuthenticateResponse]  # type: ignore[assignment]
     """Exchanges a credential for a short-lived access token and the principal it stands for.
     Returns UNAUTHENTICATED with the same text for an unknown, revoked, expired or malformed credential,
-    and for one of a deactivated tenant or user.
+    for one of a deactivated tenant or user, and for a `tenant_id` that the credential may not act for.
     """
     CreateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.Tenant]  # type: ignore[assignment]
     """Creates a tenant. With a `tenant_id` that exists, returns ALREADY_EXISTS unless the `request_id` is the same."""
@@ -206,7 +206,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tenant_service_pb2.AuthenticateResponse, _abc.Awaitable[_tenant_service_pb2.AuthenticateResponse]]:
         """Exchanges a credential for a short-lived access token and the principal it stands for.
         Returns UNAUTHENTICATED with the same text for an unknown, revoked, expired or malformed credential,
-        and for one of a deactivated tenant or user.
+        for one of a deactivated tenant or user, and for a `tenant_id` that the credential may not act for.
         """
 
     @_abc_1.abstractmethod
