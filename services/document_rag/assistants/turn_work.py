@@ -72,10 +72,10 @@ class TurnWork:
         self, turn: Turn, question: Question, wanted: Wanted, reading: Coroutine[Any, Any, Read]
     ) -> Prepared[Read]:
         """Everything that needs no other's result, at once. None is cancelled when one fails: each ends as it began."""
-        hold, asked, read = await asyncio.gather(
+        read, hold, asked = await asyncio.gather(
+            reading,  # first, for it takes longest
             self.budget.hold(turn, wanted),
             self._conversations.add_question(turn, question),
-            reading,
             return_exceptions=True,
         )
         if isinstance(hold, Hold) and isinstance(asked, Stored) and not isinstance(read, BaseException):
