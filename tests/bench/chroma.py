@@ -48,6 +48,7 @@ ROUNDS = 3
 ROUND_SECONDS = 2.0
 ADD_ROUNDS = 15
 START_SECONDS = 60.0
+CANDIDATES = (60, 75, 90, 105, 120, 150, 180, 220, 300, 400)
 RECALL_PROMISED = ((20_000, 0.98), (100_000, 0.95))
 
 
@@ -130,6 +131,8 @@ async def _loads(case: str, ours: Ours, theirs: Any, data: Data) -> list[Row]:
 async def _questions(case: str, ours: Ours, theirs: Any, data: Data) -> list[Row]:
     """Both sides in turns: what else the machine does hits them alike; ratios are medians of the rounds."""
     promised = next((recall for most, recall in RECALL_PROMISED if len(data.vectors) <= most), 0.0)
+    default = _recall((await ours.large.alone(0.0))["found"], data.nearest)
+    await _as_good_as(_recall(theirs(do="alone", seconds=0.1)["found"], data.nearest), ours.large, data)
     alone, tenant, together = Turns(), Turns(), Turns()
     for _ in range(ROUNDS):
         alone.took(await ours.large.alone(ROUND_SECONDS), theirs(do="alone", seconds=ROUND_SECONDS))
@@ -145,16 +148,27 @@ async def _questions(case: str, ours: Ours, theirs: Any, data: Data) -> list[Row
     inside, peer_inside = (_recall(side[0]["found"], data.nearest_of_tenant) for side in (tenant.ours, tenant.theirs))
     return [
         at_most(
-            f"{case}: query p50 ({mode})", *alone.both("milliseconds"), "ms", 0.9, ratio=alone.ratio("milliseconds")
+            f"{case}: query p50 ({mode}, {ours.large.candidates} candidates)",
+            *alone.both("milliseconds"),
+            "ms",
+            0.9,
+            ratio=alone.ratio("milliseconds"),
         ),
         at_least(f"{case}: recall@10", recall, peer, "", 1.0),
-        at_least(f"{case}: recall@10 as promised", recall, promised, "", 1.0),
+        at_least(f"{case}: recall@10 by default, as promised", default, promised, "", 1.0),
         at_least(f"{case}: queries/s, 8 clients", *together.both("calls"), "", 1.6, ratio=together.ratio("calls")),
         at_most(
             f"{case}: 1 % tenant p50", *tenant.both("milliseconds"), "ms", 0.15, ratio=tenant.ratio("milliseconds")
         ),
         at_least(f"{case}: 1 % tenant recall@10 (theirs {peer_inside:.3f})", inside, 0.995, "", 1.0),
     ]
+
+
+async def _as_good_as(recall: float, ours: Pusher, data: Data) -> None:
+    """Sets how many candidates are kept: the fewest that find no less than the peer does."""
+    for ours.candidates in CANDIDATES:
+        if _recall((await ours.alone(0.0))["found"], data.nearest) >= recall:
+            return
 
 
 async def _additions(case: str, ours: Ours, theirs: Any) -> list[Row]:

@@ -44,6 +44,7 @@ class Pusher:
         self._vectors = vectors
         self._questions = [vector.astype("<f4").tobytes() for vector in asked]
         self._collection_id = ""
+        self.candidates = 0
         self.modes: set[search_service_pb2.RetrievalMode.ValueType] = set()
 
     async def ingest(self, places: Sequence[int]) -> float:
@@ -100,7 +101,9 @@ class Pusher:
     async def ask(self, number: str) -> list[str]:
         """The chunks that the question finds."""
         question = self._questions[int(number) % len(self._questions)]
-        request = pb.QueryChunksRequest(collection_id=self._collection_id, vector=question, top_k=10)
+        request = pb.QueryChunksRequest(
+            collection_id=self._collection_id, vector=question, top_k=10, candidates=self.candidates
+        )
         found = await self._stub.QueryChunks(request, metadata=self._metadata, timeout=SECONDS)
         self.modes.add(found.retrieval_mode)
         return [each.chunk.chunk_id for each in found.chunks]
