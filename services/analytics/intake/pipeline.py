@@ -11,6 +11,7 @@ from services.analytics.config import Config
 from services.analytics.intake.dead_letters import DeadLetters
 from services.analytics.intake.inbox import Inbox
 from services.analytics.intake.metrics_wire import wish_item
+from services.analytics.intake.patience import Patience
 from services.analytics.intake.streams import Kind, Lanes, open_lanes
 from services.analytics.intake.worker import Desk, Worker
 from services.analytics.intake.works import Contents, Endings, Forget, Fulfil, Turns, Wishes, Work
@@ -19,10 +20,14 @@ from services.analytics.rollups.projection import Projection
 from services.analytics.rollups.rollup_store import RollupStore
 from services.analytics.rollups.sessions import SessionStore
 from services.analytics.rollups.statements import StatementStore
+from shared.errors import ServiceError
 from shared.mongo import MongoDatabase, MongoSession
 from shared.steadily import in_background, steadily
+from shared.telemetry import get_logger
 
 STOP_SECONDS = 2.0
+
+log = get_logger()
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -112,22 +117,35 @@ def intake_of(
 async def running(intake: Intake, config: Config) -> AsyncIterator[None]:
     """The workers in the background; at the end each finishes the batch in hand, if that takes not too long."""
     workers = intake.workers(config)
-    tasks = [asyncio.create_task(worker.run()) for worker in workers]
+    task = asyncio.create_task(_work(intake, config, workers))
     try:
-        async with in_background(
-            steadily("inbox", intake.inbox.send_lost, config.inbox_sweep_seconds),
-            steadily(
-                "sessions",
-                lambda: intake.close_idle_sessions(config.session_idle_seconds),
-                config.session_sweep_seconds,
-            ),
-        ):
-            yield
+        yield
     finally:
         for worker in workers:
             worker.stop()
-        await asyncio.wait(tasks, timeout=STOP_SECONDS)
-        await _cancelled(tasks)
+        await asyncio.wait([task], timeout=STOP_SECONDS)
+        await _cancelled([task])
+
+
+async def _work(intake: Intake, config: Config, workers: Sequence[Worker[Any]]) -> None:
+    """One asks for MongoDB until it is there, and only then all begin: many who wait at once do each other no good."""
+    patience = Patience()
+    while True:
+        try:
+            await intake.prepare()
+            break
+        except ServiceError as error:
+            log.warning("intake_waits", error=str(error))
+            await patience.wait()
+    async with in_background(
+        steadily("inbox", intake.inbox.send_lost, config.inbox_sweep_seconds),
+        steadily(
+            "sessions",
+            lambda: intake.close_idle_sessions(config.session_idle_seconds),
+            config.session_sweep_seconds,
+        ),
+    ):
+        await asyncio.gather(*(worker.run() for worker in workers))
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
