@@ -61,7 +61,7 @@ protos: $(VENV)/.dev ## Generate the Python stubs and the OpenAPI document from 
 	$(BIN)/python protos/generate.py
 	$(BIN)/python -m gateway.openapi
 
-bench: $(VENV)/.dev $(PEERS)/.ready ## Measure (one figure: make bench BENCH=name)
+bench: $(VENV)/.dev $(PEERS)/.ready $(if $(filter-out quota_service,$(BENCH)),,$(PEERS)-quota/.ready) ## Measure (one figure: make bench BENCH=name)
 	$(BIN)/python -m tests.bench $(BENCH)
 
 eval: $(VENV)/.dev ## Score retrieval and answers (another set of questions, in SQuAD's format: SET=file.json; a new baseline: ARGS=--keep)
@@ -76,6 +76,7 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/ (UPGRADE=
 	done
 	@echo "setuptools>=80" | $(COMPILE) -o requirements/build.txt -
 	$(COMPILE) -o requirements/peers.txt requirements/peers.in
+	$(COMPILE) -o requirements/peers-quota.txt requirements/peers-quota.in
 
 clean: ## Remove the virtual environment, caches and build results; data in .prosa stays
 	rm -rf $(VENV) build dist *.egg-info protos/build protos/*.egg-info .coverage .coverage.*
@@ -100,9 +101,11 @@ $(VENV)/.local: pyproject.toml protos/pyproject.toml requirements/build.txt requ
 
 # What we measure ourselves beside, in an environment of its own: its demands contradict ours.
 $(PEERS)/.ready: requirements/peers.txt
+$(PEERS)-quota/.ready: requirements/peers-quota.txt
+$(PEERS)/.ready $(PEERS)-quota/.ready:
 	@echo "installing what we measure ourselves beside"
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/peers.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local requirements/dev.txt

@@ -14,6 +14,7 @@ BENCHES = {
     "chat_search": "tests.bench.chat_search",
     "chat_soak": "tests.bench.chat_soak",
     "quota": "tests.bench.quota",
+    "quota_service": "tests.bench.quota_service",
     "rates": "tests.bench.rates",
     "statement": "tests.bench.statement",
     "retrieval": "tests.bench.retrieval",

@@ -98,6 +98,27 @@ async def test_a_level_limited_in_mid_period_starts_from_what_it_used_and_holds(
     assert await discrepancies(pool, tenant_id) == []
 
 
+async def test_a_level_limited_while_children_are_open_counts_what_they_use(
+    pool: asyncpg.Pool, store: Reservations
+) -> None:
+    tenant_id = await new_tenant(pool)
+    user_id = await new_user(pool, tenant_id)
+    parent = await store.reserve(ask(tenant_id, 10, user_id=user_id))
+    child = await store.reserve(ask(tenant_id, 4, user_id=user_id, parent=parent.reservation_id))
+
+    await Quotas(pool).set(Quota(tenant_id, user_id, None, 100))
+    other = await store.reserve(ask(tenant_id, 5, user_id=user_id))
+    held = await month(pool, tenant_id, user_id)
+    assert (held.used_tokens, held.held_tokens) == (0, 15)
+
+    await store.settle(commit(tenant_id, child.reservation_id, 3))
+    await store.settle(release(tenant_id, parent.reservation_id))
+    await store.settle(release(tenant_id, other.reservation_id))
+    left = await month(pool, tenant_id, user_id)
+    assert (left.used_tokens, left.held_tokens) == (3, 0)
+    assert await discrepancies(pool, tenant_id) == []
+
+
 async def test_a_key_without_a_quota_is_counted_nowhere_and_shown_all_the_same(
     pool: asyncpg.Pool, store: Reservations
 ) -> None:
