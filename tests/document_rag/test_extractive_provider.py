@@ -76,6 +76,12 @@ async def test_what_the_documents_do_not_hold_is_said_in_the_language_of_the_que
     assert text == NOT_IN_DOCUMENTS[language]
 
 
+async def test_words_that_only_begin_alike_bear_nothing_out() -> None:
+    bus = passage("A passagem de ônibus custa R$ 5,20. Quem perde o cartão renova na garagem.", title="Transporte")
+    text, _ = await answered(prompt_of("Quem emite passaportes?", [bus]))
+    assert text == NOT_IN_DOCUMENTS["pt"]
+
+
 async def test_a_follow_up_takes_its_subject_from_the_question_before() -> None:
     history = [Utterance(by_user=True, text="Como pago o IPTU?"), Utterance(by_user=False, text="Em cota única.")]
     text, _ = await answered(prompt_of("E em quantas parcelas?", [LIXO, IPTU], history))

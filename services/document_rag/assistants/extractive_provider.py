@@ -3,19 +3,24 @@
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+
+import Stemmer
 
 from services.document_rag.assistants.model import EXTRACTIVE, FinishReason, TokenCount
 from services.document_rag.assistants.prompt import Prompt, Role
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.assistants.verifier import sentence_spans
-from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS, language_of, stem
+from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS, language_of
 from services.document_rag.model import Passage
 from services.document_rag.search.words import fold, words_of
 from services.document_rag.tokens import count_tokens
 
 SENTENCES = 4
 _SHORTEST_SENTENCE = 12  # characters
-_LEAST_SUPPORT = 0.34  # share of the question's weight that the best sentence and its passage must carry
+_LEAST_SUPPORT = 0.38  # share of the question's weight that the best passage must carry
+# A word that no document has weighs so much of the rarest one they have: less, because it may be misspelt.
+_UNKNOWN = 0.75
 _WORTH_ADDING = 0.6  # of the best sentence's score
 _SHARE_OF_CONTEXT = 0.35
 _LOSS_PER_RANK = 0.1
@@ -28,6 +33,8 @@ _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
 _HEADING = re.compile(r"^\s*#")
 _TABLE_ROW = re.compile(r"^\s*\|")
 _MARK = re.compile(r"\s*\[\d{1,3}\]")
+
+_STEMMERS = {"pt": Stemmer.Stemmer("portuguese"), "en": Stemmer.Stemmer("english"), "es": Stemmer.Stemmer("spanish")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +82,10 @@ def _found(prompt: Prompt) -> Iterator[str]:
 
 def _best_sentences(prompt: Prompt) -> list[_Sentence]:
     """At most SENTENCES sentences, told in the order of their passages; none when nothing supports an answer."""
-    weights = _weights(prompt)
-    if not weights or not prompt.passages or _support(prompt, weights) < _LEAST_SUPPORT:
+    weights, language = _weights(prompt), language_of(prompt.question)
+    if not weights or not prompt.passages or _support(prompt, weights, language) < _LEAST_SUPPORT:
         return []
-    ranked = sorted(_scored(prompt.passages, weights), key=lambda each: -each.score)
+    ranked = sorted(_scored(prompt.passages, weights, language), key=lambda each: -each.score)
     best = [each for each in ranked[:SENTENCES] if each.score >= _WORTH_ADDING * ranked[0].score]
     return sorted(best, key=lambda each: (each.number, each.order))
 
@@ -87,38 +94,41 @@ def _weights(prompt: Prompt) -> dict[str, float]:
     """How much each stem of the question tells; the question before counts half, for follow-ups without a subject."""
     earlier = next((each.text for each in reversed(prompt.history) if each.by_user), "")
     telling = [word for word in words_of(prompt.question) if fold(word) not in _ASKING]
-    asked = {stem(word): prompt.word_weights.get(fold(word), 1.0) for word in telling or words_of(prompt.question)}
-    before = {stem(word): prompt.word_weights.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
+    known, language = prompt.word_weights, language_of(prompt.question)
+    unknown = _UNKNOWN * max(known.values(), default=1.0)
+    asked = {_stem(word, language): known.get(fold(word), unknown) for word in telling or words_of(prompt.question)}
+    before = {_stem(word, language): known.get(fold(word), 0.0) / 2 for word in words_of(earlier)}
     return {each: weight for each, weight in (before | asked).items() if weight > 0}
 
 
-def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float]) -> Iterator[_Sentence]:
+def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float], language: str) -> Iterator[_Sentence]:
     """Every sentence with its support: its own words, and a share of those of its passage."""
     for number, passage in enumerate(passages, start=1):
-        context = _held(_context(passage), weights)
+        context = _held(_context(passage), weights, language)
         for order, text in enumerate(_sentences(passage.text)):
-            own = _held(text, weights) * (_GAIN_OF_A_SUBJECT if _begins_with_subject(text, weights) else 1)
+            own = _held(text, weights, language)
+            own *= _GAIN_OF_A_SUBJECT if _begins_with_subject(text, weights, language) else 1
             if own > 0:
                 score = (own + _SHARE_OF_CONTEXT * context) / (1 + _LOSS_PER_RANK * (number - 1))
                 yield _Sentence(number, order, text, score)
 
 
-def _begins_with_subject(text: str, weights: Mapping[str, float]) -> bool:
+def _begins_with_subject(text: str, weights: Mapping[str, float], language: str) -> bool:
     first = next(iter(words_of(text)), "")
-    return stem(first) in weights
+    return _stem(first, language) in weights
 
 
-def _support(prompt: Prompt, weights: Mapping[str, float]) -> float:
+def _support(prompt: Prompt, weights: Mapping[str, float], language: str) -> float:
     """Share of the question's weight that the best passage holds."""
-    return max(_held(_context(passage), weights) for passage in prompt.passages) / sum(weights.values())
+    return max(_held(_context(passage), weights, language) for passage in prompt.passages) / sum(weights.values())
 
 
 def _context(passage: Passage) -> str:
     return f"{passage.title} {passage.section} {passage.text}"
 
 
-def _held(text: str, weights: Mapping[str, float]) -> float:
-    stems = {stem(word) for word in words_of(text)}
+def _held(text: str, weights: Mapping[str, float], language: str) -> float:
+    stems = {_stem(word, language) for word in words_of(text)}
     return sum(weight for each, weight in weights.items() if each in stems)
 
 
@@ -141,3 +151,9 @@ def _blocks(text: str) -> Iterator[str]:
         if _TABLE_ROW.match(line):
             yield " ".join(lines)
             lines = []
+
+
+@lru_cache(maxsize=50_000)
+def _stem(word: str, language: str) -> str:
+    """What the inflections of a word share, accents folded; the stemmer knows words by their accents."""
+    return fold(_STEMMERS[language].stemWord(word))
