@@ -148,7 +148,7 @@ def test_an_oversized_message_is_refused_over_grpc(system: System, token: str) -
 def test_a_document_above_the_limit_is_refused_and_leaves_nothing(tenant: Tenant) -> None:
     before = tenant.admin.get("/v1/documents")["documents"]
     response = tenant.admin.http.post(
-        "/v1/documents:upload", params={"filename": "x.txt"}, content=b"palavra " * 4_000_000
+        "/v1/documents:upload", params={"filename": "x.txt"}, content=b"palavra " * 17_000_000
     )
     assert response.status_code == 413, response.text
     assert tenant.admin.get("/v1/documents")["documents"] == before
