@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
 from services.document_rag.assistants.model import Assistant, AssistantFields
+from services.document_rag.ids import required_uuid, uuid_of
 from services.document_rag.model import SearchMode
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
@@ -50,7 +50,7 @@ class AssistantStore:
             row = await connection.fetchrow(
                 f"select {_COLUMNS} from assistants where tenant_id = $1 and assistant_id = $2 and deleted_at is null",  # noqa: S608
                 tenant_id,
-                _uuid(assistant_id),
+                required_uuid("assistant", assistant_id),
             )
         if row is None:
             raise NotFound("assistant", assistant_id)
@@ -58,7 +58,7 @@ class AssistantStore:
 
     async def get_all(self, tenant_id: str, assistant_ids: Sequence[str]) -> dict[str, Assistant]:
         """Those of the assistants that exist, by the ids as given."""
-        wanted = {given: parsed for given in assistant_ids if (parsed := _uuid_or_none(given))}
+        wanted = {given: parsed for given in assistant_ids if (parsed := uuid_of(given))}
         async with tenant_transaction(self._pool, tenant_id) as connection:
             rows = await connection.fetch(
                 f"""
@@ -100,7 +100,7 @@ class AssistantStore:
                 where tenant_id = $1 and assistant_id = $2 and deleted_at is null for update
                 """,  # noqa: S608 constant column names
                 tenant_id,
-                _uuid(assistant_id),
+                required_uuid("assistant", assistant_id),
             )
             if row is None:
                 raise NotFound("assistant", assistant_id)
@@ -127,7 +127,7 @@ class AssistantStore:
                 where tenant_id = $1 and assistant_id = $2 and deleted_at is null
                 """,
                 tenant_id,
-                _uuid(assistant_id),
+                required_uuid("assistant", assistant_id),
             )
         if done == "UPDATE 0":
             raise NotFound("assistant", assistant_id)
@@ -167,17 +167,3 @@ def _from_row(row: asyncpg.Record) -> Assistant:
 def _fields_of(row: asyncpg.Record) -> dict[str, Any]:
     columns = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _FIELDS}
     return columns | {"search_mode": SearchMode(row["search_mode"])}
-
-
-def _uuid(assistant_id: str) -> UUID:
-    parsed = _uuid_or_none(assistant_id)
-    if parsed is None:
-        raise NotFound("assistant", assistant_id)
-    return parsed
-
-
-def _uuid_or_none(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
@@ -17,6 +16,7 @@ from services.document_rag.assistants.team_model import (
     TeamMemberUnknown,
     people_of,
 )
+from services.document_rag.ids import required_uuid
 from services.document_rag.model import GLOBAL_LIBRARY
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
@@ -60,7 +60,7 @@ class TeamStore:
             row = await connection.fetchrow(
                 f"select {_COLUMNS} from teams where tenant_id = $1 and team_id = $2 and deleted_at is null",  # noqa: S608
                 tenant_id,
-                _uuid(team_id),
+                required_uuid("team", team_id),
             )
         if row is None:
             raise NotFound("team", team_id)
@@ -94,7 +94,7 @@ class TeamStore:
                 where tenant_id = $1 and team_id = $2 and deleted_at is null for update
                 """,  # noqa: S608 constant column names
                 tenant_id,
-                _uuid(team_id),
+                required_uuid("team", team_id),
             )
             if row is None:
                 raise NotFound("team", team_id)
@@ -118,7 +118,7 @@ class TeamStore:
             done = await connection.execute(
                 "update teams set deleted_at = now() where tenant_id = $1 and team_id = $2 and deleted_at is null",
                 tenant_id,
-                _uuid(team_id),
+                required_uuid("team", team_id),
             )
         if done == "UPDATE 0":
             raise NotFound("team", team_id)
@@ -182,10 +182,3 @@ def _from_row(row: asyncpg.Record) -> Team:
         "on_member_failure": OnMemberFailure(row["on_member_failure"]),
     }
     return Team(str(row["team_id"]), TeamFields(**columns | kept), row["created_at"], row["updated_at"])
-
-
-def _uuid(team_id: str) -> UUID:
-    try:
-        return UUID(team_id)
-    except ValueError:
-        raise NotFound("team", team_id) from None

@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from pydantic import SecretStr
 from rich.console import Console
 
 from services.document_rag.commands.config import CommandConfig
@@ -41,13 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line says; the exit code."""
     asked = _parser().parse_args(arguments)
-    config = CommandConfig()
-    config = config.model_copy(
-        update={
-            "url": asked.url or config.url,
-            "api_key": SecretStr(asked.api_key) if asked.api_key else config.api_key,
-        }
-    )
+    config = CommandConfig.with_options(asked.url, asked.api_key)
     words = Words(asked.lang or config.words)
     view = _JsonView() if asked.json else _TextView(Console(highlight=False), words)
     talk = _Talk(config, asked, words, view)

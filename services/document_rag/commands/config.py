@@ -1,6 +1,7 @@
 """What the commands can be told by the environment; options on the command line win."""
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +28,12 @@ class CommandConfig(BaseSettings):
         default_factory=lambda: Path.home() / ".local" / "state", validation_alias=AliasChoices("XDG_STATE_HOME")
     )
     """Where the last conversation is remembered."""
+
+    @classmethod
+    def with_options(cls, url: str | None, api_key: str | None) -> Self:
+        """The environment's settings under those of the command line, where it has any."""
+        stated = {"url": url, "api_key": SecretStr(api_key) if api_key else None}
+        return cls().model_copy(update={name: value for name, value in stated.items() if value})
 
     @property
     def words(self) -> str:

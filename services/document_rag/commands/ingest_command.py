@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from rich.console import Console
 
 from services.document_rag.commands.chosen_files import ChosenFile, chosen_files
@@ -42,13 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Does what the command line says; the exit code."""
     asked = _parser().parse_args(arguments)
-    config = CommandConfig()
-    config = config.model_copy(
-        update={
-            "url": asked.url or config.url,
-            "api_key": SecretStr(asked.api_key) if asked.api_key else config.api_key,
-        }
-    )
+    config = CommandConfig.with_options(asked.url, asked.api_key)
     words, errors = Words(asked.lang or config.words), Console(stderr=True)
     if not config.api_key.get_secret_value():
         return _refused(errors, words("no_key"))

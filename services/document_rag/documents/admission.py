@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.document_rows import COLUMNS, DOCUMENTS, document_of, uuid_of
+from services.document_rag.documents.document_rows import COLUMNS, DOCUMENTS, document_of
 from services.document_rag.documents.job_queue import Job, enqueue, finish, require_lease
 from services.document_rag.documents.model import (
     ALIKE_TITLES,
@@ -24,6 +24,7 @@ from services.document_rag.documents.model import (
     Verdict,
 )
 from services.document_rag.documents.read_text import ReadText
+from services.document_rag.ids import uuid_of
 from services.document_rag.model import document_title
 from shared.errors import NotFound, RequestIdReused
 from shared.postgres import tenant_transaction

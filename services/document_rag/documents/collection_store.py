@@ -5,6 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.document_rag.ids import uuid_of, uuids
 from services.document_rag.model import (
     GLOBAL_LIBRARY,
     Collection,
@@ -15,7 +16,6 @@ from services.document_rag.model import (
     Filter,
     Scope,
 )
-from services.document_rag.search.filters import uuids
 from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
@@ -78,7 +78,7 @@ class CollectionStore:
                 f"select {_COLUMNS} from collections"  # noqa: S608
                 " where tenant_id = any($1::text[]) and collection_id = $2 and deleted_at is null",
                 [tenant_id, GLOBAL_LIBRARY],
-                _uuid(collection_id),
+                uuid_of(collection_id),
             )
         if row is None:
             raise NotFound("collection", collection_id)
@@ -121,7 +121,7 @@ class CollectionStore:
         async with tenant_transaction(self._pool, tenant_id) as connection:
             try:
                 row = await connection.fetchrow(
-                    _UPDATE, tenant_id, _uuid(collection_id), changes.get("display_name"), changes.get("description")
+                    _UPDATE, tenant_id, uuid_of(collection_id), changes.get("display_name"), changes.get("description")
                 )
             except asyncpg.UniqueViolationError:
                 raise CollectionNameTaken("collection", changes["display_name"]) from None
@@ -137,7 +137,7 @@ class CollectionStore:
                 "select document_id from documents"
                 " where tenant_id = $1 and collection_id = $2 and deleted_at is null order by document_id",
                 tenant_id,
-                _uuid(collection_id),
+                uuid_of(collection_id),
             )
         return [str(row["document_id"]) for row in rows]
 
@@ -149,18 +149,18 @@ class CollectionStore:
             held = await connection.fetchval(
                 "select count(*) from documents where tenant_id = $1 and collection_id = $2 and deleted_at is null",
                 tenant_id,
-                _uuid(collection_id),
+                uuid_of(collection_id),
             )
             if with_chunks:
                 await connection.execute(
                     "delete from pushed_chunks where tenant_id = $1 and collection_id = $2",
                     tenant_id,
-                    _uuid(collection_id),
+                    uuid_of(collection_id),
                 )
             chunks = await connection.fetchval(
                 "select count(*) from pushed_chunks where tenant_id = $1 and collection_id = $2",
                 tenant_id,
-                _uuid(collection_id),
+                uuid_of(collection_id),
             )
             if held or chunks:
                 raise CollectionNotEmpty(held, chunks)
@@ -168,7 +168,7 @@ class CollectionStore:
                 "update collections set deleted_at = now(), display_name = '', description = ''"
                 " where tenant_id = $1 and collection_id = $2",
                 tenant_id,
-                _uuid(collection_id),
+                uuid_of(collection_id),
             )
 
 
@@ -177,7 +177,7 @@ async def _locked(connection: asyncpg.Connection, tenant_id: str, collection_id:
     found = await connection.fetchval(
         "select true from collections where tenant_id = $1 and collection_id = $2 and deleted_at is null for update",
         tenant_id,
-        _uuid(collection_id),
+        uuid_of(collection_id),
     )
     if not found:
         raise NotFound("collection", collection_id)
@@ -196,10 +196,6 @@ async def _made_before(
     if row["fingerprint"] != fields.fingerprint():
         raise RequestIdReused
     return row
-
-
-def _uuid(collection_id: str) -> UUID | None:
-    return next(iter(uuids([collection_id])), None)
 
 
 def _collection(row: asyncpg.Record) -> Collection:

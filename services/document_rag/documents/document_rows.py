@@ -1,7 +1,6 @@
 """Documents as rows of PostgreSQL: which columns one is read from, with the job that says how far it is."""
 
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
@@ -44,14 +43,6 @@ def stage_error_of(row: asyncpg.Record) -> StageError | None:
         return None
     stage = DocumentState(row["error_stage"])
     return StageError(row["error_reason"], row["error_message"], stage, row["error_at"], row["next_attempt_at"])
-
-
-def uuid_of(text: str) -> UUID | None:
-    """The id as kept, or None, which equals no row, for text that cannot be one."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
 
 
 _AS_KEPT = frozenset(

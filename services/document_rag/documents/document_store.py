@@ -6,14 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.document_rows import (
-    COLUMNS,
-    DOCUMENTS,
-    STATE,
-    document_of,
-    stage_error_of,
-    uuid_of,
-)
+from services.document_rag.documents.document_rows import COLUMNS, DOCUMENTS, STATE, document_of, stage_error_of
 from services.document_rag.documents.index_writer import one_writer, remove_from_index
 from services.document_rag.documents.job_queue import enqueue_again, tell
 from services.document_rag.documents.model import (
@@ -25,6 +18,7 @@ from services.document_rag.documents.model import (
     Standing,
     Verdict,
 )
+from services.document_rag.ids import uuid_of
 from services.document_rag.model import GLOBAL_LIBRARY
 from shared.errors import NotFound
 from shared.postgres import tenant_transaction

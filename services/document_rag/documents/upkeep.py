@@ -13,9 +13,9 @@ from uuid import UUID
 
 import asyncpg
 
-from services.document_rag.documents.document_rows import uuid_of
 from services.document_rag.documents.job_queue import EVERY_TENANT, enqueue_again
 from services.document_rag.documents.originals import Originals, StoredOriginal
+from services.document_rag.ids import uuid_of
 from services.document_rag.search.earlier_models import EarlierModels
 from shared.postgres import tenant_transaction
 from shared.steadily import steadily

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.document_rag.ids import uuid_of
 from services.document_rag.model import GLOBAL_LIBRARY, Condition
 from services.document_rag.search import vectors as space_of
 from services.document_rag.search.chunk_model import (
@@ -22,7 +23,7 @@ from services.document_rag.search.chunk_model import (
     fingerprint,
 )
 from services.document_rag.search.embedders import DIMENSIONS, Vectors
-from services.document_rag.search.filters import Parameters, metadata_condition, uuids
+from services.document_rag.search.filters import Parameters, metadata_condition
 from services.document_rag.search.vectors import Kind, Space, VectorSearch, from_halfvec, halfvec_rows
 from shared.errors import NotFound
 from shared.postgres import tenant_transaction
@@ -93,13 +94,13 @@ class ChunkStore:
     async def collection(self, tenant_id: str, collection_id: str) -> PushedCollection:
         """The collection, of the tenant or of the global library. NotFound for a foreign or missing one."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            row = await connection.fetchrow(_COLLECTION, [tenant_id, GLOBAL_LIBRARY], _uuid(collection_id))
+            row = await connection.fetchrow(_COLLECTION, [tenant_id, GLOBAL_LIBRARY], uuid_of(collection_id))
         if row is None:
             raise NotFound("collection", collection_id)
         brings = bool(row["embedding_model"])
         return PushedCollection(
             home=row["tenant_id"],
-            collection_id=str(_uuid(collection_id)),
+            collection_id=str(uuid_of(collection_id)),
             embedding_model=row["embedding_model"] or self._embedding_model,
             dimensions=row["dimensions"] if brings else DIMENSIONS,
             brings_vectors=brings,
@@ -205,10 +206,6 @@ def _where(conditions: Sequence[Condition], parameters: Parameters) -> str:
 
 def _key(collection: PushedCollection) -> tuple[str, UUID]:
     return collection.home, UUID(collection.collection_id)
-
-
-def _uuid(collection_id: str) -> UUID | None:
-    return next(iter(uuids([collection_id])), None)
 
 
 def _chunk(row: asyncpg.Record, vector: Vectors | None = None) -> PushedChunk:

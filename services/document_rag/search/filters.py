@@ -5,12 +5,12 @@ Names and values of metadata are always parameters, never part of the statement.
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
+from services.document_rag.ids import uuids
 from services.document_rag.model import Comparison, Condition, Filter, MetadataValue
 
 _OPERATORS = {
@@ -86,12 +86,3 @@ def _compared(value: str, operator: str, other: MetadataValue, parameters: Param
             return f"({_TEXT.format(value=value)} {operator} {parameters.add(other)}::text)"
         case _:
             return f"({_NUMBER.format(value=value)} {operator} {parameters.add(json.dumps(other))}::text::numeric)"
-
-
-def uuids(ids: Sequence[str]) -> list[UUID]:
-    """The ids that can exist; one that is no UUID names nothing."""
-    found = []
-    for each in ids:
-        with suppress(ValueError):
-            found.append(UUID(each))
-    return found

@@ -9,9 +9,10 @@ from uuid import UUID
 
 import asyncpg
 
+from services.document_rag.ids import uuids
 from services.document_rag.model import GLOBAL_LIBRARY, Condition, Filter, Passage, RetrievalMode, Scope
 from services.document_rag.search.embedders import Vectors
-from services.document_rag.search.filters import metadata_condition, uuids
+from services.document_rag.search.filters import metadata_condition
 from services.document_rag.search.vectors import Kind, Restriction, Space, VectorSearch, condition_parameters
 
 Place = tuple[UUID, int]
