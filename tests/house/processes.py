@@ -21,6 +21,8 @@ START_SECONDS = 150.0
 STOP_SECONDS = 60.0
 BACK_SECONDS = 60.0
 REPOSITORY = Path(__file__).parents[2]
+# With which a proxy before the gateway asks tenant_quota.
+EDGE_SECRET = "what only the edge of these tests knows, and they"
 
 
 class System:
