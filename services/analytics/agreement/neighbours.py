@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
-import grpc
 from pydantic import SecretStr
 
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
@@ -17,7 +16,8 @@ from prosa.tenant_quota.v1 import usage_service_pb2_grpc
 from services.analytics.agreement.kept_records import ByConversation
 from services.analytics.agreement.model import NOTHING, Amounts, Days
 from shared.channels import ServiceToken, open_channel
-from shared.errors import Unavailable, error_of
+from shared.errors import Unavailable
+from shared.neighbours import answers_of
 
 # What one call of QueryUsage may cover.
 MOST_DAYS = timedelta(days=399)
@@ -57,14 +57,12 @@ class TenantNeighbours:
     async def ledger(self, first: date, last: date) -> Mapping[str, Amounts]:
         """What was charged, by model. Raises what tenant_quota answers."""
         sums: dict[str, Amounts] = {}
-        try:
+        with answers_of("tenant_quota"):
             while first <= last:
                 until = min(first + MOST_DAYS, last)
                 async for line in self._lines(first, until):
                     sums[line.model] = sums.get(line.model, NOTHING).plus(_charged(line))
                 first = until + timedelta(days=1)
-        except grpc.aio.AioRpcError as refused:
-            raise error_of(refused) from None
         return sums
 
     async def _lines(self, first: date, last: date) -> AsyncIterator[usage_pb.UsageLine]:
@@ -89,14 +87,13 @@ class TenantNeighbours:
         examined = 0
         call = self._feed.WatchEvents(feed_pb.WatchEventsRequest(), timeout=HISTORY_SECONDS)
         try:
-            async for event in call:
-                if not event.event_id:
-                    return Told(found, event.event_time.ToDatetime(UTC), examined)
-                if event.event_id not in known:
-                    known |= {event.event_id} if _counted(event, days, found) else set()
-                    examined += len(event.messages_appended.messages)
-        except grpc.aio.AioRpcError as refused:
-            raise error_of(refused) from None
+            with answers_of("chat_store"):
+                async for event in call:
+                    if not event.event_id:
+                        return Told(found, event.event_time.ToDatetime(UTC), examined)
+                    if event.event_id not in known:
+                        known |= {event.event_id} if _counted(event, days, found) else set()
+                        examined += len(event.messages_appended.messages)
         finally:
             call.cancel()
         raise Unavailable("the feed ended before all was told", dependency="chat_store")

@@ -14,10 +14,11 @@ from prosa.common.v1 import usage_pb2
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from services.analytics.analyses.model import Analysis, Missed, Settings, Spent
-from services.analytics.analyses.neighbours import CALL_TIMEOUT_SECONDS, Tenants, answers_of
+from services.analytics.analyses.neighbours import Tenants
 from shared.errors import FailedPrecondition, QuotaExceeded, ServiceError
 from shared.identifiers import derived_id
 from shared.mongo import MongoDatabase, MongoSession, mongo_errors
+from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
 SPENDING = "analysis_spending"
 LEASE_SECONDS = 300

@@ -7,8 +7,9 @@ import grpc
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from services.analytics.analyses.model import Analysis, Sentiment, Transcript, Utterance
-from services.analytics.analyses.neighbours import CALL_TIMEOUT_SECONDS, Tenants, answers_of
+from services.analytics.analyses.neighbours import Tenants
 from shared.errors import FailedPrecondition, NotFound
+from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
 # What opens and what closes a conversation says what it was about and how it went; a very long middle is left out.
 FIRST_MESSAGES = 20

@@ -1,14 +1,8 @@
 """The other services, asked in a tenant's name by the service itself: it acts in the background, on nobody's behalf."""
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
-import grpc
-
-from shared.errors import PermissionDenied, ServiceError, Unauthenticated, Unavailable, error_of
-
-CALL_TIMEOUT_SECONDS = 10.0
 TENANTS_REMEMBERED = 1000
 
 Metadata = tuple[tuple[str, str], ...]
@@ -30,18 +24,3 @@ class Tenants:
                 self._known.popitem(last=False)
         self._known.move_to_end(tenant_id)
         return (("authorization", f"Bearer {await token()}"),)
-
-
-@contextmanager
-def answers_of(service: str) -> Iterator[None]:
-    """Turns a callee's status into the error that our own caller may see: distrust of us stays between us."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as refused:
-        raise _for_the_caller(error_of(refused), service) from refused
-
-
-def _for_the_caller(error: ServiceError, service: str) -> ServiceError:
-    distrusted = isinstance(error, Unauthenticated) or error.reason == PermissionDenied.reason
-    unnamed = isinstance(error, Unavailable) and "dependency" not in error.metadata
-    return Unavailable(dependency=service) if distrusted or unnamed else error

@@ -15,9 +15,9 @@ from typing import Protocol
 from services.document_rag.assistants.conversations import Conversations, question_id
 from services.document_rag.assistants.events import Accepted, AnswerEvent, Citation, Completed, Verification
 from services.document_rag.assistants.model import Question
-from services.document_rag.assistants.neighbours import patiently
 from services.document_rag.assistants.outbox import Outbox
 from services.document_rag.assistants.outcome import StoredAnswer
+from services.document_rag.assistants.patience import patiently
 from services.document_rag.assistants.providers import Delta
 from services.document_rag.assistants.token_budget import TokenBudget
 from services.document_rag.assistants.turns import Turn, TurnStore

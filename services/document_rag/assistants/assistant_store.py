@@ -1,12 +1,12 @@
 """Keeps assistants in PostgreSQL."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import asyncpg
 
+from services.document_rag.assistants.columns import names_of, places_of, values_of
 from services.document_rag.assistants.model import Assistant, AssistantFields
 from services.document_rag.ids import required_uuid, uuid_of
 from services.document_rag.model import SearchMode
@@ -14,8 +14,8 @@ from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 
-_FIELDS = tuple(each.name for each in dataclasses.fields(AssistantFields))
-_PLACES = ", ".join(f"${place}" for place in range(5, 5 + len(_FIELDS)))
+_FIELDS = names_of(AssistantFields)
+_PLACES = places_of(AssistantFields, first=5)
 _COLUMNS = ", ".join(("assistant_id", *_FIELDS, "created_at", "updated_at"))
 
 
@@ -39,7 +39,7 @@ class AssistantStore:
                 new_id(),
                 request_id,
                 fields.fingerprint(),
-                *_values(fields),
+                *values_of(fields),
             )
             row = row or await self._made_before(connection, tenant_id, fields, request_id)
         return _from_row(row)
@@ -113,7 +113,7 @@ class AssistantStore:
                 """,  # noqa: S608 constant column names
                 tenant_id,
                 row["assistant_id"],
-                *_values(fields),
+                *values_of(fields),
             )
             assert row is not None  # noqa: S101 locked by the select above
         return _from_row(row)
@@ -143,16 +143,6 @@ class AssistantStore:
         if row is None or row["fingerprint"] != fields.fingerprint():
             raise RequestIdReused
         return row
-
-
-def _values(fields: AssistantFields) -> Sequence[object]:
-    return [_column(getattr(fields, name)) for name in _FIELDS]
-
-
-def _column(value: object) -> object:
-    if isinstance(value, tuple):
-        return list(value)
-    return value.value if isinstance(value, SearchMode) else value
 
 
 def _from_row(row: asyncpg.Record) -> Assistant:

@@ -8,11 +8,11 @@ from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from services.document_rag.assistants.kept_answer import message_of, outcome_of
 from services.document_rag.assistants.model import Question, Utterance
-from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 from services.document_rag.assistants.outcome import Outcome, Stored, StoredAnswer
 from services.document_rag.assistants.turns import Turn
 from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id
+from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
 _TITLE_CHARACTERS = 80
 _PAGE_MESSAGES = 100

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 
 from services.document_rag.assistants.assistant_store import AssistantStore
+from services.document_rag.assistants.columns import names_of, places_of, values_of
 from services.document_rag.assistants.team_model import (
     OnMemberFailure,
     Strategy,
@@ -22,9 +23,9 @@ from shared.errors import NotFound, RequestIdReused
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 
-_FIELDS = tuple(each.name for each in dataclasses.fields(TeamFields))
+_FIELDS = names_of(TeamFields)
 _COLUMNS = ", ".join(("team_id", *_FIELDS, "created_at", "updated_at"))
-_PLACES = ", ".join(f"${place}" for place in range(5, 5 + len(_FIELDS)))
+_PLACES = places_of(TeamFields, first=5)
 
 
 class TeamStore:
@@ -49,7 +50,7 @@ class TeamStore:
                 new_id(),
                 request_id,
                 fields.fingerprint(),
-                *_values(fields),
+                *values_of(fields),
             )
             row = row or await _made_before(connection, tenant_id, fields, request_id)
         return _from_row(row)
@@ -107,7 +108,7 @@ class TeamStore:
                 """,  # noqa: S608 constant column names
                 tenant_id,
                 row["team_id"],
-                *_values(fields),
+                *values_of(fields),
             )
             assert row is not None  # noqa: S101 locked by the select above
         return _from_row(row)
@@ -162,16 +163,6 @@ async def _made_before(
     if row is None or row["fingerprint"] != fields.fingerprint():
         raise RequestIdReused
     return row
-
-
-def _values(fields: TeamFields) -> Sequence[object]:
-    return [_column(getattr(fields, name)) for name in _FIELDS]
-
-
-def _column(value: object) -> object:
-    if isinstance(value, tuple):
-        return list(value)
-    return value.value if isinstance(value, Strategy | OnMemberFailure) else value
 
 
 def _from_row(row: asyncpg.Record) -> Team:

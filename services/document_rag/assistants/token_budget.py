@@ -7,12 +7,12 @@ import grpc
 
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
-from services.document_rag.assistants.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 from services.document_rag.assistants.outcome import Paid
 from services.document_rag.assistants.turns import Turn
 from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
 from shared.errors import FailedPrecondition, ServiceError
 from shared.identifiers import derived_id
+from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
 # Each is lost only when this process stands still between two calls for as long as a lease.
 _LATE_RESERVATIONS = 5

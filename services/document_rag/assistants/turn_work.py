@@ -16,8 +16,8 @@ from services.document_rag.assistants.model import (
     OnDisconnect,
     Question,
 )
-from services.document_rag.assistants.neighbours import patiently
 from services.document_rag.assistants.outcome import Outcome, Stored, StoredAnswer
+from services.document_rag.assistants.patience import patiently
 from services.document_rag.assistants.prompt import Prompt
 from services.document_rag.assistants.providers import AnswerProvider, Sampling
 from services.document_rag.assistants.token_budget import Hold, TokenBudget, Wanted

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -12,6 +13,7 @@ from services.document_rag.assistants.model import Question
 from shared.errors import RequestIdReused, RequestInProgress, ServiceError
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
+from shared.steadily import in_background, steadily
 
 _FORGET_EVERY_SECONDS = 3600.0
 
@@ -81,17 +83,13 @@ class TurnStore:
     @asynccontextmanager
     async def carried_out(self, turn: Turn) -> AsyncIterator[None]:
         """Keeps the lease while the block runs; a block that raises leaves the turn failed, free to be retried."""
-        renewing = asyncio.create_task(self._renew_for_ever(turn))
-        try:
-            yield
-        except BaseException:
-            with suppress(ServiceError):  # the lease ends by itself
-                await self._end(turn, "failed", None)
-            raise
-        finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
+        async with in_background(self._renew_for_ever(turn)):
+            try:
+                yield
+            except BaseException:
+                with suppress(ServiceError):  # the lease ends by itself
+                    await self._end(turn, "failed", None)
+                raise
 
     async def done(self, turn: Turn, answer_seq: int) -> None:
         """The turn is answered and charged; a retry tells the answer again."""
@@ -105,19 +103,9 @@ class TurnStore:
     @asynccontextmanager
     async def forgotten_regularly(self, older_than_seconds: float) -> AsyncIterator[None]:
         """Forgets old turns every hour while the block runs."""
-        forgetting = asyncio.create_task(self._forget_for_ever(older_than_seconds))
-        try:
+        forget = partial(self.forget, older_than_seconds)
+        async with in_background(steadily("forgetting_turns", forget, _FORGET_EVERY_SECONDS)):
             yield
-        finally:
-            forgetting.cancel()
-            with suppress(asyncio.CancelledError):
-                await forgetting
-
-    async def _forget_for_ever(self, older_than_seconds: float) -> None:
-        while True:
-            with suppress(ServiceError):  # the next hour will do
-                await self.forget(older_than_seconds)
-            await asyncio.sleep(_FORGET_EVERY_SECONDS)
 
     async def _again(
         self, connection: asyncpg.Connection, key: tuple[str, str, str], question: Question
