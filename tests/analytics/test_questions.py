@@ -16,7 +16,7 @@ from services.analytics.reports.model import MAX_ROWS, Dimension, Question, Rang
 from services.analytics.reports.reports import rows_of
 from services.analytics.reports.rollup_reader import Point
 from services.analytics.reports.sums import together
-from services.analytics.rollups.sketches import bucket_of, joined, merged
+from services.analytics.rollups.sketches import bucket_of, joined, merged, quantiles
 from shared.errors import InvalidArgument
 from tests.analytics.events import NOON
 
@@ -204,3 +204,19 @@ def test_distributions_joined_are_the_distribution_of_all_values(several: list[l
     packed = [merged(b"", Counter(map(bucket_of, values))) for values in several]
     everything = Counter(bucket_of(value) for values in several for value in values)
     assert joined(packed) == merged(b"", everything)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=60), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
+def test_a_percentile_is_the_least_value_that_its_share_is_not_above(values: list[int], share: float) -> None:
+    values.sort()
+    expected = next(value for place, value in enumerate(values, 1) if place >= round(share * len(values), 6))
+    (found,) = quantiles(merged(b"", Counter(map(bucket_of, values))), [share])
+    assert found == pytest.approx(expected, rel=0.0101)
+
+
+def test_of_two_values_the_95th_percentile_is_the_greater_one() -> None:
+    assert quantiles(merged(b"", {bucket_of(100): 1, bucket_of(900): 1}), [0.5, 0.95]) == [
+        pytest.approx(100, rel=0.01),
+        pytest.approx(900, rel=0.01),
+    ]

@@ -100,10 +100,10 @@ def _p95(report: Report) -> float:
 
 
 def _exact(counted: Counter[int], share: float) -> int:
-    rank, passed = int(share * (counted.total() - 1)), 0
+    passed = 0
     for value in sorted(counted):
         passed += counted[value]
-        if passed > rank:
+        if passed >= share * counted.total():
             return value
     raise AssertionError("nothing was counted")
 

@@ -6,8 +6,9 @@ bytes it is the first bucket's number and the counts from there on, 32-bit littl
 whatever order they are merged, which lets a projection that was built anew be compared byte by byte.
 """
 
+import math
 import struct
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,6 +20,8 @@ RELATIVE_ERROR = 0.01
 USERS_KEPT = 1024
 _MAPPING = LogarithmicMapping(RELATIVE_ERROR)
 _DIGESTS = 2**64
+# A share of a number that is whole may come out a little above it.
+_ROUNDING = 1e-9
 _FIRST = struct.Struct("<i")
 
 
@@ -61,16 +64,20 @@ def joined(distributions: Iterable[bytes]) -> bytes:
 
 
 def quantiles(distribution: bytes, wanted: Iterable[float]) -> list[float]:
-    """The values below which these shares (0 to 1) lie; 0 for each when nothing was measured."""
+    """The least values that these shares (0 to 1) of all are not above; 0 for each when nothing was measured.
+
+    That is the nearest rank: of two values, the 95th percentile is the greater one.
+    """
     first, counts = _unpacked(distribution)
     sums = list(accumulate(counts))
     if not sums:
         return [0.0 for _ in wanted]
-    return [float(_MAPPING.value(first + _place(sums, share * (sums[-1] - 1)))) for share in wanted]
+    return [float(_MAPPING.value(first + bisect_left(sums, _rank(share, sums[-1])))) for share in wanted]
 
 
-def _place(sums: list[int], rank: float) -> int:
-    return min(bisect_right(sums, rank), len(sums) - 1)
+def _rank(share: float, measured: int) -> int:
+    """Which value that is, from 1 on."""
+    return max(math.ceil(share * measured - _ROUNDING), 1)
 
 
 def _unpacked(distribution: bytes) -> tuple[int, tuple[int, ...]]:
