@@ -1,48 +1,19 @@
 """prosa-ingest and prosa-ask, as a person runs them, against the whole system."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.house.processes import REPOSITORY, System
-from tests.journeys.tenant import Json, Tenant, new_tenant
+from tests.journeys.tenant import Tenant, new_tenant
+from tests.journeys.terminal import Terminal, records
 
 IPTU = "# Guia do IPTU\n\nA cota única do IPTU vence em 10 de março e tem desconto de 12%.\n"
 LIXO = "# Coleta de lixo\n\nA coleta seletiva passa às terças e quintas-feiras no bairro Centro, às 7 horas.\n"
 QUESTION = "Quando vence a cota única do IPTU?"
-
-
-@dataclass
-class Terminal:
-    """A person's shell."""
-
-    environment: Mapping[str, str]
-
-    def run(self, command: str, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs prosa-`command` to its end."""
-        return subprocess.run(
-            self.line(command, *arguments),
-            cwd=REPOSITORY,
-            env=self.environment,
-            input=given if given is not None else "",
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-
-    @staticmethod
-    def line(command: str, *arguments: str) -> list[str]:
-        """The command line, by the function that the console script names."""
-        script = f"from services.document_rag.commands.{command}_command import main; main()"
-        return [sys.executable, "-c", script, *arguments]
 
 
 @pytest.fixture
@@ -53,9 +24,8 @@ def tenant(system: System) -> Tenant:
 
 @pytest.fixture
 def terminal(tenant: Tenant, tmp_path: Path) -> Terminal:
-    """A shell that knows the gateway and the tenant's key."""
-    settings = {"PROSA_URL": tenant.admin.gateway, "PROSA_API_KEY": tenant.admin.key, "LANG": "C.UTF-8", "LC_ALL": ""}
-    return Terminal({**os.environ, **settings, "XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "200"})
+    """The shell of its administrator."""
+    return Terminal.of(tenant.admin, tmp_path)
 
 
 @pytest.fixture
@@ -66,12 +36,6 @@ def folder(tmp_path: Path) -> Path:
     (root / "iptu.md").write_text(IPTU, encoding="utf-8")
     (root / "servicos" / "lixo.md").write_text(LIXO, encoding="utf-8")
     return root
-
-
-def records(told: subprocess.CompletedProcess[str]) -> tuple[dict[str, Json], Json]:
-    """The objects of --json by source, and the totals."""
-    *files, totals = [json.loads(line) for line in told.stdout.splitlines()]
-    return {each["source"]: each for each in files}, totals
 
 
 def test_a_folder_is_taken_in_and_a_rerun_sends_nothing_again(tenant: Tenant, terminal: Terminal, folder: Path) -> None:

@@ -8,8 +8,7 @@ exit codes:
   4    no file failed, but some are not searchable yet, or wait for a decision (--on-duplicate ask)
   130  interrupted; the same command goes on where it stopped
 
-A rerun sends nothing that is there: files are recognised by their bytes, and an upload that was cut off begins again
-under the same request id.
+A rerun sends nothing that is there: files are recognised by their bytes. What had failed is tried again.
 """
 
 import argparse
@@ -22,10 +21,10 @@ from typing import Any
 
 from rich.console import Console
 
-from services.document_rag.commands.chosen_files import ChosenFile, chosen_files
+from services.document_rag.commands.chosen_files import ChosenFile, SameSourceError, chosen_files
 from services.document_rag.commands.config import CommandConfig
 from services.document_rag.commands.gateway_client import GatewayClient, GatewayError
-from services.document_rag.commands.ingest_view import IngestView, JsonView, TerminalView
+from services.document_rag.commands.ingest_view import IngestView, JsonView, QuietView, TerminalView
 from services.document_rag.commands.uploads import FAILED, PENDING, UNDECIDED, Outcome, UploadOptions, take_in
 from services.document_rag.commands.words import LANGUAGES, Words
 
@@ -49,9 +48,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         files = list(chosen_files(asked.places, asked.include, asked.exclude))
     except FileNotFoundError as error:
         return _refused(errors, words("missing", error))
+    except SameSourceError as error:
+        return _refused(errors, words("same_source", *error.args))
     if not files:
         return _refused(errors, words("nothing"))
-    view = JsonView() if asked.json else TerminalView(Console(quiet=asked.quiet), words, len(files))
+    view = _view(asked, words, len(files))
     try:
         return asyncio.run(_Ingestion(files, _options(asked), view, words, errors).run(config, asked.jobs))
     except KeyboardInterrupt:
@@ -98,6 +99,12 @@ class _Ingestion:
             self._view.ended(outcome)
 
 
+def _view(asked: argparse.Namespace, words: Words, total: int) -> IngestView:
+    if asked.json:
+        return JsonView()
+    return QuietView(Console(stderr=True), words) if asked.quiet else TerminalView(Console(), words, total)
+
+
 def _refused(errors: Console, why: str) -> int:
     errors.print(f"prosa-ingest: {why}", markup=False, highlight=False)
     return WRONG_USE
@@ -142,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-wait", action="store_true", help="do not wait until the documents are searchable")
     add("--wait-seconds", type=float, default=1800.0, metavar="S", help="longest wait for one document (1800)")
     add("--json", action="store_true", help="a JSON object a file and one of totals, on standard output")
-    add("--quiet", action="store_true", help="nothing but errors")
+    add("--quiet", action="store_true", help="nothing but what failed, on standard error")
     add("--lang", choices=LANGUAGES, default="", help="language of the messages (that of the locale)")
     return parser
 

@@ -1,4 +1,4 @@
-"""What prosa-ingest shows: bars on a terminal, a line a file elsewhere, a summary at the end; or JSON for machines."""
+"""What prosa-ingest shows: bars on a terminal, a line a file elsewhere, a summary at the end; failures; or JSON."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.document_rag.commands.chosen_files import ChosenFile
+from services.document_rag.commands.chosen_files import ChosenFile, legible
 from services.document_rag.commands.uploads import FAILED, Outcome
 from services.document_rag.commands.words import Words
 
@@ -52,7 +52,7 @@ class JsonView:
     def ended(self, outcome: Outcome) -> None:
         _write(
             {
-                "file": str(outcome.file.path),
+                "file": legible(outcome.file.path),
                 "source": outcome.file.source,
                 "state": outcome.state,
                 "verdict": outcome.verdict,
@@ -67,6 +67,30 @@ class JsonView:
         states, verdicts = (Counter(getattr(each, of) for each in outcomes) for of in ("state", "verdict"))
         verdicts.pop("", None)
         _write({"files": len(outcomes), "states": dict(states), "verdicts": dict(verdicts)})
+
+
+class QuietView:
+    """A line for each file that failed, and nothing else."""
+
+    def __init__(self, console: Console, words: Words) -> None:
+        self._console = console
+        self._words = words
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def stage(self, *_: object, **__: object) -> None:
+        return
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.state == FAILED:
+            _print_line(self._console, self._words, outcome)
+
+    def summary(self, _outcomes: Sequence[Outcome]) -> None:
+        return
 
 
 class TerminalView:
@@ -106,9 +130,7 @@ class TerminalView:
             self._progress.remove_task(task)
         self._progress.advance(self._all)
         if not self._console.is_terminal or outcome.state == FAILED:
-            shown = outcome.state if outcome.state == FAILED else outcome.verdict or outcome.state
-            told = [outcome.file.source, self._words(shown), outcome.message]
-            self._progress.console.print(": ".join(filter(None, told)), markup=False, highlight=False, soft_wrap=True)
+            _print_line(self._progress.console, self._words, outcome)
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:
         table = Table(self._words("verdict"), self._words("state"))
@@ -128,6 +150,12 @@ class TerminalView:
                 each.file.source, f"{each.message} ({each.error_reason})" if each.error_reason else each.message
             )
         self._console.print(table, markup=False)
+
+
+def _print_line(console: Console, words: Words, outcome: Outcome) -> None:
+    shown = outcome.state if outcome.state == FAILED else outcome.verdict or outcome.state
+    told = [outcome.file.source, words(shown), outcome.message]
+    console.print(": ".join(filter(None, told)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(record: dict[str, object]) -> None:

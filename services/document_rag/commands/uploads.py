@@ -1,21 +1,22 @@
 """One file's way into the library: recognised if it is there, sent if it is not, followed until search finds it."""
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Protocol
+from uuid import uuid4
 
 from services.document_rag.commands.chosen_files import ChosenFile
 from services.document_rag.commands.gateway_client import GatewayClient, GatewayError, Json, Sent
 
 READY, FAILED, SKIPPED = "READY", "FAILED", "SKIPPED"
 PENDING, UNDECIDED = "PENDING", "UNDECIDED"
-NEW, DUPLICATE_OF = "NEW", "DUPLICATE_OF"
+DUPLICATE_OF = "DUPLICATE_OF"
 
-_ENDS = frozenset({READY, FAILED, SKIPPED})
+_ENDS = frozenset({READY, FAILED, SKIPPED, UNDECIDED})
 _LOOK_AGAIN_SECONDS = 2.0
 
 
@@ -33,7 +34,7 @@ class UploadOptions:
     def query(self, file: ChosenFile) -> dict[str, str]:
         """What describes an upload in a URL."""
         said = {
-            "filename": file.path.name,
+            "filename": file.name,
             "source": file.source,
             "policy": f"DUPLICATE_POLICY_{self.policy.upper()}",
             "scope": f"SCOPE_{self.scope.upper()}",
@@ -75,9 +76,8 @@ async def take_in(client: GatewayClient, file: ChosenFile, options: UploadOption
     try:
         sha256 = await asyncio.to_thread(file.sha256)
         watcher.stage(file, "CHECKING")
-        return await _known(client, file, sha256, options, watcher) or await _sent(
-            client, file, sha256, options, watcher
-        )
+        outcome = await _known(client, file, sha256, options) or await _sent(client, file, options, watcher)
+        return await _followed(client, outcome, options, watcher)
     except OSError as error:
         return Outcome(file, FAILED, message=error.strerror or str(error))
     except GatewayError as error:
@@ -86,48 +86,66 @@ async def take_in(client: GatewayClient, file: ChosenFile, options: UploadOption
         return Outcome(file, FAILED, error_reason=error.reason, message=error.message)
 
 
-async def _known(
-    client: GatewayClient, file: ChosenFile, sha256: str, options: UploadOptions, watcher: Watcher
-) -> Outcome | None:
+async def _known(client: GatewayClient, file: ChosenFile, sha256: str, options: UploadOptions) -> Outcome | None:
     """What is there already is not sent again; what had failed there is tried again."""
+    scope = f"SCOPE_{options.scope.upper()}"
+    last = (await client.get("/v1/documents", source=file.source, scope=scope, pageSize=1)).get("documents", [])
+    if last and last[0]["sha256"] == sha256 and (outcome := await _as_before(client, file, last[0])):
+        return outcome
     if options.policy == "keep_both":
         return None
-    asked = {"sha256": sha256, "scope": f"SCOPE_{options.scope.upper()}"}
+    asked = {"sha256": sha256, "source": file.source, "scope": scope}
     document = (await client.post("/v1/documents:checkDuplicate", asked)).get("document", {})
-    if document.get("sha256") != sha256:
-        return None
-    if _state(document) == FAILED:
-        document = await client.post(f"/v1/documents/{document['documentId']}:retry", {})
-    return await _followed(
-        client, Outcome(file, _state(document), DUPLICATE_OF, document["documentId"]), options, watcher
-    )
+    return _there(file, document) if document.get("sha256") == sha256 else None
 
 
-async def _sent(
-    client: GatewayClient, file: ChosenFile, sha256: str, options: UploadOptions, watcher: Watcher
-) -> Outcome:
-    said = options.query(file)
-    said |= {"returnEarly": "true", "requestId": _request_id(sha256, said)}
+async def _as_before(client: GatewayClient, file: ChosenFile, document: Json) -> Outcome | None:
+    """What the file, whose bytes and source the document has, is by now; None if it must be sent after all."""
+    match _state(document):
+        case "FAILED":
+            document = await client.post(f"/v1/documents/{document['documentId']}:retry", {})
+            return _told(Outcome(file, FAILED, document_id=document["documentId"]), document)
+        case "SKIPPED":
+            is_there = await _is_there(client, document["relatedDocumentId"])
+            return _told(Outcome(file, SKIPPED, document_id=document["documentId"]), document) if is_there else None
+        case "READY" if not document.get("isCurrent"):
+            return None
+        case _:
+            return _there(file, document)
+
+
+def _there(file: ChosenFile, document: Json) -> Outcome:
+    return Outcome(file, _state(document), DUPLICATE_OF, document["documentId"])
+
+
+async def _is_there(client: GatewayClient, document_id: str) -> bool:
+    try:
+        await client.get(f"/v1/documents/{document_id}")
+    except GatewayError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+async def _sent(client: GatewayClient, file: ChosenFile, options: UploadOptions, watcher: Watcher) -> Outcome:
+    said = options.query(file) | {"returnEarly": "true", "requestId": str(uuid4())}
     answer = await client.upload(file.path, said, _Shown(file, watcher))
     document = answer.get("document", {})
-    kept = bool(answer.get("kept"))
-    outcome = Outcome(
+    not_kept = UNDECIDED if options.policy == "ask" else SKIPPED
+    return Outcome(
         file,
-        _state(document) if kept else UNDECIDED if options.policy == "ask" else SKIPPED,
-        _short(answer.get("verdict", ""), "VERDICT_"),
+        _state(document) if answer.get("kept") else not_kept,
+        _verdict(answer),
         document.get("documentId", ""),
         answer.get("relatedDocumentId", ""),
     )
-    return await _followed(client, outcome, options, watcher) if kept else outcome
 
 
 async def _followed(client: GatewayClient, outcome: Outcome, options: UploadOptions, watcher: Watcher) -> Outcome:
     """The outcome once the document has reached an end, or PENDING when nobody waits so long."""
-    if outcome.state in _ENDS:
-        return outcome
     give_up = time.monotonic() + options.wait_seconds
-    document: Json = {}
-    while _state(document) not in _ENDS and time.monotonic() < give_up:
+    while outcome.state not in _ENDS and time.monotonic() < give_up:
         try:
             async with asyncio.timeout(give_up - time.monotonic()):
                 await _watch(client, outcome, watcher)
@@ -136,8 +154,8 @@ async def _followed(client: GatewayClient, outcome: Outcome, options: UploadOpti
         except GatewayError:
             # A watch may break off without harm: the document goes on by itself.
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        document = await client.get(f"/v1/documents/{outcome.document_id}")
-    return _ended(outcome, document)
+        outcome = _told(outcome, await client.get(f"/v1/documents/{outcome.document_id}"))
+    return outcome if outcome.state in _ENDS else replace(outcome, state=PENDING)
 
 
 async def _watch(client: GatewayClient, outcome: Outcome, watcher: Watcher) -> None:
@@ -145,17 +163,16 @@ async def _watch(client: GatewayClient, outcome: Outcome, watcher: Watcher) -> N
         watcher.stage(outcome.file, _state(progress), int(progress.get("done", 0)), int(progress.get("total", 0)))
 
 
-def _ended(outcome: Outcome, document: Json) -> Outcome:
-    state = _state(document)
+def _told(outcome: Outcome, document: Json) -> Outcome:
+    """The outcome with what the document says of itself by now."""
     error = document.get("stageError", {})
-    return Outcome(
-        outcome.file,
-        state if state in _ENDS else PENDING,
-        outcome.verdict if outcome.verdict == DUPLICATE_OF else _short(document.get("verdict", ""), "VERDICT_"),
-        outcome.document_id,
-        document.get("relatedDocumentId", outcome.related_document_id),
-        error.get("reason", ""),
-        error.get("message", ""),
+    return replace(
+        outcome,
+        state=_state(document),
+        verdict=outcome.verdict if outcome.verdict == DUPLICATE_OF else _verdict(document),
+        related_document_id=document.get("relatedDocumentId", outcome.related_document_id),
+        error_reason=error.get("reason", ""),
+        message=error.get("message", ""),
     )
 
 
@@ -172,14 +189,9 @@ class _Shown(Sent):
         self._watcher.stage(self._file, "SENDING", self.done, self._file.size_bytes)
 
 
-def _request_id(sha256: str, said: Mapping[str, str]) -> str:
-    """The same for the same bytes described in the same way: whoever starts again begins nothing twice."""
-    return "ingest-" + hashlib.sha256(json.dumps([sha256, said], sort_keys=True).encode()).hexdigest()[:40]
-
-
 def _state(message: Json) -> str:
-    return _short(message.get("state", ""), "DOCUMENT_STATE_")
+    return str(message.get("state", "")).removeprefix("DOCUMENT_STATE_")
 
 
-def _short(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
+def _verdict(message: Json) -> str:
+    return str(message.get("verdict", "")).removeprefix("VERDICT_")

@@ -32,6 +32,10 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "why": ("Why", "Motivo"),
     "nothing": ("no file matches", "nenhum arquivo corresponde"),
     "missing": ("there is no such file or folder: {}", "não há tal arquivo ou pasta: {}"),
+    "same_source": (
+        "{1} and {2} would be versions of one document, {0}: name the folder that holds both",
+        "{1} e {2} seriam versões do mesmo documento, {0}: indique a pasta que contém os dois",
+    ),
     "no_key": ("an API key is needed: --api-key or PROSA_API_KEY", "falta a chave de API: --api-key ou PROSA_API_KEY"),
     "interrupted": (
         "interrupted; run the same command again to go on",

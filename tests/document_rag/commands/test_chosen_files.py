@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.document_rag.commands.chosen_files import chosen_files
+from services.document_rag.commands.chosen_files import SameSourceError, chosen_files
 
 
 @pytest.fixture
@@ -36,6 +36,15 @@ def test_patterns_without_a_slash_mean_names_and_with_one_paths(folder: Path) ->
 
 def test_a_file_named_by_itself_is_taken_whatever_it_is_called_and_only_once(folder: Path) -> None:
     assert sources(folder / "foto.png", folder / "b.pdf", folder / "b.pdf") == ["foto.png", "b.pdf"]
+
+
+def test_two_files_of_one_source_are_an_error_that_names_both(folder: Path) -> None:
+    other = folder / "2026" / "a.md"
+    other.write_text("outro")
+    with pytest.raises(SameSourceError) as caught:
+        sources(folder / "a.md", other)
+    assert caught.value.args == ("a.md", str(folder / "a.md"), str(other))
+    assert sources(folder, folder / "a.md") == sources(folder)
 
 
 def test_a_place_that_is_not_there_is_an_error(tmp_path: Path) -> None:
