@@ -55,16 +55,16 @@ def start_of(row: Any) -> datetime:
     return begun
 
 
-def content(number: int, counts: dict[str, int], *, at: datetime = NOON, **more: Any) -> Statement:
-    """What an analysis says about a conversation."""
+def content(number: int, counts: dict[str, int], *, at: datetime = NOON, version: int = 1, **more: Any) -> Statement:
+    """What a version of an analysis says about a conversation."""
     conversation = f"c{number}"
     return Statement(
-        event_id=f"content-{number}",
+        event_id=f"content-{number}-{version}",
         tenant_id="acme",
         subject=Subject.CONTENT,
         subject_id=conversation,
         conversation_id=conversation,
-        revision=1,
+        revision=version,
         time=at,
         counts=counts,
         **more,

@@ -159,6 +159,15 @@ def test_a_month_of_another_zone_is_read_as_its_days_and_the_hours_at_its_ends()
     ]
 
 
+def test_a_month_whose_clocks_go_back_is_not_longer_than_a_month() -> None:
+    """October of Lisbon has 745 hours."""
+    october = {"start": datetime(2026, 9, 30, 23, tzinfo=UTC), "end": datetime(2026, 11, 1, tzinfo=UTC)}
+    (hours,) = query(**october, grain=Grain.HOUR, time_zone="Europe/Lisbon").spans()
+    assert (hours.after - hours.first) / HOUR == 745
+    with pytest.raises(RangeTooLargeError):
+        query(**october, grain=Grain.HOUR, time_zone="UTC")
+
+
 def test_a_year_of_days_is_one_span_of_hours_and_in_utc_one_of_days() -> None:
     year = {"start": datetime(2025, 1, 1, 3, tzinfo=UTC), "end": datetime(2026, 1, 1, 3, tzinfo=UTC)}
     (hours,) = query(**year).spans()

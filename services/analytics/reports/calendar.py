@@ -58,7 +58,7 @@ def steps(first_hour: datetime, hour_after: datetime, grain: Grain, zone: ZoneIn
     step = step_of(first_hour, grain, zone)
     while step < hour_after:
         yield step
-        step = _next_step(step, grain, zone)
+        step = step_after(step, grain, zone)
 
 
 def spans(first_hour: datetime, hour_after: datetime, grain: Grain, zone: ZoneInfo) -> list[Span]:
@@ -68,10 +68,19 @@ def spans(first_hour: datetime, hour_after: datetime, grain: Grain, zone: ZoneIn
     found: list[Span] = []
     for step in steps(first_hour, hour_after, grain, zone):
         first = max(first_hour, next_hour(step))
-        after = min(hour_after, next_hour(_next_step(step, grain, zone)))
+        after = min(hour_after, next_hour(step_after(step, grain, zone)))
         for span in covering(first, after):
             _append(found, span)
     return found
+
+
+def step_after(step: datetime, grain: Grain, zone: ZoneInfo) -> datetime:
+    """The beginning of the step after this one, UTC."""
+    if grain is Grain.HOUR:
+        return step + HOUR
+    # Some hours into the step the date is the step's own, also where midnight does not exist.
+    day = _first_day((step + 6 * HOUR).astimezone(zone).date(), grain)
+    return midnight(day + DAY if grain is Grain.DAY else _first_day(day + timedelta(days=31), grain), zone)
 
 
 def step_before(step: datetime, grain: Grain, zone: ZoneInfo) -> datetime:
@@ -109,14 +118,6 @@ def _append(found: list[Span], span: Span) -> None:
         found[-1] = found[-1]._replace(after=span.after)
     else:
         found.append(span)
-
-
-def _next_step(step: datetime, grain: Grain, zone: ZoneInfo) -> datetime:
-    if grain is Grain.HOUR:
-        return step + HOUR
-    # Some hours into the step the date is the step's own, also where midnight does not exist.
-    day = _first_day((step + 6 * HOUR).astimezone(zone).date(), grain)
-    return midnight(day + DAY if grain is Grain.DAY else _first_day(day + timedelta(days=31), grain), zone)
 
 
 def _first_day(day: date, grain: Grain) -> date:

@@ -44,7 +44,10 @@ class RangeTooLargeError(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a tenant in [start, end). An hour counts where it begins."""
+    """A question about a tenant in [start, end). An hour counts where it begins.
+
+    `until_now`: the range reaches to the present.
+    """
 
     tenant_id: str
     start: datetime
@@ -53,6 +56,7 @@ class Question:
     zone: ZoneInfo
     group_by: tuple[Dimension, ...] = ()
     compare: bool = False
+    until_now: bool = False
 
     @classmethod
     def of(
@@ -69,12 +73,13 @@ class Question:
     ) -> Self:
         """The question with its defaults filled in; InvalidArgument or RangeTooLargeError when it makes no sense."""
         start, end = period(start, end, now)
-        if end - start > grain.longest_range():
+        zone = zone_of(time_zone)
+        if _on_clocks(end, zone) - _on_clocks(start, zone) > grain.longest_range():
             days = grain.longest_range().days
             raise RangeTooLargeError(
                 f"a report by {grain.value} covers at most {days} days", metadata={"max_days": str(days)}
             )
-        return cls(tenant_id, start, end, grain, zone_of(time_zone), tuple(group_by), compare)
+        return cls(tenant_id, start, end, grain, zone, tuple(group_by), compare, until_now=end >= now)
 
     def first_hour(self) -> datetime:
         """The first hour that begins in the range."""
@@ -95,7 +100,7 @@ class Question:
     def before(self) -> Self:
         """The same question about the period before."""
         start, end = period_before(self.start, self.end, self.zone)
-        return replace(self, start=start, end=end, compare=False)
+        return replace(self, start=start, end=end, compare=False, until_now=False)
 
     def splits_only_by(self, allowed: Collection[Dimension]) -> None:
         """InvalidArgument when it is split by another dimension, or by several."""
@@ -137,6 +142,11 @@ def period(start: datetime | None, end: datetime | None, now: datetime) -> tuple
     if start >= end:
         raise wrong("start_time", "the range ends before it starts")
     return start, end
+
+
+def _on_clocks(moment: datetime, zone: ZoneInfo) -> datetime:
+    """What clocks show: by them October has 31 days also where one of its days has 25 hours."""
+    return moment.astimezone(zone).replace(tzinfo=None)
 
 
 def zone_of(name: str) -> ZoneInfo:

@@ -1,15 +1,17 @@
 """What conversations were about. A topic of too few people is not named: it could say who they are."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.analytics.model import Axis
-from services.analytics.reports.model import Question, Row
+from services.analytics.model import HOUR, Axis, Step
+from services.analytics.reports.calendar import Span
+from services.analytics.reports.crowds import Cell, cells_of
+from services.analytics.reports.model import MAX_ROWS, Question, too_many_rows
 from services.analytics.reports.reports import rows_of
-from services.analytics.reports.rollup_reader import Point, RollupReader
-from services.analytics.reports.sums import Sums
+from services.analytics.reports.rollup_reader import RollupReader
 from services.analytics.rollups.names import ANALYSES
 from services.analytics.rollups.series import USERS
 
@@ -43,7 +45,7 @@ class TopicsReport:
 
 
 class Topics:
-    """Answers what conversations were about; topics of fewer people than the tenant's floor are not named."""
+    """Answers what conversations were about, as far as that may be told (crowds.py)."""
 
     def __init__(self, reader: RollupReader, floor: Floor) -> None:
         self._reader = reader
@@ -52,47 +54,62 @@ class Topics:
     async def report(self, question: Question) -> TopicsReport:
         """The topics that may be named."""
         question.splits_only_by(())
-        tenant_id, spans, floor = question.tenant_id, question.spans(), await self._floor(question.tenant_id)
-        by_topic, whole = await asyncio.gather(
-            self._reader.series(tenant_id, Axis.TOPIC, spans, (ANALYSES, USERS)),
-            self._reader.series(tenant_id, Axis.TOTAL, spans, (ANALYSES,)),
+        floor = await self._floor(question.tenant_id)
+        (cells, examined), whole = await asyncio.gather(
+            self._cells(question, floor),
+            self._reader.series(question.tenant_id, Axis.TOTAL, question.spans(), (ANALYSES,)),
         )
-        topics = _named(question.start, by_topic.points, floor)[:SHOWN]
-        shown = {each.name for each in topics}
+        topics = _topics(question.start, cells)[:SHOWN]
         report = TopicsReport(
             question=question,
             topics=topics,
-            rows=[each for each in _by_step(rows_of(question, by_topic.points), floor) if each.name in shown],
+            rows=_rows(question, cells, {each.name for each in topics}),
             analyses=sum(point.fields.get(ANALYSES, 0) for point in whole.points),
             steps={row.start: row.sums[ANALYSES] for row in rows_of(question, whole.points)},
-            documents_examined=by_topic.documents_examined + whole.documents_examined,
+            documents_examined=examined + whole.documents_examined,
             k_anonymity=floor,
         )
         return await self._with_previous(report) if question.compare else report
 
     async def _with_previous(self, report: TopicsReport) -> TopicsReport:
         before = report.question.before()
-        reading = await self._reader.series(before.tenant_id, Axis.TOPIC, before.spans(), (ANALYSES, USERS))
-        counts = {each.name: each.conversations for each in _named(before.start, reading.points, report.k_anonymity)}
+        cells, examined = await self._cells(before, report.k_anonymity)
+        counts = {each.name: each.conversations for each in _topics(before.start, cells)}
         return replace(
             report,
             topics=[replace(each, previous=counts.get(each.name, 0)) for each in report.topics],
-            documents_examined=report.documents_examined + reading.documents_examined,
+            documents_examined=report.documents_examined + examined,
         )
 
+    async def _cells(self, question: Question, floor: int) -> tuple[list[Cell], int]:
+        """What may be told of the range, and how many documents that took."""
+        first, after = question.first_hour(), question.hour_after()
+        hours = [Span(Step.HOUR, first, after)]
+        reading = await self._reader.series(question.tenant_id, Axis.TOPIC, hours, (ANALYSES, USERS))
+        # The day, week and month in progress end later, but there is nothing of them beyond the present.
+        inside = [
+            each
+            for each in cells_of(reading.points, floor)
+            if first <= each.first and (question.until_now or each.after <= after)
+        ]
+        return inside, reading.documents_examined
 
-def _named(start: datetime, points: Iterable[Point], floor: int) -> list[Topic]:
-    """Those of enough people, the most frequent first, ties by name."""
-    sums: dict[str, Sums] = {}
-    for point in points:
-        sums.setdefault(point.split[0], Sums()).add(point.fields)
-    topics = [Topic(start, name, each[ANALYSES]) for name, each in sums.items() if _many(each, floor)]
-    return sorted(topics, key=lambda topic: (-topic.conversations, topic.name))
+
+def _topics(start: datetime, cells: Iterable[Cell]) -> list[Topic]:
+    """The most frequent first, ties by name."""
+    sums = Counter[str]()
+    for each in cells:
+        sums[each.topic] += each.conversations
+    return sorted((Topic(start, *each) for each in sums.items()), key=lambda topic: (-topic.conversations, topic.name))
 
 
-def _by_step(rows: Iterable[Row], floor: int) -> list[Topic]:
-    return [Topic(row.start, row.split[0], row.sums[ANALYSES]) for row in rows if _many(row.sums, floor)]
-
-
-def _many(sums: Sums, floor: int) -> bool:
-    return sums[ANALYSES] > 0 and sums.users_counted() >= floor
+def _rows(question: Question, cells: Iterable[Cell], shown: Collection[str]) -> list[Topic]:
+    """The cells that lie in one step, by step and name."""
+    sums = Counter[tuple[datetime, str]]()
+    for each in cells:
+        step = question.step(each.first)
+        if each.topic in shown and step == question.step(each.after - HOUR):
+            sums[step, each.topic] += each.conversations
+    if len(sums) > MAX_ROWS:
+        raise too_many_rows()
+    return [Topic(*place, conversations) for place, conversations in sorted(sums.items())]

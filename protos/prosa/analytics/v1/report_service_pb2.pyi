@@ -1059,7 +1059,7 @@ class GetTopicsReportResponse(_message.Message):
     analyses: _builtins.int
     """Conversations analysed in the range."""
     hidden_conversations: _builtins.int
-    """Of them, those whose topic is not shown because too few users spoke about it, or it is not among the first 100."""
+    """Of them, those that are not told because too few users spoke about their topic, or it is not among the first 100."""
     k_anonymity: _builtins.int
     """Below how many users a topic is not shown."""
     documents_examined: _builtins.int

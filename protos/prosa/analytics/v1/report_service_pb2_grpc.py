@@ -157,9 +157,12 @@ class ReportServiceServicer:
     def GetTopicsReport(self, request, context):
         """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
-        A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
-        RANGE_TOO_LARGE; by month, days stand for their hours.
+        What fewer than `k_anonymity` users spoke about is not told, also not by the difference of two answers. Conversations
+        of a topic are told with their hour where enough users spoke about it in that hour; the others with their day, else
+        with their week (from the 1st, 8th, 15th and 22nd of a month), else with their month, all in America/Sao_Paulo. A
+        step, or the range, tells the hours, days, weeks and months that lie in it, so that totals may be more than the sum of
+        the steps; the rest is in `hidden_conversations`. Documents examined: at most one per hour of the range and topic, and
+        one more per hour, 200 000 at the most, else RANGE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

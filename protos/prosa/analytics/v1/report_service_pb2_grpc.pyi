@@ -70,9 +70,12 @@ class ReportServiceStub:
     GetTopicsReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]
     """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
-    A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
-    RANGE_TOO_LARGE; by month, days stand for their hours.
+    What fewer than `k_anonymity` users spoke about is not told, also not by the difference of two answers. Conversations
+    of a topic are told with their hour where enough users spoke about it in that hour; the others with their day, else
+    with their week (from the 1st, 8th, 15th and 22nd of a month), else with their month, all in America/Sao_Paulo. A
+    step, or the range, tells the hours, days, weeks and months that lie in it, so that totals may be more than the sum of
+    the steps; the rest is in `hidden_conversations`. Documents examined: at most one per hour of the range and topic, and
+    one more per hour, 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetSentimentReport: _grpc.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]
     """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
@@ -171,9 +174,12 @@ class ReportServiceAsyncStub(ReportServiceStub):
     GetTopicsReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetTopicsReportRequest, _report_service_pb2.GetTopicsReportResponse]  # type: ignore[assignment]
     """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
-    A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-    `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
-    RANGE_TOO_LARGE; by month, days stand for their hours.
+    What fewer than `k_anonymity` users spoke about is not told, also not by the difference of two answers. Conversations
+    of a topic are told with their hour where enough users spoke about it in that hour; the others with their day, else
+    with their week (from the 1st, 8th, 15th and 22nd of a month), else with their month, all in America/Sao_Paulo. A
+    step, or the range, tells the hours, days, weeks and months that lie in it, so that totals may be more than the sum of
+    the steps; the rest is in `hidden_conversations`. Documents examined: at most one per hour of the range and topic, and
+    one more per hour, 200 000 at the most, else RANGE_TOO_LARGE.
     """
     GetSentimentReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetSentimentReportRequest, _report_service_pb2.GetSentimentReportResponse]  # type: ignore[assignment]
     """Reports how people felt: sentiment, satisfaction and resolution of the conversations analysed, and the feedback given.
@@ -287,9 +293,12 @@ class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_report_service_pb2.GetTopicsReportResponse, _abc.Awaitable[_report_service_pb2.GetTopicsReportResponse]]:
         """Reports what conversations were about: the main topics of those analysed in the range, the most frequent first.
 
-        A topic that fewer than `k_anonymity` users spoke about is not shown by name; its conversations are in
-        `hidden_conversations`. Documents examined: at most one per hour of the range and topic, 200 000 at the most, else
-        RANGE_TOO_LARGE; by month, days stand for their hours.
+        What fewer than `k_anonymity` users spoke about is not told, also not by the difference of two answers. Conversations
+        of a topic are told with their hour where enough users spoke about it in that hour; the others with their day, else
+        with their week (from the 1st, 8th, 15th and 22nd of a month), else with their month, all in America/Sao_Paulo. A
+        step, or the range, tells the hours, days, weeks and months that lie in it, so that totals may be more than the sum of
+        the steps; the rest is in `hidden_conversations`. Documents examined: at most one per hour of the range and topic, and
+        one more per hour, 200 000 at the most, else RANGE_TOO_LARGE.
         """
 
     @_abc_1.abstractmethod
