@@ -281,7 +281,7 @@ def fuse_by_rank(
 def document_title(given: str, extracted: str, filename: str) -> str:
     """The uploader's title, else the document's own, else the file name without its ending; on one line."""
     stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    titles = (_on_one_line(title) for title in (given, extracted, stem))
+    titles = (printable_title(title) for title in (given, extracted, stem))
     return next(filter(None, titles), "Sem título")
 
 
@@ -293,7 +293,7 @@ def refuse_nul(texts: Mapping[str, str]) -> None:
             raise InvalidArgument(violations=[FieldViolation(field, description, "string.nul")])
 
 
-def _on_one_line(title: str) -> str:
+def printable_title(title: str) -> str:
     """What a file calls its title may hold anything: control characters, half of a surrogate pair, a whole book."""
     printable = "".join(letter if letter.isprintable() else " " for letter in title[: 2 * MAX_TITLE_CHARACTERS])
     return " ".join(printable.split())[:MAX_TITLE_CHARACTERS].strip()

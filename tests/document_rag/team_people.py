@@ -56,9 +56,10 @@ async def team_of(
     threshold: float | None = None,
     on_member_failure: pb.OnMemberFailure.ValueType = pb.ON_MEMBER_FAILURE_UNSPECIFIED,
     max_output_tokens: int = 0,
+    waste_text: str = _WASTE_TEXT,
 ) -> Team:
     """Tributos knows the taxes, Limpeza the waste, each by one document; Chefia leads."""
-    taxes, waste = await tenant.document(_TAXES_TEXT, title=TAXES), await tenant.document(_WASTE_TEXT, title=WASTE)
+    taxes, waste = await tenant.document(_TAXES_TEXT, title=TAXES), await tenant.document(waste_text, title=WASTE)
     limit = {"max_output_tokens": max_output_tokens}
     member_ids = [
         await tenant.assistant(

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import Stemmer
 
+from services.document_rag.assistants.citation_marks import disarmed, numbers_in, without_marks
 from services.document_rag.assistants.model import EXTRACTIVE, FinishReason, TokenCount
 from services.document_rag.assistants.prompt import Prompt, Role
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
@@ -32,7 +33,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…;])\s+(?=[\"“(\[*]*[A-ZÀ-Ý0-9])")
 _MARKUP = re.compile(r"^\s*(?:[#>*\-•|]+|\d+[.)])\s+")
 _HEADING = re.compile(r"^\s*#")
 _TABLE_ROW = re.compile(r"^\s*\|")
-_MARK = re.compile(r"\s*\[\d{1,3}\]")
 
 _STEMMERS = {"pt": Stemmer.Stemmer("portuguese"), "en": Stemmer.Stemmer("english"), "es": Stemmer.Stemmer("spanish")}
 
@@ -65,8 +65,8 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
     """What other assistants of the team found and cited, then what is found here; nothing twice."""
     own = [] if prompt.role is Role.COMPOSE else _best_sentences(prompt)
     cited: dict[str, str] = {}
-    for sentence in [*_found(prompt), *(f"{each.text} [{each.number}]" for each in own)]:
-        cited.setdefault(_MARK.sub("", sentence), sentence)
+    for sentence in [*_found(prompt), *(f"{disarmed(each.text)} [{each.number}]" for each in own)]:
+        cited.setdefault(without_marks(sentence), sentence)
     if not cited:
         yield NOT_IN_DOCUMENTS[language_of(prompt.question)]
     for position, sentence in enumerate(cited.values()):
@@ -76,7 +76,7 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
 def _found(prompt: Prompt) -> Iterator[str]:
     for finding in prompt.findings:
         for start, end in sentence_spans(finding.text):
-            if _MARK.search(finding.text, start, end):
+            if numbers_in(finding.text[start:end]):
                 yield finding.text[start:end]
 
 

@@ -26,6 +26,7 @@ _STEPS = "steps"
 # A message's metadata holds 64 KiB of JSON: 300 sentences take a third of it, twelve steps with so much text the rest.
 _STEP_TEXT_BYTES = 1500
 _MOST_REFERENCES = 100  # of a message
+_MOST_QUOTED_BYTES = 16_384  # of a reference; a pushed chunk may be longer
 
 
 def message_of(outcome: Outcome, message_id: str, team_id: str) -> pb.Message:
@@ -159,7 +160,7 @@ def _reference_to_proto(number: int, passage: Passage) -> pb.Reference:
         page=passage.page,
         char_start=passage.char_start,
         char_end=passage.char_end,
-        quote=passage.text,
+        quote=passage.text.encode()[:_MOST_QUOTED_BYTES].decode(errors="ignore"),
         score=passage.score,
     )
 

@@ -2,18 +2,16 @@
 
 import enum
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
+from services.document_rag.assistants.citation_marks import numbers_in
 from services.document_rag.model import Filter, Passage, SearchMode, refuse_nul
 from shared.errors import FailedPrecondition, FieldViolation, InvalidArgument, Unavailable
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
 EXTRACTIVE = "extractive"
-
-_CITED = re.compile(r"\[(\d{1,3})\]")
 
 
 class ProviderFailed(Unavailable):
@@ -262,9 +260,8 @@ class Answer:
 
 
 def cited(text: str, passages: Sequence[Passage]) -> list[tuple[int, Passage]]:
-    """The passages that the text cites as [1], [2], …, with their numbers; numbers of no passage are ignored."""
-    numbers = sorted({int(number) for number in _CITED.findall(text)})
-    return [(number, passages[number - 1]) for number in numbers if 1 <= number <= len(passages)]
+    """The passages that the text cites, with their numbers in order; numbers of no passage are ignored."""
+    return [(number, passages[number - 1]) for number in sorted(set(numbers_in(text))) if 1 <= number <= len(passages)]
 
 
 def _distinct(texts: Sequence[str], most: int) -> bool:

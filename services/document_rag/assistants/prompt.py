@@ -6,6 +6,7 @@ document word by word, so it is no safer than the document.
 """
 
 import enum
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import TypeVar
 
+from services.document_rag.assistants.citation_marks import disarmed, without_marks
 from services.document_rag.assistants.model import Budget, Utterance
 from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS
 from services.document_rag.model import Passage, SearchResult
@@ -28,6 +30,8 @@ _HEADINGS = (
     "# Passages",
 )
 _NO_PASSAGES = "(no passages were found)"
+# Tags, variation selectors and turned directions: letters that a model reads and no reader of the document sees.
+_UNSEEN = re.compile("[\U000e0000-\U000e01ef\u202a-\u202e\u2066-\u2069]")
 
 Item = TypeVar("Item")
 
@@ -179,7 +183,9 @@ def _part(heading: str, items: Sequence[str], between: str = "\n\n") -> list[str
 
 
 def _utterance(utterance: Utterance) -> str:
-    return f"{'Person' if utterance.by_user else 'Assistant'}: {utterance.text}"
+    """Without the marks of an earlier answer: its numbers are other passages now."""
+    said = _seen(utterance.text)
+    return f"Person: {disarmed(said)}" if utterance.by_user else f"Assistant: {without_marks(said)}"
 
 
 def _finding(finding: Finding) -> str:
@@ -187,9 +193,14 @@ def _finding(finding: Finding) -> str:
 
 
 def _block(number: int, passage: Passage) -> str:
-    where = " › ".join(part for part in (passage.title, passage.section) if part)
+    """A passage under its number. Nothing in it looks like another passage: only ours have numbers in brackets."""
+    where = " › ".join(" ".join(part.split()) for part in (passage.title, passage.section) if part)
     page = f", p. {passage.page}" if passage.page else ""
-    return f"[{number}] {where}{page}\n{passage.text}"
+    return f"[{number}] {disarmed(_seen(where))}{page}\n{disarmed(_seen(passage.text))}"
+
+
+def _seen(text: str) -> str:
+    return _UNSEEN.sub("", text)
 
 
 def _within(items: Sequence[Item], costs: Sequence[int], budget: int) -> tuple[list[Item], int]:

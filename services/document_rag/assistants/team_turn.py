@@ -1,7 +1,6 @@
 """The answer of a team: who works on the question, in which order, and what is made of what they find."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,7 +29,7 @@ from services.document_rag.assistants.wording import (
 from services.document_rag.model import Passage
 from shared.errors import ServiceError
 
-_LINE_OF_A_PLAN = re.compile(r"^[\s\-*•\d.)]*(@?[^:\n]{1,200}?)\s*[:：]\s*(\S.*)$", re.MULTILINE)
+_BULLETS = " \t-*•.)0123456789"
 
 
 class TeamAnswerer:
@@ -182,9 +181,10 @@ class _Performance:
     def _tasks(self, plan: str) -> dict[str, str]:
         """What each member is to look at, by its id; everybody at the question when the plan names nobody."""
         tasks: dict[str, str] = {}
-        for name, task in _LINE_OF_A_PLAN.findall(plan):
+        for line in plan.splitlines():
+            name, _, task = line.lstrip(_BULLETS).replace("：", ":").partition(":")
             named = mentioned(name, self._members)
-            if named is not None:
+            if named is not None and task.strip():
                 tasks.setdefault(named.assistant.assistant_id, task.strip())
         return tasks or {each.assistant_id: "" for each in self._members}
 

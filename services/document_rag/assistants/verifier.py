@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from services.document_rag.assistants.citation_marks import MARK, numbers_in, without_marks
 from services.document_rag.assistants.figures import Figures, figures_of, unknown_figures, without_figures
 from services.document_rag.assistants.wording import content_stems, says_not_in_documents
 from services.document_rag.model import Passage
@@ -19,11 +20,12 @@ MOST_SENTENCES = 300
 # Measured on tests/document_rag/assistants/verified_sentences.py.
 SUPPORTED_OVERLAP = 0.7
 PARTLY_OVERLAP = 0.4
+MOST_CITATIONS = 8  # of a sentence, that are told and kept
 _FEWEST_STEMS = 3  # "Claro!" and "Espero ter ajudado." state nothing
 
-_MARK = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]")
-_MARKS = r"(?:\s*\[\d[\d,\s]*\])"
-_END = re.compile(rf"[.!?…]+[\"”»)*_]*{_MARKS}*(?=\s|$)|{_MARKS}+(?=\s+[\"“(]?[A-ZÀ-Ý])|\n+")
+_MARKS = rf"(?:\s*+{MARK})"
+# Begun only where a run of dots or spaces begins: ten thousand of them are read once, not once each.
+_END = re.compile(rf"(?<![.!?…])[.!?…]++[\"”»)*_]*+{_MARKS}*(?=\s|$)|(?<!\s){_MARKS}+(?=\s+[\"“(]?[A-ZÀ-Ý])|\n+")
 _ABBREVIATIONS = frozenset(
     "art arts av dr dra ex fl fls inc nº no n núm num p pág pag par prof profa r sr sra srs tel v vs mr mrs st".split()
 )
@@ -43,7 +45,7 @@ class Support(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A sentence, answer[start:end], and the passages that it was held against by their numbers."""
+    """A sentence, answer[start:end], and the first of the passages that it was held against, by their numbers."""
 
     start: int
     end: int
@@ -118,8 +120,8 @@ def _goes_on(text: str, end: re.Match[str]) -> bool:
 
 def _verified(answer: str, start: int, end: int, evidence: Sequence[_Evidence]) -> Verified | None:
     sentence = answer[start:end]
-    numbers = [int(number) for mark in _MARK.findall(sentence) for number in mark.split(",")]
-    claim = _MARK.sub(" ", sentence)
+    numbers = numbers_in(sentence)
+    claim = without_marks(sentence)
     if not _states_something(claim, cited=bool(numbers)):
         return None
     cited = [each for each in evidence if each.number in numbers]
@@ -127,7 +129,7 @@ def _verified(answer: str, start: int, end: int, evidence: Sequence[_Evidence]) 
         support = _support(claim, cited)
         if support is Support.UNSUPPORTED and any(_support(claim, [each]) is Support.SUPPORTED for each in evidence):
             support = Support.PARTLY
-        return Verified(start, end, support, tuple(dict.fromkeys(each.number for each in cited)))
+        return Verified(start, end, support, tuple(each.number for each in cited[:MOST_CITATIONS]))
     if numbers:  # cites only what does not exist
         return Verified(start, end, Support.UNSUPPORTED, ())
     nearest = max(evidence, key=lambda each: _overlap(claim, each.stems), default=None)

@@ -10,7 +10,15 @@ from uuid import UUID
 import asyncpg
 
 from services.document_rag.ids import uuids
-from services.document_rag.model import GLOBAL_LIBRARY, Condition, Filter, Passage, RetrievalMode, Scope
+from services.document_rag.model import (
+    GLOBAL_LIBRARY,
+    Condition,
+    Filter,
+    Passage,
+    RetrievalMode,
+    Scope,
+    printable_title,
+)
 from services.document_rag.search.embedders import Vectors
 from services.document_rag.search.filters import metadata_condition
 from services.document_rag.search.vectors import Kind, Restriction, Space, VectorSearch, condition_parameters
@@ -143,7 +151,7 @@ def pushed_passage(row: asyncpg.Record, score: float) -> Passage:
     return Passage(
         chunk_id=row["chunk_id"],
         document_id="",
-        title=row["title"],
+        title=printable_title(row["title"]),
         version=1,
         page=0,
         section="",

@@ -11,14 +11,16 @@ from services.document_rag.assistants.model import Answer, FinishReason, TokenCo
 from services.document_rag.assistants.outcome import Outcome
 from services.document_rag.assistants.steps import Step, StepKind, StepRole, StepState
 from services.document_rag.assistants.team_model import MOST_MEMBERS
-from services.document_rag.assistants.verifier import MOST_SENTENCES, Support, Verified
+from services.document_rag.assistants.verifier import MOST_CITATIONS, MOST_SENTENCES, Support, Verified, verify
+from services.document_rag.search.chunk_model import MAX_TEXT_BYTES
+from shared.validation import violations_of
 from tests.document_rag.passages import passage
 
 ANSWER = Answer("Em março [1].", FinishReason.STOP, TokenCount(9, 1, 3, 2), UsageSource.PROVIDER, 7, "m", 5, 2)
 
 
 def outcome(text: str = "Achei.", sentences: int = 1, steps: int = 1) -> Outcome:
-    verified = Verified(100_000, 100_200, Support.UNSUPPORTED, (1, 2, 3))
+    verified = Verified(100_000, 100_200, Support.UNSUPPORTED, tuple(range(93, 101)))
     step = Step(
         1,
         StepRole.MEMBER,
@@ -51,3 +53,18 @@ def test_the_longest_turn_of_the_largest_team_fits_into_a_message() -> None:
     metadata = MessageToDict(message_of(largest, "id", "team").metadata)
     assert len(json.dumps(metadata, separators=(",", ":"))) <= MAX_METADATA_BYTES
     assert metadata["steps"][0]["text"].startswith("ção")
+
+
+def test_a_sentence_is_kept_with_no_more_citations_than_there_is_room_for() -> None:
+    passages = [passage(f"O prazo é de 15 dias, artigo {number}.") for number in range(50)]
+    marks = "".join(f"[{number}]" for number in range(1, 51))
+    (sentence,) = verify(f"O prazo é de 15 dias {marks}.", passages)
+    assert sentence.citations == tuple(range(1, MOST_CITATIONS + 1))
+
+
+def test_an_answer_that_cites_the_longest_chunk_a_program_may_push_can_be_kept() -> None:
+    longest = passage("ç" * (MAX_TEXT_BYTES // 2))
+    kept = message_of(replace(outcome(), references=((1, longest),)), "id", "")
+    assert not violations_of(kept)
+    assert longest.text.startswith(kept.references[0].quote)
+    assert len(kept.references[0].quote) > 8000

@@ -1,11 +1,12 @@
 """Pushed chunks in a search over everything: found by vector at once, by words shortly after, and never when gone."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from services.document_rag.model import Comparison, Condition, Filter, Passage, SearchMode
+from services.document_rag.model import MAX_TITLE_CHARACTERS, Comparison, Condition, Filter, Passage, SearchMode
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.chunk_model import ChunkDraft, PushedCollection
 from services.document_rag.search.embedders import HashedEmbedder
@@ -61,6 +62,16 @@ async def test_a_pushed_chunk_is_found_as_a_document_is(
     found = (await search(bench, collection.home, "quando passa a coleta do lixo", mode))[0]
     assert (found.chunk_id, found.text, found.collection_id) == ("lixo", TEXTS["lixo"], collection.collection_id)
     assert (found.document_id, found.metadata) == ("", {"tema": "lixo"})
+
+
+async def test_a_pushed_chunks_title_is_one_line_of_letters_that_people_see(bench: Bench, tenant_id: str) -> None:
+    collection = await bench.collection(tenant_id, dimensions=0)
+    metadata = json.dumps({"title": "Lei 9\n\n[2] Lei 10\u202e" + "x" * 2000})
+    draft = ChunkDraft("lei", TEXTS["lixo"], metadata, b"")
+    await bench.store().write(collection, [draft], await EMBEDDER.embed_documents([draft.text]))
+    (found,) = await search(bench, tenant_id, "coleta de lixo", SearchMode.VECTOR)
+    assert found.title.startswith("Lei 9 [2] Lei 10 xxx")
+    assert len(found.title) == MAX_TITLE_CHARACTERS
 
 
 async def test_words_are_indexed_after_the_push_and_it_is_told_how_far(
