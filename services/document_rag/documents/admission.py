@@ -158,12 +158,13 @@ class Admission:
             await _remember(connection, tenant_id, upload, result)
             return result
 
-    async def settle(self, job: Job, document: Document, text: ReadText) -> bool:
+    async def settle(self, job: Job, text: ReadText) -> bool:
         """Judges the document by its text and writes down what was read; False if it is not kept after all."""
-        title = document_title(document.given_title, text.title, document.filename)
         async with tenant_transaction(self._pool, job.tenant_id) as connection:
             await _one_judge(connection, job.tenant_id)
             await require_lease(connection, job)
+            document = await _document(connection, job.tenant_id, UUID(job.document_id), locked=True)
+            title = document_title(document.given_title, text.title, document.filename)
             finding, line = await _finding_by_text(connection, job, document, title, text), _Line()
             if finding is not None and finding.fate(job.policy) is Fate.DROPPED:
                 await _skip(connection, job, finding)
@@ -358,9 +359,13 @@ async def _remember(connection: asyncpg.Connection, tenant_id: str, upload: NewD
         await connection.execute(_REMEMBER, *key, result.verdict.value, result.kept, result.similarity)
 
 
-async def _document(connection: asyncpg.Connection, tenant_id: str, document_id: UUID) -> Document:
+async def _document(
+    connection: asyncpg.Connection, tenant_id: str, document_id: UUID, *, locked: bool = False
+) -> Document:
+    """The document; `locked`: nobody changes it until the transaction ends."""
+    lock = "for update of d" if locked else ""
     row = await connection.fetchrow(
-        f"select {COLUMNS} from {DOCUMENTS} where tenant_id = $1 and document_id = $2",  # noqa: S608
+        f"select {COLUMNS} from {DOCUMENTS} where tenant_id = $1 and document_id = $2 {lock}",  # noqa: S608
         tenant_id,
         document_id,
     )

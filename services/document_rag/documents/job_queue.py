@@ -18,19 +18,21 @@ from shared.postgres import tenant_transaction
 
 EVERY_TENANT = "*"
 CHANNEL = "document_rag_ingestion"  # told: "" when there is a job, a document's id when its job is done
-TURNS_APART = "interval '1 second'"
+TURNS_APART = "interval '1 hour'"  # longer than a round of all tenants takes, or a backlog would be due at once
 MAX_UNEXPLAINED = 4
 
-# More work than making new vectors takes the place of that.
+# New vectors wait for whatever else there is to do; more work than making them takes the place of that.
 _ENQUEUE = f"""
     insert into ingestion_jobs as job (tenant_id, document_id, kind, policy, is_awaited, turn)
-    values ($1, $2, $3, $4, $5, greatest(now(), (
-        select max(turn) + {TURNS_APART} from ingestion_jobs where tenant_id = $1 and finished_at is null)))
+    values ($1, $2, $3, $4, $5, case when $3 = 'reembed' then 'infinity' else greatest(now(), (
+        select max(turn) + {TURNS_APART} from ingestion_jobs
+        where tenant_id = $1 and finished_at is null and turn < 'infinity')) end)
     on conflict (tenant_id, document_id) do update
     set kind = case when job.finished_at is null and job.kind <> 'reembed' then job.kind else excluded.kind end,
         attempt = job.attempt + (job.kind = 'reembed')::integer,
         lease_until = case when job.kind <> 'reembed' then job.lease_until end,
-        is_awaited = false, turn = excluded.turn, run_after = now(), failures = 0, crashes = 0, outcome = null,
+        turn = case when job.finished_at is null then least(job.turn, excluded.turn) else excluded.turn end,
+        is_awaited = false, run_after = now(), failures = 0, crashes = 0, outcome = null,
         finished_at = null, stage = case when job.finished_at is null then job.stage else 'queued' end
 """  # noqa: S608  (constants of ours)
 
@@ -60,12 +62,16 @@ _GIVE_BACK = f"update ingestion_jobs set lease_until = null, stage = 'queued' wh
 
 _POSTPONE = f"""
     update ingestion_jobs
-    set lease_until = null, failures = failures + 1, error_reason = $4, error_message = $5, error_stage = stage,
+    set lease_until = null, failures = $7, error_reason = $4, error_message = $5, error_stage = stage,
         error_at = now(), run_after = now() + make_interval(secs => $6)
     where {_MINE}
 """  # noqa: S608
 
-_FAILURES = f"select failures from ingestion_jobs where {_MINE}"  # noqa: S608
+_FAILURES = f"""
+    select case when error_reason = $4 then failures else 0 end from ingestion_jobs where {_MINE}
+"""  # noqa: S608
+
+_HELD = f"select true from ingestion_jobs where {_MINE}"  # noqa: S608
 
 _FINISH = f"""
     update ingestion_jobs
@@ -135,17 +141,18 @@ class JobQueue:
             await connection.execute(_GIVE_BACK, *job.fence)
             await tell(connection, "")
 
-    async def failures(self, job: Job) -> int:
-        """Failures in a row before this attempt. LeaseLostError if it is another's by now."""
+    async def failures(self, job: Job, reason: str) -> int:
+        """Failures in a row for that reason before this attempt. LeaseLostError if it is another's by now."""
         async with tenant_transaction(self._pool, job.tenant_id) as connection:
-            return await _failures(connection, job)
+            return await _failures(connection, job, reason)
 
     async def postpone(self, job: Job, error: ServiceError) -> None:
         """Puts it off because of the error, the longer the more often that happened; nothing if it is another's."""
         async with tenant_transaction(self._pool, job.tenant_id) as connection:
             with suppress(LeaseLostError):
-                pause = max(pause_seconds(1 + await _failures(connection, job)), error.retry_after_seconds or 0.0)
-                await connection.execute(_POSTPONE, *job.fence, error.reason, error.message, pause)
+                failures = 1 + await _failures(connection, job, error.reason)
+                pause = max(pause_seconds(failures), error.retry_after_seconds or 0.0)
+                await connection.execute(_POSTPONE, *job.fence, error.reason, error.message, pause, failures)
                 await tell(connection, job.document_id)
 
     async def _renew_for_ever(self, job: Job) -> None:
@@ -173,7 +180,8 @@ async def enqueue_again(connection: asyncpg.Connection, tenant_id: str, document
 
 async def require_lease(connection: asyncpg.Connection, job: Job) -> None:
     """LeaseLostError if the job is another's by now."""
-    await _failures(connection, job)
+    if not await connection.fetchval(_HELD, *job.fence):
+        raise LeaseLostError
 
 
 async def finish(connection: asyncpg.Connection, job: Job, outcome: str, error: ServiceError | None = None) -> None:
@@ -189,8 +197,8 @@ async def tell(connection: asyncpg.Connection, what: str) -> None:
     await connection.execute("select pg_notify($1, $2)", CHANNEL, what)
 
 
-async def _failures(connection: asyncpg.Connection, job: Job) -> int:
-    failures: int | None = await connection.fetchval(_FAILURES, *job.fence)
+async def _failures(connection: asyncpg.Connection, job: Job, reason: str) -> int:
+    failures: int | None = await connection.fetchval(_FAILURES, *job.fence, reason)
     if failures is None:
         raise LeaseLostError
     return failures

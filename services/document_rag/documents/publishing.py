@@ -16,7 +16,7 @@ from services.document_rag.documents.index_writer import (
     one_writer,
     remove_from_index,
 )
-from services.document_rag.documents.job_queue import Job, finish, require_lease
+from services.document_rag.documents.job_queue import Job, enqueue_again, finish, require_lease
 from services.document_rag.model import Chunk
 from services.document_rag.search.postings import Vocabulary
 from shared.errors import ServiceError
@@ -42,7 +42,7 @@ _OLDER = """
 _READY = """
     update documents set state = 'ready', is_current = $3, superseded = not $3, embedding_model = $4,
                          ready_at = coalesce(ready_at, now())
-    where tenant_id = $1 and document_id = $2 and deleted_at is null
+    where tenant_id = $1 and document_id = $2 and deleted_at is null returning title
 """
 
 _FAIL = "update documents set state = 'failed' where tenant_id = $1 and document_id = $2 and state = 'pending'"
@@ -66,8 +66,9 @@ Told = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What was made of a document."""
+    """What was made of a document under the title that it had."""
 
+    title: str
     slices: Slices
     embedding_model: str
     vocabulary: Vocabulary
@@ -82,6 +83,8 @@ class Publishing:
     async def publish(self, job: Job, ingested: Ingested) -> None:
         """Makes the document READY, and what search finds unless a newer version is that already.
 
+        It is read again if it was given another title meanwhile, for that stands over its chunks.
+
         LeaseLostError, and nothing of it, if the job is another worker's by now.
         """
         key = (job.tenant_id, UUID(job.document_id))
@@ -92,8 +95,10 @@ class Publishing:
             await _take_away(connection, job)
             if is_current:
                 await _put_in(connection, job, ingested)
-            await connection.execute(_READY, *key, is_current, ingested.embedding_model)
+            title = await connection.fetchval(_READY, *key, is_current, ingested.embedding_model)
             await finish(connection, job, "ready")
+            if title != ingested.title:
+                await enqueue_again(connection, *key, "reread")
 
     async def fail(self, job: Job, error: ServiceError) -> None:
         """Ends the job without a document to be found. What a client waits for is not kept at all."""

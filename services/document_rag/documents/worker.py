@@ -6,7 +6,7 @@ takes seconds. Until the one commit at the end nothing of it is to be seen but h
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,11 @@ from services.document_rag.model import Chunk
 from services.document_rag.search.postings import Vocabulary, vocabulary_of
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.words import words_of
-from shared.errors import Internal, InvalidArgument, NotFound, ServiceError
+from shared.errors import Internal, InvalidArgument, NotFound, ServiceError, Unavailable
 from shared.postgres import tenant_transaction
 from shared.telemetry import get_logger
+
+DATABASE_PAUSE_SECONDS = 1.0
 
 _CHUNKS_OF = """
     select ordinal, page, char_start, char_end, section, body, tokens from chunks
@@ -75,27 +77,28 @@ class Worker:
 
     async def _carry_out(self, job: Job) -> None:
         """Ends the job, puts it off, or, when this process is stopping, gives it back."""
-        queue = self._shop.queue
         try:
             await self._go_the_way(job)
         except (LeaseLostError, NotFound):
             _log.info("ingestion_lease_lost", document_id=job.document_id, attempt=job.attempt)
         except (InvalidArgument, OriginalMissing, IngestionCrashed) as error:
-            await self._give_up(job, error)
+            await _surely(self._give_up, job, error)
         except ServiceError as error:
-            await queue.postpone(job, error)
+            await _surely(self._shop.queue.postpone, job, error)
             _log.warning("ingestion_postponed", document_id=job.document_id, reason=error.reason)
         except asyncio.CancelledError:
             with suppress(ServiceError):
-                await asyncio.shield(queue.give_back(job))
+                await asyncio.shield(self._shop.queue.give_back(job))
             raise
         except BaseException:
-            with suppress(ServiceError, LeaseLostError):
-                if await queue.failures(job) + 1 >= MAX_UNEXPLAINED:
-                    await self._give_up(job, Internal())
-                else:
-                    await queue.postpone(job, Internal())
+            await _surely(self._put_off_unexplained, job, Internal())
             raise
+
+    async def _put_off_unexplained(self, job: Job, error: ServiceError) -> None:
+        if await self._shop.queue.failures(job, error.reason) + 1 >= MAX_UNEXPLAINED:
+            await self._give_up(job, error)
+        else:
+            await self._shop.queue.postpone(job, error)
 
     async def _give_up(self, job: Job, error: ServiceError) -> None:
         await self._shop.publishing.fail(job, error)
@@ -115,7 +118,7 @@ class Worker:
             said = (document.filename, document.mime_type)
             async with reading(Path(original.name), *said, self._shop.limits) as text:
                 await self._shop.queue.advance(job, DocumentState.CHUNKING, text.chunk_count, text.chunk_count)
-                if await self._shop.admission.settle(job, document, text):
+                if await self._shop.admission.settle(job, text):
                     await self._make_searchable(job, text, vectors)
                 else:
                     await self._shop.originals.discard(job.tenant_id, job.document_id)
@@ -138,7 +141,8 @@ class Worker:
             for chunks in text.slices(_CHUNKS_A_SLICE):
                 yield chunks, spool.take(len(chunks))
 
-        await self._shop.publishing.publish(job, Ingested(slices, self._shop.embeddings.model, vocabulary))
+        ingested = Ingested(settled.title, slices, self._shop.embeddings.model, vocabulary)
+        await self._shop.publishing.publish(job, ingested)
 
     async def _vocabulary(self, words: Sequence[Sequence[str]], language: str) -> Vocabulary:
         terms = await self._shop.stemmer.terms((word for each in words for word in each), language)
@@ -191,6 +195,16 @@ class _VectorSpool:
     def take(self, count: int) -> list[bytes]:
         """The next ones."""
         return [self._file.read(self._bytes_each) for _ in range(count)]
+
+
+async def _surely(write_down: Callable[[Job, ServiceError], Awaitable[None]], job: Job, error: ServiceError) -> None:
+    """Writes down how an attempt ended, when the database is back: or it would count as the death of its worker."""
+    with suppress(LeaseLostError):
+        while True:
+            try:
+                return await write_down(job, error)
+            except Unavailable:
+                await asyncio.sleep(DATABASE_PAUSE_SECONDS)
 
 
 def _words(texts: Sequence[str], language: str, spellings: dict[str, str]) -> list[list[str]]:

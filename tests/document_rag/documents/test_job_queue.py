@@ -2,24 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import asyncpg
 import pytest
 from pydantic import SecretStr
 
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA
+from services.document_rag.documents.admission import Admission
 from services.document_rag.documents.embedding_cache import EmbeddingCache
 from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.documents.ingestion import Ingestion, IngestionSettings, wired
-from services.document_rag.documents.job_queue import Job, JobQueue, LeaseLostError
-from services.document_rag.documents.model import Description, DocumentState, IngestionCrashed, pause_seconds
+from services.document_rag.documents.job_queue import EVERY_TENANT, Job, JobQueue, LeaseLostError, enqueue_again
+from services.document_rag.documents.model import Cause, Description, DocumentState, IngestionCrashed, pause_seconds
 from services.document_rag.documents.publishing import Publishing
 from services.document_rag.documents.worker import Worker
 from services.document_rag.search.earlier_models import EarlierModels
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.stems import Stemmer
-from shared.errors import Unavailable
+from shared.errors import ServiceError, Unavailable
 from shared.postgres import migrate, open_pool, tenant_transaction
 from tests.document_rag.documents.workers import INDEX_TABLES, index_rows
 from tests.document_rag.samples import LIXO, POSTO
@@ -148,6 +151,27 @@ async def test_one_tenant_s_thousand_documents_keep_another_s_one_waiting_for_a_
     assert tenants.index("pequena") <= 6
 
 
+async def test_a_tenant_s_backlog_that_grows_old_keeps_nobody_waiting_either(idle: Ingestion) -> None:
+    for n in range(20):
+        await taken(idle, f"{LIXO} {n}", "grande")
+    async with tenant_transaction(idle.workshop.pool, EVERY_TENANT) as connection:
+        await connection.execute("update ingestion_jobs set turn = turn - interval '10 minutes'")
+    await taken(idle, POSTO, "pequena")
+    tenants = [(await claimed(idle.workshop.queue)).tenant_id for _ in range(21)]
+    assert tenants.index("pequena") <= 6
+
+
+async def test_new_vectors_for_all_documents_keep_no_upload_waiting(idle: Ingestion) -> None:
+    kept = [await taken(idle, f"{LIXO} {n}") for n in range(8)]
+    await Worker(idle.workshop).work()
+    async with tenant_transaction(idle.workshop.pool, TENANT) as connection:
+        for document_id in kept:
+            await enqueue_again(connection, TENANT, UUID(document_id), "reembed")
+    upload = await taken(idle, POSTO)
+    assert (await claimed(idle.workshop.queue)).document_id == upload
+    assert {(await claimed(idle.workshop.queue)).kind for _ in kept} == {"reembed"}
+
+
 async def test_a_document_that_kills_its_workers_fails_in_the_end(idle: Ingestion) -> None:
     document_id = await taken(idle)
     for _ in range(4):
@@ -215,6 +239,79 @@ async def test_an_error_that_nobody_foresaw_is_tried_again_a_few_times_and_then_
     assert document.state is DocumentState.FAILED
     assert document.stage_error is not None
     assert document.stage_error.reason == "INTERNAL"
+
+
+async def test_a_provider_that_was_long_away_uses_up_no_patience_with_what_nobody_foresaw(
+    idle: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document_id = await taken(idle)
+    faults: list[Exception] = [Unavailable() for _ in range(12)] + [ZeroDivisionError() for _ in range(3)]
+    publish = Publishing.publish
+
+    async def break_down(self: Publishing, job: Job, ingested: object) -> None:
+        if faults:
+            raise faults.pop(0)
+        await publish(self, job, ingested)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Publishing, "publish", break_down)
+    monkeypatch.setattr("services.document_rag.documents.job_queue.pause_seconds", lambda _: -1.0)
+    monkeypatch.setattr("shared.errors.Internal.usual_wait_seconds", None)
+    while faults:
+        with suppress(ZeroDivisionError):
+            await Worker(idle.workshop).work()
+    await Worker(idle.workshop).work()
+    assert (await idle.store.get(TENANT, document_id)).state is DocumentState.READY
+
+
+async def test_a_database_that_is_away_when_a_worker_would_say_so_is_no_death_of_it(
+    idle: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document_id = await taken(idle)
+    postpone, failures = JobQueue.postpone, [Unavailable(), Unavailable()]
+
+    async def fail(*_: object) -> None:
+        raise Unavailable
+
+    async def postpone_later(self: JobQueue, job: Job, error: ServiceError) -> None:
+        if failures:
+            raise failures.pop()
+        await postpone(self, job, error)
+
+    monkeypatch.setattr(Publishing, "publish", fail)
+    monkeypatch.setattr(JobQueue, "postpone", postpone_later)
+    monkeypatch.setattr("services.document_rag.documents.worker.DATABASE_PAUSE_SECONDS", 0.01)
+    await Worker(idle.workshop).work()
+    told = await idle.store.diagnose(TENANT, document_id, "m")
+    assert (told.cause, told.crashes) == (Cause.WAITING, 0)
+
+
+async def test_a_title_that_is_given_while_the_document_is_worked_on_is_kept_and_found(
+    idle: Ingestion, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document_id = await taken(idle)
+    settle, publish, titles = Admission.settle, Publishing.publish, ["Limpeza urbana", "Calendário da limpeza"]
+
+    async def retitled_before(self: Admission, *arguments: object) -> bool:
+        if len(titles) == 2:
+            await idle.store.update(TENANT, document_id, {"title": titles.pop(0)})
+            kept = await settle(self, *arguments)  # type: ignore[arg-type]
+            assert (await idle.store.get(TENANT, document_id)).title == "Limpeza urbana"
+            return kept
+        return await settle(self, *arguments)  # type: ignore[arg-type]
+
+    async def retitled_after(self: Publishing, job: Job, ingested: object) -> None:
+        if titles:
+            await idle.store.update(TENANT, document_id, {"title": titles.pop(0)})
+        await publish(self, job, ingested)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Admission, "settle", retitled_before)
+    monkeypatch.setattr(Publishing, "publish", retitled_after)
+    await Worker(idle.workshop).work()
+    document = await idle.store.get(TENANT, document_id)
+    assert (document.title, document.state) == ("Calendário da limpeza", DocumentState.READY)
+    words = (await index_rows(database, TENANT))["words"]
+    assert "calendario" in {row["word"] for row in words}
+    assert (await idle.store.diagnose(TENANT, document_id, "m")).attempts == 2
 
 
 def test_pauses_grow_to_a_minute() -> None:

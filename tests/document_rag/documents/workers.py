@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager
 from services.document_rag import __main__ as service
 from services.document_rag.config import Config
 from services.document_rag.documents import admission, embedding_cache, publishing, worker
+from services.document_rag.documents.document_store import DocumentStore
 from services.document_rag.documents.model import Description
 
 arrived = []
@@ -45,10 +46,10 @@ async def reading(path, filename, *rest):
     async with real_reading(path, filename, *rest) as text:
         yield text
 
-async def settle(self, job, document, text):
-    if document.title == "chunking":
+async def settle(self, job, text):
+    if (await DocumentStore(self._pool).get(job.tenant_id, job.document_id)).title == "chunking":
         await stand_still("chunking")
-    return await real_settle(self, job, document, text)
+    return await real_settle(self, job, text)
 
 async def vectors(self, tenant_id, texts):
     made = await real_vectors(self, tenant_id, texts)
