@@ -17,6 +17,7 @@ from prosa.tenant_quota.v1 import (
 from services.tenant_quota.admission import Admission
 from services.tenant_quota.config import Config
 from services.tenant_quota.edge_callers import EdgeVerifier
+from services.tenant_quota.forgetting import FORGET_EVERY_SECONDS
 from services.tenant_quota.identity import open_identity
 from services.tenant_quota.model import new_secret
 from services.tenant_quota.plan_handlers import PlanHandlers, PriceHandlers
@@ -25,6 +26,7 @@ from services.tenant_quota.prices import Prices
 from services.tenant_quota.quota_handlers import QuotaHandlers
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.rate_limiting import edge_endpoint, open_rates
+from services.tenant_quota.replays import forget
 from services.tenant_quota.reporting import open_reporting
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.signalling import open_signalling
@@ -34,7 +36,7 @@ from shared import postgres
 from shared.caller import TokenVerifier
 from shared.command_line import command
 from shared.server import Endpoint, serve
-from shared.steadily import in_background
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 SCHEMA = "tenant_quota"
@@ -63,12 +65,13 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
             most_in_flight=config.batches_in_flight,
             on_settled=signalling.signals.touched,
         )
-        sweeper = Sweeper(pool, reservations, config.sweep_interval_seconds, config.sweep_batch)
+        sweeper = Sweeper(reservations, config.sweep_interval_seconds, config.sweep_batch)
+        forgetting = steadily("requests_forgetting", lambda: forget(pool), FORGET_EVERY_SECONDS)
         async with (
             open_identity(pool, config) as identity,
             open_rates(pool, config) as rates,
             open_reporting(pool, config) as reports,
-            in_background(sweeper.run()),
+            in_background(sweeper.run(), forgetting),
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)

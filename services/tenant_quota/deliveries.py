@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from services.tenant_quota.forgetting import forget_all
 from services.tenant_quota.signal_model import Patience, Signal
 from services.tenant_quota.signal_store import signal_of
 from services.tenant_quota.webhooks import CALL_OFF
@@ -39,8 +40,12 @@ UPDATE webhooks SET enabled = false, disabled_reason = $3, update_time = clock_t
  WHERE tenant_id = $1 AND webhook_id = $2 AND enabled
 """
 FORGET = """
-DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM deliveries WHERE state > 1 AND end_time < now() - $1::interval ORDER BY end_time LIMIT 1000))
+WITH gone AS (
+    DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM deliveries WHERE state > 1 AND end_time < now() - $2::interval ORDER BY end_time LIMIT $1))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
 """
 KEPT_FOR = timedelta(days=30)
 GONE = 410
@@ -101,9 +106,8 @@ class Deliveries:
                 await connection.execute(CALL_OFF, *webhook)
 
     async def forget(self) -> None:
-        """Deletes what is long over, a bounded number at a time."""
-        async with tenant_transaction(self._pool, "*") as connection:
-            await connection.execute(FORGET, KEPT_FOR)
+        """Deletes what is long over."""
+        await forget_all(self._pool, FORGET, KEPT_FOR)
 
 
 def _attempt(row: asyncpg.Record) -> Attempt:

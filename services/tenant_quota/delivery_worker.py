@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.tenant_quota.deliveries import Attempt, Deliveries
+from services.tenant_quota.forgetting import FORGET_EVERY_SECONDS
 from services.tenant_quota.signal_wire import event_body
 from services.tenant_quota.webhook_post import Poster, PostFailedError
 from services.tenant_quota.webhook_secrets import WebhookSecrets, signed_headers
@@ -19,7 +20,6 @@ from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 POLL_SECONDS = 1.0
-FORGET_EVERY_SECONDS = 600.0
 MOST_AT_ONCE = 32
 # What is under way when the service stops may still end; the rest is delivered again by others.
 DRAIN_SECONDS = 5.0

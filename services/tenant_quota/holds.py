@@ -203,7 +203,7 @@ def _refusal(
     match answer["outcome"][place]:
         case code if code == _DENIED:
             subjects = (f"tenant:{wanted.tenant_id}", f"user:{user_id}", f"key:{key_id}")
-            return denial(wanted.minimum, _limits(subjects, json.loads(answer["denials"][place]), wanted.minimum))
+            return denial(wanted.minimum, _limits(subjects, json.loads(answer["denials"][place]), wanted))
         case code if code == _INACTIVE:
             return PermissionDenied("the tenant is not active", reason="TENANT_INACTIVE")
         case code if code == _NO_PRICE:
@@ -224,18 +224,20 @@ def _refusal(
             return NotFound("tenant", wanted.tenant_id)
 
 
-def _limits(subjects: Sequence[str], told: list[Any], wanted: int) -> list[Limit]:
+def _limits(subjects: Sequence[str], told: list[Any], wanted: Holding) -> list[Limit]:
     limits, used, held, left, ends, topped_up, price = told
     found = []
     for place, limit in enumerate(limits):
         if limit is None:
             continue
         subject, is_cost = subjects[place // 3], place % 3 == 2
-        needed = -(-wanted * (price or 0) // 1_000_000) if is_cost else wanted
+        needed = -(-wanted.minimum * (price or 0) // 1_000_000) if is_cost else wanted.minimum
         # What top-ups have is beyond the tenant's limits of tokens.
         spare = max(left[place], 0) + topped_up if place < 2 else left[place]
         window = Window.DAY if place % 3 == 0 else Window.MONTH
         unit = "micros" if is_cost else "tokens"
+        # An extension is counted in the windows of its reservation, also when these have ended.
+        seconds_left = ends[window - 1] if isinstance(wanted, Wish) and needed <= limit else None
         is_full = spare < needed
-        found.append(Limit(subject, window, unit, limit, used[place], held[place], ends[window - 1], is_full))
+        found.append(Limit(subject, window, unit, limit, used[place], held[place], seconds_left, is_full))
     return found

@@ -1,6 +1,5 @@
 """Identity put together: tenants, people, keys and sessions, and what they need done in the background."""
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from services.tenant_quota.authenticate import Authenticator
 from services.tenant_quota.config import Config
 from services.tenant_quota.credentials import Credentials, KeyedHash
 from services.tenant_quota.erasure import Erasure
+from services.tenant_quota.forgetting import FORGET_EVERY_SECONDS
 from services.tenant_quota.last_uses import LastUses
 from services.tenant_quota.login import Login
 from services.tenant_quota.model import Principal, Role
@@ -32,8 +32,6 @@ from shared.errors import ServiceError
 from shared.server import Endpoint
 from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
-
-FORGET_EVERY_SECONDS = 300.0
 
 _log = get_logger()
 
@@ -66,40 +64,26 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
     )
     hashing = PasswordHashing()
     erasure = Erasure(pool, sessions)
-    upkeep = Upkeep(last_uses, sessions, erasure)
     tenant_handlers = TenantHandlers(tenants, keys, authenticator, erasure)
     session_handlers = SessionHandlers(Login(sessions, hashing), sessions)
     try:
-        async with in_background(steadily("identity_upkeep", upkeep.work, config.last_use_interval_seconds)):
+        async with in_background(
+            steadily("last_uses", last_uses.write, config.last_use_interval_seconds),
+            steadily("sessions_forgetting", sessions.forget, FORGET_EVERY_SECONDS),
+            steadily("erasures", erasure.finish, FORGET_EVERY_SECONDS),
+        ):
             yield Identity(_endpoints(tenant_handlers, session_handlers), credentials.recognise)
     finally:
         hashing.close()
-        await upkeep.close()
+        await _write_the_last(last_uses)
 
 
-class Upkeep:
-    """What is done now and then."""
-
-    def __init__(self, last_uses: LastUses, sessions: Sessions, erasure: Erasure) -> None:
-        self._last_uses = last_uses
-        self._sessions = sessions
-        self._erasure = erasure
-        self._forget_at = 0.0
-
-    async def work(self) -> None:
-        """Writes last uses; every five minutes forgets tries, sessions and ids whose time is over."""
-        await self._last_uses.write()
-        if time.monotonic() >= self._forget_at:
-            self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
-            await self._sessions.forget()
-            await self._erasure.finish()
-
-    async def close(self) -> None:
-        """Writes what is still to be written; a database that is down keeps nobody from stopping."""
-        try:
-            await self._last_uses.write()
-        except ServiceError as error:
-            _log.warning("last_uses_not_written", reason=error.reason)
+async def _write_the_last(last_uses: LastUses) -> None:
+    """What is still to be written; a database that is down keeps nobody from stopping."""
+    try:
+        await last_uses.write()
+    except ServiceError as error:
+        _log.warning("last_uses_not_written", reason=error.reason)
 
 
 def _endpoints(tenants: TenantHandlers, sessions: SessionHandlers) -> list[Endpoint]:

@@ -287,7 +287,10 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit as a denied request met it; `unit` is "tokens" or "micros" of the currency."""
+    """A limit as a denied request met it; `unit` is "tokens" or "micros" of the currency.
+
+    `seconds_left` of its window; None when the request has no room in the next one either.
+    """
 
     subject: str
     window: Window
@@ -295,14 +298,14 @@ class Limit:
     limit: int
     used: int
     held: int
-    seconds_left: float
+    seconds_left: float | None
     is_full: bool
 
 
 def denial(wanted: int, limits: Sequence[Limit]) -> QuotaExceeded:
-    """Names every full limit; retrying makes sense when the last of their windows ends."""
+    """Names every full limit; retrying makes sense when the last of their windows ends, if at all."""
     full = [limit for limit in limits if limit.is_full]
-    last = max(full, key=lambda limit: limit.seconds_left)
+    last = max(full, key=lambda limit: math.inf if limit.seconds_left is None else limit.seconds_left)
     return QuotaExceeded(
         "the quota is used up",
         violations=[
@@ -321,5 +324,5 @@ def denial(wanted: int, limits: Sequence[Limit]) -> QuotaExceeded:
             "wanted": str(wanted),
             "unit": last.unit,
         },
-        retry_after_seconds=math.ceil(last.seconds_left * 1000) / 1000,
+        retry_after_seconds=None if last.seconds_left is None else math.ceil(last.seconds_left * 1000) / 1000,
     )

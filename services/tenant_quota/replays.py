@@ -6,8 +6,10 @@ from typing import Literal, TypeAlias
 
 import asyncpg
 
+from services.tenant_quota.forgetting import forget_all
 from services.tenant_quota.model import Replay
-from shared.postgres import tenant_transaction
+
+KEPT_HOURS = 48
 
 Table: TypeAlias = Literal["tenants", "users", "api_keys", "webhooks", "top_ups", "plans", "prices"]
 
@@ -33,8 +35,12 @@ RECALL: dict[Table, str] = {
                    WHERE r.tenant_id = $1 AND r.method = $2 AND r.request_id = $3""",
 }
 FORGET = """
-DELETE FROM requests WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM requests WHERE create_time < now() - make_interval(hours => $1) ORDER BY create_time LIMIT 1000))
+WITH gone AS (
+    DELETE FROM requests WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM requests WHERE create_time < now() - make_interval(hours => $2) ORDER BY create_time LIMIT $1))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
 """
 
 
@@ -69,10 +75,9 @@ def present(row: asyncpg.Record | None) -> asyncpg.Record:
     return row
 
 
-async def forget(pool: asyncpg.Pool, older_than_hours: int) -> None:
-    """Deletes what is too old to be a retry, a bounded number at a time."""
-    async with tenant_transaction(pool, "*") as connection:
-        await connection.execute(FORGET, older_than_hours)
+async def forget(pool: asyncpg.Pool) -> None:
+    """Deletes what is too old to be a retry."""
+    await forget_all(pool, FORGET, KEPT_HOURS)
 
 
 def _plain(row: asyncpg.Record) -> dict[str, object]:

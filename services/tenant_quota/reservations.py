@@ -1,8 +1,10 @@
 """The store of reservations: hold, extend, commit, release, expire, by the functions of schema/0010_account.sql."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar, cast
 
 import asyncpg
@@ -25,6 +27,7 @@ from shared.errors import Conflict, NotFound, RequestIdReused, ServiceError
 from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 
 Result = TypeVar("Result")
+Item = TypeVar("Item", Wish, Extension, Settlement)
 
 SETTLE = """
 SELECT tenant_id, reservation_id, user_id, key_id, state, granted, granted_cost, create_time, expire_time, cost_micros,
@@ -62,13 +65,22 @@ class Reservations:
         self._on_settled = on_settled or (lambda *_: None)
         self._key_names = KeyNames(pool)
         self._wishes = Coalescer[Wish, Outcome](
-            self._reserve_all, _request_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+            partial(_tenant_by_tenant, self._reserve_all),
+            _request_identity,
+            largest_batch=largest_batch,
+            most_in_flight=most_in_flight,
         )
         self._extensions = Coalescer[Extension, Outcome](
-            self._extend_all, _reservation_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+            partial(_tenant_by_tenant, self._extend_all),
+            _reservation_identity,
+            largest_batch=largest_batch,
+            most_in_flight=most_in_flight,
         )
         self._settlements = Coalescer[Settlement, Outcome](
-            self._settle_all, _reservation_identity, largest_batch=largest_batch, most_in_flight=most_in_flight
+            partial(_tenant_by_tenant, self._settle_all),
+            _reservation_identity,
+            largest_batch=largest_batch,
+            most_in_flight=most_in_flight,
         )
 
     async def reserve(self, wish: Wish) -> Reservation:
@@ -183,8 +195,7 @@ class Reservations:
                 async with self._connection() as connection:
                     return await work(connection)
             except (Conflict, asyncpg.UniqueViolationError) as error:
-                waited_for_nothing = isinstance(error.__cause__, asyncpg.LockNotAvailableError)
-                if waited_for_nothing or attempt == MOST_ATTEMPTS:
+                if _is_kept_locked(error) or attempt == MOST_ATTEMPTS:
                     raise
                 await asyncio.sleep(0.01 * attempt)
         raise AssertionError
@@ -194,6 +205,30 @@ class Reservations:
         with postgres_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
                 yield cast("asyncpg.Connection", connection)
+
+
+async def _tenant_by_tenant(
+    carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]], items: Sequence[Item]
+) -> Sequence[Outcome]:
+    """All together; each tenant's apart when somebody keeps one of the tenants locked, so that only its own fail."""
+    try:
+        return await carry_out(items)
+    except Conflict as error:
+        if not _is_kept_locked(error):
+            raise
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, item in enumerate(items):
+            places[item.tenant_id].append(place)
+        if len(places) == 1:
+            return [error] * len(items)
+    answers: dict[int, Outcome] = {}
+    for own in places.values():
+        answers |= zip(own, await _tenant_by_tenant(carry_out, [items[place] for place in own]), strict=True)
+    return [answers[place] for place in range(len(items))]
+
+
+def _is_kept_locked(error: Exception) -> bool:
+    return isinstance(error.__cause__, asyncpg.LockNotAvailableError)
 
 
 def _request_identity(wish: Wish) -> Hashable | None:

@@ -7,6 +7,7 @@ from datetime import datetime
 import asyncpg
 
 from services.tenant_quota.credentials import KeyedHash
+from services.tenant_quota.forgetting import forget_all
 from services.tenant_quota.model import Kind, LoginThrottled, Role, Session, new_secret, own_credential
 from services.tenant_quota.tenants import ACROSS_TENANTS, Position, bounds, require_user
 from shared.errors import NotFound
@@ -68,16 +69,22 @@ SELECT extract(epoch FROM full_time - clock_timestamp()) - $2::float8 FROM login
 """
 FORGET_TRIES = "DELETE FROM login_attempts WHERE address_hash = $1"
 FORGET_OLD_TRIES = """
-DELETE FROM login_attempts WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM login_attempts WHERE full_time < clock_timestamp() ORDER BY full_time LIMIT 1000))
+WITH gone AS (
+    DELETE FROM login_attempts WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM login_attempts WHERE full_time < clock_timestamp() ORDER BY full_time LIMIT $1))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
 """
 FORGET_OLD_SESSIONS = """
 WITH gone AS (
     DELETE FROM sessions WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM sessions WHERE expire_time < now() - interval '30 days' ORDER BY expire_time LIMIT 1000))
+        SELECT ctid FROM sessions WHERE expire_time < now() - interval '30 days' ORDER BY expire_time LIMIT $1))
     RETURNING session_id
+), unused AS (
+    DELETE FROM last_uses USING gone WHERE credential_id = session_id
 )
-DELETE FROM last_uses USING gone WHERE credential_id = session_id
+SELECT count(*) FROM gone
 """
 
 
@@ -167,10 +174,9 @@ class Sessions:
             await connection.execute(FORGET_TRIES, self._keyed_hash.of(email))
 
     async def forget(self) -> None:
-        """Deletes tries that count no more and sessions that ended long ago, a bounded number at a time."""
-        async with tenant_transaction(self._pool, ACROSS_TENANTS) as connection:
-            await connection.execute(FORGET_OLD_TRIES)
-            await connection.execute(FORGET_OLD_SESSIONS)
+        """Deletes tries that count no more and sessions that ended long ago."""
+        await forget_all(self._pool, FORGET_OLD_TRIES)
+        await forget_all(self._pool, FORGET_OLD_SESSIONS)
 
 
 def _session(row: asyncpg.Record) -> Session:

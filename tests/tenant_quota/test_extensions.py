@@ -51,6 +51,16 @@ async def test_a_stream_is_paid_in_slices_and_charged_once(pool: asyncpg.Pool, s
     assert await discrepancies(pool, tenant_id) == []
 
 
+async def test_a_refused_extension_is_not_told_to_wait_because_its_periods_stay_what_they_are(
+    pool: asyncpg.Pool, store: Reservations
+) -> None:
+    tenant_id = await new_tenant(pool, tokens_per_day=10, tokens_per_month=10)
+    held = await store.reserve(ask(tenant_id, 10))
+    with pytest.raises(QuotaExceeded) as full:
+        await store.extend(more(tenant_id, held.reservation_id, 1))
+    assert full.value.retry_after_seconds is None
+
+
 async def test_extensions_at_once_never_exceed_a_limit(pool: asyncpg.Pool, other_pool: asyncpg.Pool) -> None:
     tenant_id = await new_tenant(pool, tokens_per_day=100)
     async with opened(pool, other_pool) as stores:

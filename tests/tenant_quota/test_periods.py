@@ -45,6 +45,18 @@ async def test_a_day_ends_at_midnight_of_the_tenant(
     assert month.end_time == datetime(2026, 12, 1, 3, tzinfo=UTC)
 
 
+async def test_nobody_is_told_to_wait_for_more_than_a_whole_limit(
+    timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
+) -> None:
+    await clock.set("2026-11-20T12:00-03:00")
+    tenant_id = await new_tenant(timed_pool, tokens_per_day=10, tokens_per_month=100)
+    for tokens, wait in ((10, 12 * 3600), (11, None)):
+        await store.reserve(wish(tenant_id, 1))
+        with pytest.raises(QuotaExceeded) as denied:
+            await store.reserve(wish(tenant_id, tokens))
+        assert denied.value.retry_after_seconds == wait
+
+
 async def test_a_month_ends_at_midnight_of_the_tenant(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:

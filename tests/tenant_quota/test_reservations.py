@@ -13,7 +13,6 @@ from services.tenant_quota.quotas import LedgerFilter, Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
 from shared.errors import (
-    Conflict,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -21,7 +20,6 @@ from shared.errors import (
     QuotaExceeded,
     RequestIdReused,
 )
-from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import commit, counters, fresh, new_tenant, new_user, release, sweep_all, wish
 
 CLIENTS = 64
@@ -345,20 +343,6 @@ async def test_a_missing_tenant_is_not_found_and_a_deactivated_one_is_refused(
     assert refused.reason == "TENANT_INACTIVE"
     assert isinstance(other, Reservation), "one bad request does not spoil its batch"
     assert (await store.settle(commit(tenant_id, held.reservation_id, 4))).state is State.COMMITTED
-
-
-async def test_a_tenant_whose_row_stays_locked_holds_up_nobody_else_for_long(
-    pool: asyncpg.Pool, other_pool: asyncpg.Pool, store: Reservations
-) -> None:
-    stuck, free = await new_tenant(pool), await new_tenant(pool)
-    async with tenant_transaction(other_pool, stuck) as connection:
-        await connection.execute("SELECT FROM tenants WHERE tenant_id = $1 FOR UPDATE", stuck)
-        answers = await asyncio.gather(
-            store.reserve(wish(stuck, 1)), store.reserve(wish(free, 1)), return_exceptions=True
-        )
-    assert isinstance(answers[0], Conflict)
-    assert isinstance(answers[1], Reservation)
-    assert (await store.reserve(wish(stuck, 1))).granted == 1
 
 
 async def test_a_text_the_database_cannot_keep_fails_alone(pool: asyncpg.Pool, store: Reservations) -> None:

@@ -6,13 +6,17 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from services.tenant_quota.quota_model import Level, Window
+from services.tenant_quota.quota_model import Level, Quota, Window
+from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.signal_model import Measure, Signal
 from services.tenant_quota.signal_store import SignalStore, Subject
 from services.tenant_quota.signals import Signals
+from services.tenant_quota.tenants import Tenants
 from shared.errors import Unavailable
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.signal_world import limit, tenant_with, use
+from tests.tenant_quota.world import commit, new_tenant, new_user, wish
 
 NEW_PLAN = """
 INSERT INTO plans (plan_id, display_name, tokens_per_day, user_tokens_per_day, key_tokens_per_day, threshold_percents)
@@ -114,6 +118,29 @@ async def test_what_a_quota_leaves_open_the_plan_says(pool: asyncpg.Pool, percen
         (Level.USER, Window.DAY, Measure.TOKENS, expected),
         (Level.KEY, Window.DAY, Measure.TOKENS, expected),
     }
+
+
+@pytest.mark.parametrize(("borrow_percent", "share"), [(0, 500), (50, 750)])
+async def test_a_fair_share_that_is_used_up_is_said_of_the_user(
+    pool: asyncpg.Pool, borrow_percent: int, share: int
+) -> None:
+    tenant_id = await new_tenant(pool)
+    heavy, _, free = [await new_user(pool, tenant_id) for _ in range(3)]
+    await Quotas(pool).set(Quota(tenant_id, free, unlimited=True))
+    await Tenants(pool).update_user(tenant_id, free, {"active": False})
+    await Quotas(pool).set(Quota(tenant_id, "", tokens_per_month=1_000, fair_share_borrow_percent=borrow_percent))
+    users = [Subject(tenant_id, Level.USER, user_id) for user_id in (heavy, free)]
+    store, signals = Reservations(pool), SignalStore(pool)
+    passed = []
+    for tokens in (share - 1, 1):
+        held = await store.reserve(wish(tenant_id, tokens, user_id=heavy))
+        await store.settle(commit(tenant_id, held.reservation_id, tokens))
+        await signals.record(users)
+        newest = await signals.newest(tenant_id, heavy, None, 10)
+        passed.append({(each.percent, each.limit) for each in newest if each.window is Window.MONTH})
+    assert passed == [{(80, share)}, {(80, share), (100, share)}]
+    await use(pool, tenant_id, 1_000, level=Level.USER, subject=free)
+    assert await signals.record(users) == 0, "who is unlimited has no share"
 
 
 async def test_who_is_unlimited_passes_nothing(pool: asyncpg.Pool) -> None:

@@ -4,10 +4,17 @@ import asyncio
 
 import asyncpg
 
+from services.tenant_quota.replays import forget
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.sweeper import Sweeper
 from shared.errors import Unavailable
+from shared.postgres import tenant_transaction
 from tests.tenant_quota.world import counters, new_tenant, wish
+
+REQUESTS = """
+INSERT INTO requests (tenant_id, method, request_id, fingerprint, create_time)
+SELECT $1, 'ExtendReservation', n, '', clock_timestamp() - make_interval(hours => $2) FROM generate_series(1, $3::int) n
+"""
 
 
 class Stumbling(Reservations):
@@ -26,7 +33,7 @@ async def test_the_sweeper_goes_on_after_an_outage_and_after_a_bug(pool: asyncpg
     store.stumbles = [RuntimeError("a bug"), Unavailable("down")]
     tenant_id = await new_tenant(pool)
     await store.reserve(wish(tenant_id, 5, lease_seconds=1))
-    running = asyncio.create_task(Sweeper(pool, store, interval_seconds=0.05, batch=10).run())
+    running = asyncio.create_task(Sweeper(store, interval_seconds=0.05, batch=10).run())
     try:
         await asyncio.sleep(1.0)
         for _ in range(100):
@@ -37,3 +44,13 @@ async def test_the_sweeper_goes_on_after_an_outage_and_after_a_bug(pool: asyncpg
         running.cancel()
     assert not store.stumbles
     assert (await counters(pool, tenant_id)).held == 0
+
+
+async def test_requests_too_old_to_be_repeated_are_all_forgotten_however_many(quiet_pool: asyncpg.Pool) -> None:
+    tenant_id = await new_tenant(quiet_pool)
+    async with tenant_transaction(quiet_pool, tenant_id) as connection:
+        await connection.execute(REQUESTS, tenant_id, 49, 2_500)
+        await connection.execute(REQUESTS.replace(" n, ", " -n, "), tenant_id, 47, 3)
+    await forget(quiet_pool)
+    async with tenant_transaction(quiet_pool, tenant_id) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM requests") == 3

@@ -140,9 +140,10 @@ class QuotaServiceServicer:
 
     def ReserveTokens(self, request, context):
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
-        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
-        request that was granted before may be repeated then, too.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left; without
+        RetryInfo when it would not have enough either if nothing of it were used. Its reason is RATE_LIMITED when the
+        tenant, the user or the key made as many requests in the last minute as it may; a request that was granted before
+        may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -154,9 +155,9 @@ class QuotaServiceServicer:
     def ExtendReservation(self, request, context):
         """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
         and lets its lease run anew. Streams are paid for so, a slice at a time.
-        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
-        FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
-        is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were, and never with
+        RetryInfo: it stays in those periods; FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when
+        it is over, and NOT_FOUND if there is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

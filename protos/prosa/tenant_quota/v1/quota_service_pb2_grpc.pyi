@@ -58,9 +58,10 @@ class QuotaServiceStub:
     """
     ReserveTokens: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
-    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
-    request that was granted before may be repeated then, too.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left; without
+    RetryInfo when it would not have enough either if nothing of it were used. Its reason is RATE_LIMITED when the
+    tenant, the user or the key made as many requests in the last minute as it may; a request that was granted before
+    may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -68,9 +69,9 @@ class QuotaServiceStub:
     ExtendReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendReservationRequest, _quota_service_pb2.Reservation]
     """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
     and lets its lease run anew. Streams are paid for so, a slice at a time.
-    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
-    FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
-    is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were, and never with
+    RetryInfo: it stays in those periods; FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when
+    it is over, and NOT_FOUND if there is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
     """
     CommitReservation: _grpc.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]
     """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
@@ -131,9 +132,10 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     """
     ReserveTokens: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ReserveTokensRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Holds tokens for the caller against all limits that concern it, or against none.
-    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
-    reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
-    request that was granted before may be repeated then, too.
+    Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left; without
+    RetryInfo when it would not have enough either if nothing of it were used. Its reason is RATE_LIMITED when the
+    tenant, the user or the key made as many requests in the last minute as it may; a request that was granted before
+    may be repeated then, too.
     Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
     deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
     Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -141,9 +143,9 @@ class QuotaServiceAsyncStub(QuotaServiceStub):
     ExtendReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.ExtendReservationRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
     and lets its lease run anew. Streams are paid for so, a slice at a time.
-    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
-    FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
-    is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+    Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were, and never with
+    RetryInfo: it stays in those periods; FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when
+    it is over, and NOT_FOUND if there is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
     """
     CommitReservation: _aio.UnaryUnaryMultiCallable[_quota_service_pb2.CommitReservationRequest, _quota_service_pb2.Reservation]  # type: ignore[assignment]
     """Settles a reservation with what was really used; what is left goes back. A reported zero stays zero.
@@ -219,9 +221,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Holds tokens for the caller against all limits that concern it, or against none.
-        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left. Its
-        reason is RATE_LIMITED when the tenant, the user or the key made as many requests in the last minute as it may; a
-        request that was granted before may be repeated then, too.
+        Returns RESOURCE_EXHAUSTED with QuotaFailure and the exact RetryInfo when a limit has not enough left; without
+        RetryInfo when it would not have enough either if nothing of it were used. Its reason is RATE_LIMITED when the
+        tenant, the user or the key made as many requests in the last minute as it may; a request that was granted before
+        may be repeated then, too.
         Returns PERMISSION_DENIED with reason TENANT_MISMATCH for a caller without a tenant, TENANT_INACTIVE for one of a
         deactivated tenant, and INVALID_ARGUMENT when `minimum_tokens` is more than `tokens`.
         Idempotent by `request_id`: the reservation as it is now; with another payload FAILED_PRECONDITION.
@@ -235,9 +238,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_quota_service_pb2.Reservation, _abc.Awaitable[_quota_service_pb2.Reservation]]:
         """Holds more tokens for a reservation that is still held, against the limits of the periods it was made in, or none;
         and lets its lease run anew. Streams are paid for so, a slice at a time.
-        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were;
-        FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when it is over, and NOT_FOUND if there
-        is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
+        Returns RESOURCE_EXHAUSTED as ReserveTokens does, leaving the reservation and its lease as they were, and never with
+        RetryInfo: it stays in those periods; FAILED_PRECONDITION with reason RESERVATION_EXPIRED or RESERVATION_SETTLED when
+        it is over, and NOT_FOUND if there is none. Idempotent by `request_id`; with another payload FAILED_PRECONDITION.
         """
 
     @_abc_1.abstractmethod

@@ -137,7 +137,7 @@ class Signal(_message.Message):
     percent: _builtins.int
     """The share that was passed, in percent of the limit."""
     limit: _builtins.int
-    """The limit at that moment, in the unit of the measure."""
+    """The limit at that moment, in the unit of the measure; of a user's month no more than their fair share."""
     used: _builtins.int
     """What counted against it at that moment, in the unit of the measure: without what a top-up paid."""
     @_builtins.property

@@ -1,0 +1,87 @@
+-- The sweeper passes by a tenant that somebody keeps locked; a user's fair share is a limit whose passing is said.
+
+-- Gives back up to p_most reservations whose lease ended, and takes back what is left of top-ups that expired; returns
+-- how many of both. One replica sweeps at a time: the others have nothing to add, and the lock ends with the statement,
+-- so a replica that dies holds nobody up.
+CREATE OR REPLACE FUNCTION sweep(p_most int) RETURNS int LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+DECLARE
+    v_tenants text[]; v_tenant int[]; v_reservation text[]; v_none bigint[]; v_ended text[];
+    v_locked text[] := '{}'; v_free text[];
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('tenant_quota.sweep', 0)) THEN
+        RETURN 0;
+    END IF;
+    LOOP
+        PERFORM set_config('app.tenant', '*', true);
+        SELECT array_agg(c.tenant_id ORDER BY c.n) FILTER (WHERE c.is_first), array_agg(c.place ORDER BY c.n),
+               array_agg(c.reservation_id ORDER BY c.n)
+          INTO v_tenants, v_tenant, v_reservation
+          FROM (SELECT tenant_id, reservation_id, dense_rank() OVER by_tenant AS place,
+                       row_number() OVER everywhere AS n, row_number() OVER within_tenant = 1 AS is_first
+                  FROM (SELECT tenant_id, reservation_id FROM reservations
+                         WHERE state = 1 AND expire_time <= clock_timestamp() AND tenant_id <> ALL (v_locked)
+                           AND (v_free IS NULL OR tenant_id = ANY (v_free))
+                         ORDER BY expire_time LIMIT p_most) e
+                WINDOW by_tenant AS (ORDER BY tenant_id), everywhere AS (ORDER BY tenant_id, reservation_id),
+                       within_tenant AS (PARTITION BY tenant_id ORDER BY reservation_id)) c;
+        SELECT array_agg(DISTINCT e.tenant_id ORDER BY e.tenant_id) INTO v_ended
+          FROM (SELECT tenant_id FROM top_ups
+                 WHERE expire_time <= clock_timestamp() AND used + held + ended < tokens AND tenant_id <> ALL (v_locked)
+                   AND (v_free IS NULL OR tenant_id = ANY (v_free))
+                 ORDER BY expire_time LIMIT p_most) e;
+        PERFORM set_config('app.tenant', '', true);
+        BEGIN
+            IF v_tenants IS NOT NULL THEN
+                v_none := array_fill(NULL::bigint, ARRAY[cardinality(v_tenant)]);
+                RETURN coalesce(cardinality(settle(
+                    v_tenants, v_tenant, v_reservation, array_fill(4::smallint, ARRAY[cardinality(v_tenant)]),
+                    v_none, v_none, v_none, v_none, v_none::smallint[],
+                    array_fill(0::bigint, ARRAY[cardinality(v_tenant)]),
+                    array_fill(''::text, ARRAY[cardinality(v_tenant)]))), 0);
+            ELSIF v_ended IS NOT NULL THEN
+                -- In a statement of their own, so that the tenants are locked in order.
+                PERFORM set_config('app.tenants', jsonb_object(v_ended, v_ended)::text, true);
+                PERFORM 1 FROM tenants WHERE tenant_id = ANY (v_ended) ORDER BY tenant_id FOR NO KEY UPDATE;
+                PERFORM end_top_ups(v_ended, clock_timestamp());
+                RETURN cardinality(v_ended);
+            END IF;
+            RETURN 0;
+        EXCEPTION WHEN lock_not_available THEN
+            -- Then those that nobody keeps locked, which are ours now and not waited for; else whoever else is due.
+            v_tenants := coalesce(v_tenants, v_ended);
+            PERFORM set_config('app.tenants', jsonb_object(v_tenants, v_tenants)::text, true);
+            v_free := ARRAY(SELECT tenant_id FROM tenants WHERE tenant_id = ANY (v_tenants)
+                             ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED);
+            v_locked := v_locked || ARRAY(SELECT unnest(v_tenants) EXCEPT SELECT unnest(v_free));
+            v_free := nullif(v_free, '{}');
+        END;
+    END LOOP;
+END $$;
+
+-- The limits of tokens and cost that hold for these subjects now, and the shares at which it is said that they are passed:
+-- what a quota leaves open the plan decides, as `hold` has it, and a user's month is their fair share at the most.
+CREATE OR REPLACE FUNCTION effective_limits(p_tenant text[], p_level smallint[], p_subject text[]) RETURNS TABLE (
+    tenant_id text, level smallint, subject text, "window" smallint, measure smallint, amount bigint, percents int[]
+) LANGUAGE sql STABLE AS $$
+    SELECT a.tenant_id, a.level, a.subject, m."window", m.measure, m.amount,
+           coalesce(nullif(q.threshold_percents, '{}'), nullif(p.threshold_percents, '{}'), '{80,100}')
+      FROM unnest(p_tenant, p_level, p_subject) a(tenant_id, level, subject)
+      JOIN tenants t ON t.tenant_id = a.tenant_id
+      LEFT JOIN plans p ON p.plan_id = nullif(t.plan_id, '')
+      LEFT JOIN quotas q ON q.tenant_id = a.tenant_id AND q.level = a.level AND q.subject = a.subject
+      LEFT JOIN quotas w ON w.tenant_id = a.tenant_id AND w.level = 1 AND w.subject = ''
+     CROSS JOIN LATERAL (
+        SELECT CASE WHEN a.level = 2 AND NOT coalesce(w.unlimited, false)
+                     AND CASE WHEN w.tokens_per_month IS NOT NULL THEN w.enforcement ELSE p.enforcement END <> 2 THEN
+               fair_share(coalesce(w.tokens_per_month, p.tokens_per_month), coalesce(nullif(q.fair_share_weight, 0), 1),
+                          t.share_weights, coalesce(w.fair_share_borrow_percent, p.fair_share_borrow_percent))
+               END AS share) f
+     CROSS JOIN LATERAL (VALUES
+            (1::smallint, 1::smallint, coalesce(q.tokens_per_day, CASE a.level WHEN 1 THEN p.tokens_per_day
+                WHEN 2 THEN p.user_tokens_per_day ELSE p.key_tokens_per_day END)),
+            (2::smallint, 1::smallint, least(f.share, coalesce(q.tokens_per_month, CASE a.level
+                WHEN 1 THEN p.tokens_per_month WHEN 2 THEN p.user_tokens_per_month ELSE p.key_tokens_per_month END))),
+            (2::smallint, 2::smallint, coalesce(q.cost_micros_per_month,
+                CASE WHEN a.level = 1 THEN p.cost_micros_per_month END))) m("window", measure, amount)
+     WHERE m.amount IS NOT NULL AND NOT coalesce(q.unlimited, false)
+$$;
