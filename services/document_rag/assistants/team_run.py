@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -57,7 +58,10 @@ class Written:
 
 @dataclass(slots=True)
 class TeamRun:
-    """One turn of a team under way. `has_spoken`: a part of the answer was told, so nobody else can give it."""
+    """One turn of a team under way.
+
+    `has_spoken`: a part of the answer was told, so nobody else can give it. `cited`: how many passages were told.
+    """
 
     work: TurnWork
     turn: Turn
@@ -70,6 +74,7 @@ class TeamRun:
     sources: Sources = field(default_factory=Sources)
     steps: list[Step] = field(default_factory=list)
     has_spoken: bool = False
+    cited: int = 0
 
     @property
     def reader_left(self) -> bool:
@@ -117,6 +122,11 @@ class TeamRun:
             await self.outbox.put(Delta(text))
         reason = FinishReason.STOP if first_piece_at else FinishReason.INTERRUPTED
         return self.whole(text if first_piece_at else "", reason, self._last_model(), first_piece_at)
+
+    async def say_cited(self, text: str) -> Answer:
+        """An answer made of what the steps found, after the passages that it cites."""
+        await self._cite(self.sources.passages)
+        return await self.say(text)
 
     def whole(self, text: str, reason: FinishReason, model: str, first_piece_at: float | None) -> Answer:
         """The answer of the turn, with what all its steps used together."""
@@ -189,12 +199,17 @@ class TeamRun:
         if not job.aloud:
             await self.work.write(draft, self.asked.on_disconnect, Backstage(self.outbox.reader_left))
             return
-        for number, passage in enumerate(draft.prompt.passages, start=1):
-            await self.outbox.put(Citation(number, passage))
+        await self._cite(draft.prompt.passages)
         try:
             await self.work.write(draft, self.asked.on_disconnect, self.outbox)
         finally:
             self.has_spoken = bool(draft.text)
+
+    async def _cite(self, passages: Sequence[Passage]) -> None:
+        """Tells the passages not told before: those of the turn come first in every step, so their numbers agree."""
+        for number, passage in enumerate(passages[self.cited :], start=self.cited + 1):
+            await self.outbox.put(Citation(number, passage))
+        self.cited = max(self.cited, len(passages))
 
     def _begun(self, slot: Slot) -> Step:
         step = Step(

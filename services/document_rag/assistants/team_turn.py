@@ -118,21 +118,34 @@ class _Performance:
 
     async def _route(self) -> Outcome:
         run, choice = self._run, self._run.course.choice
-        if choice is None and not run.course.slots:
-            names = [each.display_name for each in self._members]
-            await run.note(StepKind.ROUTE, "asks back")
-            return self._kept(await run.say(who_shall_answer(run.asked.text, names)), self._leader, ())
         if choice is not None:
             await run.note(StepKind.ROUTE, f"@{choice.assistant.display_name} ({choice.reason})")
             return await self._answered_by(run.course.slots[0], choice.question)
-        decision = await run.take(run.course.slots[0], Job(run.asked.text))
-        choice = mentioned(decision.answer.text, self._members)
+        decision = await self._decision()
+        choice = mentioned(decision, self._members)
         if choice is None:
             names = [each.display_name for each in self._members]
-            back = decision.answer.text.strip() or who_shall_answer(run.asked.text, names)
+            back = decision or who_shall_answer(run.asked.text, names)
             return self._kept(await run.say(back), self._leader, ())
         slot = next(each for each in run.course.either if each.assistant is choice.assistant)
         return await self._answered_by(slot, run.asked.text)
+
+    async def _decision(self) -> str:
+        """What the leader says of whose the question is; nothing where no leader can say."""
+        run = self._run
+        if not run.course.slots:
+            await run.note(StepKind.ROUTE, "asks back")
+            return ""
+        return await self._led(run.course.slots[0])
+
+    async def _led(self, slot: Slot) -> str:
+        """What the leader's model says; nothing when it fails and the team can go on without it."""
+        try:
+            return (await self._run.take(slot, Job(self._run.asked.text))).answer.text.strip()
+        except ServiceError:
+            if self._one_failure_is_enough:
+                raise
+            return ""
 
     async def _answered_by(self, slot: Slot, question: str) -> Outcome:
         written = await self._run.take(slot, Job(question, aloud=True))
@@ -141,10 +154,8 @@ class _Performance:
     async def _coordinate(self) -> Outcome:
         run = self._run
         *slots, compose = run.course.slots
-        tasks = {each.assistant_id: "" for each in self._members}
-        if slots[0].kind is StepKind.PLAN:
-            plan = await run.take(slots.pop(0), Job(run.asked.text))
-            tasks = self._tasks(plan.answer.text)
+        plan = await self._led(slots.pop(0)) if slots[0].kind is StepKind.PLAN else ""
+        tasks = self._tasks(plan)
         working = [each for each in slots if each.assistant.assistant_id in tasks]
         jobs = [Job(run.asked.text, tasks[each.assistant.assistant_id]) for each in working]
         results = await asyncio.gather(
@@ -153,8 +164,7 @@ class _Performance:
         findings = self._findings(working, results)
         if not findings:
             return self._kept(await run.say(NOT_IN_DOCUMENTS[language_of(run.asked.text)]), self._leader, ())
-        written = await run.take(compose, Job(run.asked.text, findings=findings, aloud=True))
-        return self._told(written, self._leader)
+        return await self._concluded(compose, findings, "\n\n".join(each.text for each in findings))
 
     async def _sequence(self) -> Outcome:
         run = self._run
@@ -165,17 +175,21 @@ class _Performance:
                 run.take(slot, Job(run.asked.text, findings=findings)), return_exceptions=True
             )
             findings = (*findings, *self._findings([slot], result, among_others=True))
+        return await self._concluded(last, findings, findings[-1].text if findings else "")
+
+    async def _concluded(self, slot: Slot, findings: tuple[Finding, ...], found: str) -> Outcome:
+        """The answer of the last step, or what was found before it when it fails without having begun."""
+        run = self._run
         try:
-            written = await run.take(last, Job(run.asked.text, findings=findings, aloud=True))
+            written = await run.take(slot, Job(run.asked.text, findings=findings, aloud=True))
         except ServiceError:
-            if not findings or self._fails_with_a_member or run.has_spoken:
+            if not found or self._one_failure_is_enough or run.has_spoken:
                 raise
-            answer = await run.say(findings[-1].text)
-            return self._kept(answer, self._leader, run.sources.passages)
-        return self._told(written, last.assistant)
+            return self._kept(await run.say_cited(found), self._leader, run.sources.passages)
+        return self._told(written, slot.assistant)
 
     @property
-    def _fails_with_a_member(self) -> bool:
+    def _one_failure_is_enough(self) -> bool:
         return self._team.fields.on_member_failure is OnMemberFailure.FAIL
 
     def _tasks(self, plan: str) -> dict[str, str]:
@@ -191,17 +205,21 @@ class _Performance:
     def _findings(
         self, slots: Sequence[Slot], results: Sequence[Written | BaseException], *, among_others: bool = False
     ) -> tuple[Finding, ...]:
-        """What was found. Raises a failure where one is enough to fail the turn, or where everybody failed."""
-        failures = [each for each in results if isinstance(each, BaseException)]
-        written = [(slot, each) for slot, each in zip(slots, results, strict=True) if isinstance(each, Written)]
-        for failure in failures:
-            stops = self._fails_with_a_member or not (written or among_others)
+        """What was found. Raises a failure where one is enough to fail the turn, or where nobody found anything.
+
+        What somebody could not look for is not said to be missing.
+        """
+        found = [
+            (slot.assistant.display_name, each)
+            for slot, each in zip(slots, results, strict=True)
+            if isinstance(each, Written) and each.answer.text.strip() and not each.answer.not_in_documents
+        ]
+        for failure in (each for each in results if isinstance(each, BaseException)):
+            stops = self._one_failure_is_enough or not (found or among_others)
             if stops or not isinstance(failure, ServiceError):
                 raise failure
         return tuple(
-            Finding(slot.assistant.display_name, self._run.sources.taken_over(each.answer.text, each.passages))
-            for slot, each in written
-            if each.answer.text.strip() and not each.answer.not_in_documents
+            Finding(name, self._run.sources.taken_over(each.answer.text, each.passages)) for name, each in found
         )
 
     def _told(self, written: Written, author: Assistant) -> Outcome:
