@@ -10,6 +10,9 @@ LANDED ?= $(shell git rev-parse --verify --quiet origin/main || git describe --t
 LOCKED := tenant-quota chat-store document-rag analytics gateway commands local
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-package prosa --no-emit-package prosa-protos
+# A file's tests stay together. Each worker has engines of its own, so more than a few would rather fill the memory.
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(COVERAGE)
 # A part of the tests covers a part of the code.
 COVERAGE = --cov --cov-report=term-missing:skip-covered $(if $(ARGS),--cov-fail-under=0)
 BENCH ?=
@@ -33,10 +36,10 @@ restore: $(VENV)/.local ## Take conversations in from a backup (FILE=…; into a
 ##@ Develop
 
 test: $(VENV)/.dev ## Run every test but the long ones, on real engines, with coverage (one room: make test ARGS=tests/shared)
-	$(BIN)/python -m pytest -m "not long" $(COVERAGE) $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
 
 test-all: $(VENV)/.dev ## Run every test, the long fault and browser suites too
-	$(BIN)/python -m pytest $(COVERAGE) $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint, types, imports, contracts and stubs
 	$(BIN)/ruff format --check

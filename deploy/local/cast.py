@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from deploy.local.child import Command
@@ -39,14 +39,21 @@ def choose_ports(config: LocalConfig, say: Callable[[str], None]) -> dict[str, i
     for name in PORT_FIELDS:
         wanted: int = getattr(config, name)
         if not wanted or wanted in chosen.values():
-            wanted = free_port()
+            wanted = _another_port(chosen.values())
         elif not is_free(wanted):
             if name in config.model_fields_set:
                 raise PortTakenError(f"PROSA_{name.upper()}={wanted}: the port is taken by another program")
-            taken, wanted = wanted, free_port()
+            taken, wanted = wanted, _another_port(chosen.values())
             say(f"port {taken} is taken: {name.removesuffix('_port')} listens on {wanted}")
         chosen[name.removesuffix("_port")] = wanted
     return chosen
+
+
+def _another_port(chosen: Collection[int]) -> int:
+    """A free one that was not chosen before: nobody listens on those yet, so the system may give them out again."""
+    while (port := free_port()) in chosen:
+        continue
+    return port
 
 
 @dataclass(frozen=True)

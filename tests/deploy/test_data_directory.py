@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from deploy.local import cast
 from deploy.local.cast import PORT_FIELDS, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig
 from deploy.local.data_directory import DirectoryHeldError, held, read_json, write_json
@@ -93,3 +94,10 @@ def test_a_port_that_was_asked_for_is_insisted_on(taken: int, monkeypatch: pytes
 def test_every_program_gets_a_port_of_its_own() -> None:
     ports = choose_ports(LocalConfig.model_construct(**ALL_FREE), lambda _: None)
     assert len(set(ports.values())) == len(PORT_FIELDS) == len(ports)
+
+
+def test_a_free_port_that_was_given_out_before_is_not_given_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = iter(sorted([*range(50_000, 50_000 + len(PORT_FIELDS))] * 2))
+    monkeypatch.setattr(cast, "free_port", lambda: next(offered))
+    ports = choose_ports(LocalConfig.model_construct(**ALL_FREE), lambda _: None)
+    assert len(set(ports.values())) == len(PORT_FIELDS)

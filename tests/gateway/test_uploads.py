@@ -106,7 +106,8 @@ async def test_the_gateway_takes_no_more_than_the_service_takes(gateway: Gateway
     await asyncio.sleep(1.0)
     uploading.cancel()
     gateway.seen.pause = 0.0
-    assert sum(gateway.seen.pieces) < sent < 12_000_000
+    # What lies in the sockets and windows between is some megabytes; without backpressure it is all that was sent.
+    assert sum(gateway.seen.pieces) < sent < 32_000_000
 
 
 async def begun(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -264,7 +264,7 @@ async def _insert(connection: asyncpg.Connection, tenant_id: str, upload: NewDoc
     said = upload.said
     fate = finding.fate(said.policy) if finding else Fate.OWN_DOCUMENT
     line = await _line(connection, tenant_id, finding) if finding and fate is Fate.NEW_VERSION else _Line()
-    elsewhere = await connection.fetchval(_BY_BYTES, tenant_id, _NOBODY, upload.sha256)
+    beside = finding is not None and await connection.fetchval(_BY_BYTES, tenant_id, _NOBODY, upload.sha256) is not None
     await connection.execute(
         _ADMIT,
         tenant_id,
@@ -284,7 +284,7 @@ async def _insert(connection: asyncpg.Connection, tenant_id: str, upload: NewDoc
         (finding.verdict if finding else Verdict.NEW).value,
         UUID(finding.document_id) if finding else None,
         finding.similarity if finding else 0.0,
-        elsewhere is not None,
+        beside,
         said.title,
     )
 
