@@ -70,7 +70,7 @@ async def open_analyses(
         store = AnalysisStore(database, topic_map, budget)
         conversations = Conversations(chat_store, tenants)
         statements = StatementStore(database, projection)
-        language_model = await stack.enter_async_context(_language_model(config))
+        language_model = await stack.enter_async_context(open_language_model(config))
         analyses = Analyses(store, conversations, statements, budget, language_model, now)
         corrections = Corrections(store, analyses, conversations, now)
         handlers = AnalysisHandlers(analyses, corrections, store, topic_map)
@@ -85,7 +85,8 @@ async def open_analyses(
 
 
 @asynccontextmanager
-async def _language_model(config: Config) -> AsyncIterator[LanguageModel | None]:
+async def open_language_model(config: Config) -> AsyncIterator[LanguageModel | None]:
+    """The language model of the settings; None where they name none."""
     if not config.classification_model:
         yield None
         return

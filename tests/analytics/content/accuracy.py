@@ -61,17 +61,27 @@ def measured() -> list[Accuracy]:
     for field, label, by_rules, by_model, decide in _STAGES:
         labels = [example[label] for example in examples]
         model = [by_model(texts) for texts in said]
-        rows.append(_of("most frequent label", field, [Guess(_most_frequent(label), 1.0)] * len(labels), labels, 0.0))
         if by_rules is not None:
-            rows.append(_of("rules", field, [by_rules(texts) for texts in said], labels, RULES_CERTAIN[field]))
-        rows.append(_of("local model", field, model, labels, 0.0))
+            rows.append(accuracy_of("rules", field, [by_rules(texts) for texts in said], labels, RULES_CERTAIN[field]))
+        rows.append(accuracy_of("local model", field, model, labels, 0.0))
         cascade = [decide(texts) for texts in said]
         certain = [
             Guess(each.label, float(field not in uncertain(found)))
             for each, found in zip(cascade, findings, strict=True)
         ]
-        rows.append(_of("rules, then local model", field, certain, labels, 1.0))
+        rows.append(accuracy_of("rules, then local model", field, certain, labels, 1.0))
     return [*rows, _main_topics(examples, findings), _resolutions(examples, findings)]
+
+
+def guessing(field: str) -> float:
+    """How many of a hundred are right for whoever always says the development set's most frequent label.
+
+    Where that set has no such label, the held-apart one's.
+    """
+    label = next((label for each, label, *_ in _STAGES if each == field), "resolved")
+    labels = [example[label] for example in held_apart_set() if label in example]
+    known = [example[label] for example in development_set() if label in example] or labels
+    return 100 * labels.count(Counter(known).most_common(1)[0][0]) / len(labels)
 
 
 def _main_topics(examples: Sequence[dict[str, Any]], findings: Sequence[Findings]) -> Accuracy:
@@ -79,7 +89,7 @@ def _main_topics(examples: Sequence[dict[str, Any]], findings: Sequence[Findings
     names = {name for name, _, _ in SUBJECTS.values()}
     guesses = [Guess(found.main_topic if found.main_topic in names else "", 1.0) for found in findings]
     labels = [topic_name(example["topic"]) for example in examples]
-    return _of("main topic by its rule", "main_topic", guesses, labels, 0.0)
+    return accuracy_of("main topic by its rule", "main_topic", guesses, labels, 0.0)
 
 
 def _resolutions(examples: Sequence[dict[str, Any]], findings: Sequence[Findings]) -> Accuracy:
@@ -87,10 +97,11 @@ def _resolutions(examples: Sequence[dict[str, Any]], findings: Sequence[Findings
     known = [(found, each["resolved"]) for found, each in zip(findings, examples, strict=True) if "resolved" in each]
     guesses = [Guess(found.resolution.value, float(found.resolution is not Resolution.UNKNOWN)) for found, _ in known]
     labels = [(Resolution.RESOLVED if resolved else Resolution.UNRESOLVED).value for _, resolved in known]
-    return _of("rules", "resolution", guesses, labels, 1.0)
+    return accuracy_of("rules", "resolution", guesses, labels, 1.0)
 
 
-def _of(stage: str, field: str, guesses: Sequence[Guess], labels: Sequence[str], certain: float) -> Accuracy:
+def accuracy_of(stage: str, field: str, guesses: Sequence[Guess], labels: Sequence[str], certain: float) -> Accuracy:
+    """How often these guesses are right; those of at least this certainty are decided."""
     right = [guess.label == label for guess, label in zip(guesses, labels, strict=True)]
     decided = [each for each, guess in zip(right, guesses, strict=True) if guess.confidence >= certain]
     return Accuracy(
@@ -100,10 +111,6 @@ def _of(stage: str, field: str, guesses: Sequence[Guess], labels: Sequence[str],
         100 * len(decided) / len(right),
         100 * sum(decided) / max(1, len(decided)),
     )
-
-
-def _most_frequent(label: str) -> str:
-    return str(Counter(example[label] for example in development_set()).most_common(1)[0][0])
 
 
 _Says = Callable[[Sequence[str]], Guess]
