@@ -3,14 +3,13 @@
 import httpx
 
 from tests.house.processes import System
+from tests.journeys.team import QUESTION, new_team
 from tests.journeys.tenant import Json, Tenant, Told, eventually, new_tenant
-
-QUESTION = "Quando vence a cota única e quando passa a coleta de lixo?"
 
 
 def test_a_team_answers_as_a_stream_whose_steps_add_up_to_what_is_charged(system: System) -> None:
     tenant = new_tenant(system)
-    team_id = _team(tenant, "TEAM_STRATEGY_COORDINATE")
+    team_id = new_team(tenant, "TEAM_STRATEGY_COORDINATE")
     told = _asked(tenant, f"/v1/teams/{team_id}:execute", {"question": QUESTION})
     kinds = list(dict.fromkeys(kind for kind, _ in told.events))
     assert kinds == ["accepted", "step", "citation", "textDelta", "verification", "completed"]
@@ -29,7 +28,7 @@ def test_a_team_answers_as_a_stream_whose_steps_add_up_to_what_is_charged(system
 
 def test_the_plans_programs_execute_a_team_and_go_on_in_their_session(system: System) -> None:
     tenant = new_tenant(system)
-    path = f"/api/teams/{_team(tenant, 'TEAM_STRATEGY_ROUTE')}/execute"
+    path = f"/api/teams/{new_team(tenant, 'TEAM_STRATEGY_ROUTE')}/execute"
     first = tenant.admin.post(path, {"task": "Quando vence o IPTU em cota única?", "session_id": "sessao-1"})
     assert "10 de março" in first["response"]
     assert {"session_id", "response", "message_id", "model_used", "tokens_used", "execution_time"} <= first.keys()
@@ -54,33 +53,6 @@ def test_the_plans_programs_chat_with_an_agent_by_the_query_of_their_url(system:
     assert len(tenant.admin.messages(first["conversation_id"])) == 4
     refused: httpx.Response = tenant.admin.http.post("/api/chat/agent", params={"message": "Oi"})
     assert (refused.status_code, refused.json()["details"][0]["reason"]) == (400, "VALIDATION_FAILED")
-
-
-def _team(tenant: Tenant, strategy: str) -> str:
-    """Two members that know one document each; the tenant's assistant leads."""
-    files = {
-        "Tributos": ("iptu.md", "A cota única do IPTU vence em 10 de março de 2027 e tem desconto de 12%.\n"),
-        "Limpeza": ("lixo.md", "A coleta de lixo passa às terças e quintas-feiras, a partir das 7 horas.\n"),
-    }
-    members = []
-    for name, (filename, text) in files.items():
-        document = tenant.admin.upload(filename, text.encode())["document"]
-        assistant = {
-            "displayName": name,
-            "model": "extractive",
-            "documentIds": [document["documentId"]],
-            "keywords": ["IPTU" if name == "Tributos" else "lixo"],
-        }
-        members.append(tenant.admin.post("/v1/assistants", {"assistant": assistant})["assistantId"])
-    lead = {"assistant": {"displayName": "Atendente"}, "updateMask": "displayName"}
-    tenant.admin.call("PATCH", f"/v1/assistants/{tenant.assistant_id}", lead)
-    team = {
-        "displayName": "Atendimento",
-        "leaderId": tenant.assistant_id,
-        "memberIds": members,
-        "strategy": strategy,
-    }
-    return str(tenant.admin.post("/v1/teams", {"team": team})["teamId"])
 
 
 def _asked(tenant: Tenant, path: str, body: Json) -> Told:
