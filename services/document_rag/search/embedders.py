@@ -107,12 +107,15 @@ class OpenAIEmbedder:
                 raise _unavailable() from error
 
     async def _call(self, texts: Sequence[str], timeout_seconds: float) -> Vectors:
-        answer = await self._client.embeddings.create(
-            model=self.model,
-            input=list(texts),
-            dimensions=DIMENSIONS if self.model.startswith("text-embedding-3") else omit,
-            timeout=timeout_seconds,
-        )
+        try:
+            answer = await self._client.embeddings.create(
+                model=self.model,
+                input=list(texts),
+                dimensions=DIMENSIONS if self.model.startswith("text-embedding-3") else omit,
+                timeout=timeout_seconds,
+            )
+        except (AttributeError, ValueError) as error:  # no provider's answer: a proxy's page of maintenance
+            raise _unavailable() from error
         if len(answer.data) != len(texts):
             raise _unavailable()
         if (given := {len(entry.embedding) for entry in answer.data}) != {DIMENSIONS}:
