@@ -34,7 +34,12 @@ from shared.errors import (
 
 Outcome: TypeAlias = Reservation | ServiceError
 
-HOLD = f"SELECT * FROM hold({','.join(f'${place}' for place in range(1, 27))})"  # noqa: S608 only parameter places
+_PLACES = ", ".join(f"${place}" for place in range(2, 26))
+HOLD = f"SELECT * FROM hold($1, false, {_PLACES})"  # noqa: S608 only parameter places
+# By the rows that were read before; an extension whose user is another by now is not carried out.
+EXTEND = f"""
+SELECT h.* FROM still_of($1, $9, $14, $15) is_extension, LATERAL hold($1, is_extension, {_PLACES}) h
+"""  # noqa: S608 only parameter places
 
 GRANTED, REPEATED = 1, 2
 _DENIED, _NO_TENANT, _INACTIVE, _NO_PRICE, _NO_RESERVATION, _EXPIRED, _COMMITTED, _IS_CHILD, _PARENT_SPENT = range(
@@ -75,11 +80,10 @@ class _Places:
             return None
         return self.parents.setdefault((tenant_id, reservation_id), len(self.parents) + 1)
 
-    def head(self, *, extend: bool) -> tuple[object, ...]:
+    def head(self) -> tuple[object, ...]:
         """The first parameters of the function."""
         return (
             list(self.tenants),
-            extend,
             [self.tenants[tenant_id] for tenant_id, _, _, _ in self.slots],
             [level for _, level, _, _ in self.slots],
             [subject for _, _, subject, _ in self.slots],
@@ -114,7 +118,7 @@ def wish_arguments(wishes: Sequence[Wish], key_names: Mapping[str, str]) -> tupl
         [wish.replay.request_id if wish.replay else None for wish in wishes],
         [wish.replay.fingerprint if wish.replay else None for wish in wishes],
     )
-    return *places.head(extend=False), *requests
+    return *places.head(), *requests
 
 
 def extension_arguments(extensions: Sequence[Extension], known: Sequence[asyncpg.Record]) -> tuple[object, ...]:
@@ -139,7 +143,7 @@ def extension_arguments(extensions: Sequence[Extension], known: Sequence[asyncpg
         [each.replay.request_id if each.replay else None for each in extensions],
         [each.replay.fingerprint if each.replay else None for each in extensions],
     )
-    return *places.head(extend=True), *requests
+    return *places.head(), *requests
 
 
 def wish_outcome(wish: Wish, answer: asyncpg.Record, place: int) -> Outcome:

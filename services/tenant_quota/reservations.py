@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import asyncpg
 
 from services.tenant_quota.holds import (
+    EXTEND,
     HOLD,
     REPEATED,
     Outcome,
@@ -134,7 +135,7 @@ class Reservations:
             return answers
         known = [row for _, _, row in found]
         arguments = extension_arguments([each for _, each, _ in found], known)
-        answer = present(await self._again(lambda connection: connection.fetchrow(HOLD, *arguments)))
+        answer = present(await self._again(lambda connection: connection.fetchrow(EXTEND, *arguments)))
         for number, (place, each, row) in enumerate(found):
             answers[place] = extension_outcome(each, row, answer, number)
         repeated = [place for number, (place, _, _) in enumerate(found) if answer["outcome"][number] == REPEATED]

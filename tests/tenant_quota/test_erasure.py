@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,7 +22,9 @@ from services.tenant_quota.erasure import Erasure
 from services.tenant_quota.model import Role
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.sessions import Sessions
+from shared.errors import Conflict
 from shared.postgres import migrate, open_pool, tenant_transaction
+from tests.tenant_quota.account_world import more, new_plan
 from tests.tenant_quota.world import Platform, commit, fresh, new_tenant, new_user, refusal, wish
 
 PASSWORD = "correct horse battery staple"
@@ -260,3 +262,32 @@ async def test_erasing_works_in_a_database_whose_owner_is_no_superuser(fresh_dat
             assert await discrepancies(pool, tenant_id) == []
     finally:
         await superuser.close()
+
+
+class ErasedMeanwhile(Reservations):
+    """A store in which a person is erased between what an extension reads and what it does."""
+
+    def __init__(self, pool: asyncpg.Pool, erase: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(pool)
+        self._erasures = [erase]
+
+    async def _known(self, wanted: Sequence[tuple[str, str]]) -> list[asyncpg.Record | None]:
+        rows = await super()._known(wanted)
+        while wanted and self._erasures:
+            await self._erasures.pop()()
+        return rows
+
+
+async def test_whoever_is_erased_while_a_reservation_is_extended_leaves_an_account_that_adds_up(
+    platform: Platform, pool: asyncpg.Pool
+) -> None:
+    tenant_id = await new_tenant(pool)
+    await new_plan(pool, tenant_id, user_tokens_per_month=1_000)
+    user_id = await new_user(pool, tenant_id)
+    store = ErasedMeanwhile(pool, lambda: erase(platform, tenant_id, user_id))
+    held = await store.reserve(wish(tenant_id, 10, user_id=user_id))
+    with pytest.raises(Conflict):
+        await store.extend(more(tenant_id, held.reservation_id, 20))
+    assert (await store.extend(more(tenant_id, held.reservation_id, 20))).granted == 30
+    await store.settle(commit(tenant_id, held.reservation_id, 25))
+    assert await discrepancies(pool, tenant_id) == []

@@ -12,9 +12,8 @@ from services.tenant_quota.reservations import Reservations
 from shared.errors import Conflict
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import opened
+from tests.tenant_quota.test_sweeper import LEASE_OF_A_MOMENT
 from tests.tenant_quota.world import counters, new_tenant, wish
-
-LEASE_OF_A_MOMENT = "UPDATE reservations SET expire_time = clock_timestamp() WHERE tenant_id = $1"
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
--- The sweeper passes by a tenant that somebody keeps locked; a user's fair share is a limit whose passing is said.
+-- One tenant's trouble is no other's: the sweeper passes by. Erasing somebody whose reservation is being extended, and a
+-- user's fair share that is used up.
 
 -- Gives back up to p_most reservations whose lease ended, and takes back what is left of top-ups that expired; returns
 -- how many of both. One replica sweeps at a time: the others have nothing to add, and the lock ends with the statement,
--- so a replica that dies holds nobody up.
+-- so a replica that dies holds nobody up. A tenant that somebody keeps locked is passed by, and so is one whose account
+-- is at fault, which is told once nobody else is due.
 CREATE OR REPLACE FUNCTION sweep(p_most int) RETURNS int LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
 DECLARE
-    v_tenants text[]; v_tenant int[]; v_reservation text[]; v_none bigint[]; v_ended text[];
-    v_locked text[] := '{}'; v_free text[];
+    v_tenants text[]; v_tenant int[]; v_reservation text[]; v_none bigint[];
+    v_only text[]; v_passed_by text[] := '{}'; v_fault text;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('tenant_quota.sweep', 0)) THEN
         RETURN 0;
@@ -19,43 +21,73 @@ BEGIN
           FROM (SELECT tenant_id, reservation_id, dense_rank() OVER by_tenant AS place,
                        row_number() OVER everywhere AS n, row_number() OVER within_tenant = 1 AS is_first
                   FROM (SELECT tenant_id, reservation_id FROM reservations
-                         WHERE state = 1 AND expire_time <= clock_timestamp() AND tenant_id <> ALL (v_locked)
-                           AND (v_free IS NULL OR tenant_id = ANY (v_free))
+                         WHERE state = 1 AND expire_time <= clock_timestamp() AND tenant_id <> ALL (v_passed_by)
+                           AND (v_only IS NULL OR tenant_id = ANY (v_only))
                          ORDER BY expire_time LIMIT p_most) e
                 WINDOW by_tenant AS (ORDER BY tenant_id), everywhere AS (ORDER BY tenant_id, reservation_id),
                        within_tenant AS (PARTITION BY tenant_id ORDER BY reservation_id)) c;
-        SELECT array_agg(DISTINCT e.tenant_id ORDER BY e.tenant_id) INTO v_ended
-          FROM (SELECT tenant_id FROM top_ups
-                 WHERE expire_time <= clock_timestamp() AND used + held + ended < tokens AND tenant_id <> ALL (v_locked)
-                   AND (v_free IS NULL OR tenant_id = ANY (v_free))
-                 ORDER BY expire_time LIMIT p_most) e;
+        IF v_tenants IS NULL THEN
+            SELECT array_agg(DISTINCT e.tenant_id ORDER BY e.tenant_id) INTO v_tenants
+              FROM (SELECT tenant_id FROM top_ups
+                     WHERE expire_time <= clock_timestamp() AND used + held + ended < tokens
+                       AND tenant_id <> ALL (v_passed_by) AND (v_only IS NULL OR tenant_id = ANY (v_only))
+                     ORDER BY expire_time LIMIT p_most) e;
+        END IF;
         PERFORM set_config('app.tenant', '', true);
+        IF v_tenants IS NULL AND v_fault IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot be swept: %', v_fault;
+        ELSIF v_tenants IS NULL THEN
+            RETURN 0;
+        END IF;
+        PERFORM set_config('app.tenants', jsonb_object(v_tenants, v_tenants)::text, true);
         BEGIN
-            IF v_tenants IS NOT NULL THEN
+            IF v_reservation IS NOT NULL THEN
                 v_none := array_fill(NULL::bigint, ARRAY[cardinality(v_tenant)]);
                 RETURN coalesce(cardinality(settle(
                     v_tenants, v_tenant, v_reservation, array_fill(4::smallint, ARRAY[cardinality(v_tenant)]),
                     v_none, v_none, v_none, v_none, v_none::smallint[],
                     array_fill(0::bigint, ARRAY[cardinality(v_tenant)]),
                     array_fill(''::text, ARRAY[cardinality(v_tenant)]))), 0);
-            ELSIF v_ended IS NOT NULL THEN
-                -- In a statement of their own, so that the tenants are locked in order.
-                PERFORM set_config('app.tenants', jsonb_object(v_ended, v_ended)::text, true);
-                PERFORM 1 FROM tenants WHERE tenant_id = ANY (v_ended) ORDER BY tenant_id FOR NO KEY UPDATE;
-                PERFORM end_top_ups(v_ended, clock_timestamp());
-                RETURN cardinality(v_ended);
             END IF;
-            RETURN 0;
-        EXCEPTION WHEN lock_not_available THEN
-            -- Then those that nobody keeps locked, which are ours now and not waited for; else whoever else is due.
-            v_tenants := coalesce(v_tenants, v_ended);
-            PERFORM set_config('app.tenants', jsonb_object(v_tenants, v_tenants)::text, true);
-            v_free := ARRAY(SELECT tenant_id FROM tenants WHERE tenant_id = ANY (v_tenants)
-                             ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED);
-            v_locked := v_locked || ARRAY(SELECT unnest(v_tenants) EXCEPT SELECT unnest(v_free));
-            v_free := nullif(v_free, '{}');
+            -- In a statement of their own, so that the tenants are locked in order.
+            PERFORM 1 FROM tenants WHERE tenant_id = ANY (v_tenants) ORDER BY tenant_id FOR NO KEY UPDATE;
+            PERFORM end_top_ups(v_tenants, clock_timestamp());
+            RETURN cardinality(v_tenants);
+        EXCEPTION
+            WHEN lock_not_available THEN
+                -- Then those that nobody keeps locked, which are ours now and not waited for; else whoever else is due.
+                v_only := ARRAY(SELECT tenant_id FROM tenants WHERE tenant_id = ANY (v_tenants)
+                                 ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED);
+                v_passed_by := v_passed_by || ARRAY(SELECT unnest(v_tenants) EXCEPT SELECT unnest(v_only));
+                v_only := nullif(v_only, '{}');
+            WHEN OTHERS THEN
+                IF cardinality(v_tenants) > 1 THEN
+                    v_only := v_tenants[1:1];
+                ELSE
+                    v_fault := concat_ws('; ', v_fault, v_tenants[1] || ': ' || SQLERRM);
+                    v_passed_by := v_passed_by || v_tenants;
+                    v_only := NULL;
+                END IF;
         END;
     END LOOP;
+END $$;
+
+-- Locks the tenants, and says that these reservations are still of these users; when one is not, because that person was
+-- erased meanwhile, what was read of it before is read again.
+CREATE FUNCTION still_of(p_tenants text[], p_tenant int[], p_reservation text[], p_user text[]) RETURNS boolean
+LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+BEGIN
+    PERFORM set_config('app.tenants', jsonb_object(p_tenants, p_tenants)::text, true);
+    PERFORM t.tenant_id FROM generate_series(1, cardinality(p_tenants)) n
+      CROSS JOIN LATERAL (SELECT o.tenant_id FROM tenants o WHERE o.tenant_id = p_tenants[n] FOR NO KEY UPDATE) t;
+    IF EXISTS (SELECT FROM generate_series(1, cardinality(p_reservation)) n
+                CROSS JOIN LATERAL (SELECT o.user_id FROM reservations o
+                                     WHERE o.tenant_id = p_tenants[p_tenant[n]] AND o.reservation_id = p_reservation[n]
+                                    OFFSET 0) r
+                WHERE r.user_id <> p_user[n]) THEN
+        RAISE EXCEPTION 'somebody was erased meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN true;
 END $$;
 
 -- The limits of tokens and cost that hold for these subjects now, and the shares at which it is said that they are passed:
