@@ -110,8 +110,9 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
         stemmer, earlier = Stemmer(pool), EarlierModels(embedder)
         vectors = VectorSearch(pool, config.vectors_compared_exactly)
         chunks = ChunkStore(pool, vectors, embedder.model)
+        indexes = _vector_indexes(config)
         async with (
-            _keeping_indexes(config, pool, vectors, stemmer),
+            _keeping_indexes(config, pool, vectors, indexes, stemmer),
             open_ingestion(pool, embedder, stemmer, earlier, _ingestion_settings(config)) as ingestion,
         ):
             yield Documents(
@@ -120,22 +121,25 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
                 ingestion=ingestion,
                 collections=CollectionStore(pool),
                 index=ChunkIndex(pool, embedder, stemmer, vectors, reranker, earlier),
-                push=ChunkPush(chunks, embedder),
+                push=ChunkPush(chunks, embedder, indexes.load_ended),
                 chunks=chunks,
             )
 
 
-def _keeping_indexes(
-    config: Config, pool: asyncpg.Pool, vectors: VectorSearch, stemmer: Stemmer
-) -> AbstractAsyncContextManager[None]:
-    indexes = VectorIndexes(
+def _vector_indexes(config: Config) -> VectorIndexes:
+    return VectorIndexes(
         config.database_url,
         SCHEMA,
         IndexSettings(memory_bytes=config.vector_index_memory_bytes, compared_exactly=config.vectors_compared_exactly),
     )
+
+
+def _keeping_indexes(
+    config: Config, pool: asyncpg.Pool, vectors: VectorSearch, indexes: VectorIndexes, stemmer: Stemmer
+) -> AbstractAsyncContextManager[None]:
     sampler = RecallSampler(pool, vectors)
     return in_background(
-        steadily("vector_indexes", indexes.keep, config.vector_index_look_seconds),
+        steadily("vector_indexes", indexes.keep, config.vector_index_look_seconds, indexes.bell),
         steadily("pushed_words", PushedWords(pool, stemmer).keep, config.vector_index_look_seconds),
         steadily("recall_sampling", sampler.sample, config.recall_sample_seconds),
     )

@@ -6,7 +6,9 @@ two, and never holds more than two batches or, between them, a connection to the
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from services.document_rag.search.chunk_model import (
 )
 from services.document_rag.search.chunk_store import ChunkStore
 from services.document_rag.search.embedders import Embedder, Vectors
+from services.document_rag.search.vectors import Kind, Space
 from services.document_rag.search.words import fold, words_of
 from shared.errors import InvalidArgument, NotFound
 
@@ -28,17 +31,37 @@ _KNOWN_SECONDS = 1.0
 _MOST_KNOWN = 10_000
 
 
+LoadEnded = Callable[[Space, int, int], None]
+"""Told the space, its dimensions, and how many chunks the streams brought of which the last one has just ended."""
+
+
+@dataclass(slots=True)
+class _Load:
+    """What is being pushed into a collection by the streams under way."""
+
+    streams: int = 0
+    chunks: int = 0
+
+
 class ChunkPush:
     """Takes chunks in and out of collections."""
 
-    def __init__(self, store: ChunkStore, embedder: Embedder) -> None:
+    def __init__(self, store: ChunkStore, embedder: Embedder, load_ended: LoadEnded) -> None:
         self._store = store
         self._embedder = embedder
+        self._load_ended = load_ended
+        self._loads: dict[str, _Load] = {}
         self._known: dict[tuple[str, str], tuple[float, PushedCollection]] = {}
 
     async def upsert(self, tenant_id: str, collection_id: str, batches: AsyncIterator[Sequence[ChunkDraft]]) -> Written:
         """What became of the chunks. An InvalidArgument says in its metadata how many were `written` before it."""
         collection = await self._own(tenant_id, collection_id)
+        with self._load_into(collection) as load:
+            written = await self._written(collection, batches)
+            load.chunks += written.created + written.updated
+        return written
+
+    async def _written(self, collection: PushedCollection, batches: AsyncIterator[Sequence[ChunkDraft]]) -> Written:
         written = Written()
         writing: asyncio.Task[Written] | None = None
         try:
@@ -80,6 +103,19 @@ class ChunkPush:
         if collection.brings_vectors:
             raise VectorMissing("texts cannot be compared here: programs bring the vectors of this collection")
         return await self._embedder.embed_query(text, dict.fromkeys(map(fold, words_of(text)), 1.0))
+
+    @contextmanager
+    def _load_into(self, collection: PushedCollection) -> Iterator[_Load]:
+        load = self._loads.setdefault(collection.collection_id, _Load())
+        load.streams += 1
+        try:
+            yield load
+        finally:
+            load.streams -= 1
+            if not load.streams:
+                del self._loads[collection.collection_id]
+                space = Space(collection.home, Kind.PUSHED, collection.collection_id)
+                self._load_ended(space, collection.dimensions, load.chunks)
 
     async def _own(self, tenant_id: str, collection_id: str) -> PushedCollection:
         collection = await self._store.collection(tenant_id, collection_id)

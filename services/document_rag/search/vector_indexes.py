@@ -2,7 +2,8 @@
 
 A segment begins with what no index covers yet, once that is more than comparing it is worth, and swallows the segments
 before it that are not much larger than itself. So a bulk becomes one index, a trickle a handful, and a vector is
-indexed again only as often as its space doubles. Built after the load, and concurrently: nobody waits for it.
+indexed again only as often as its space doubles. Built after the load, and concurrently: nobody waits for it. A load
+has ended when its stream has, where one brought much; else when nothing was written for a while.
 
 A build that was broken off anywhere, by a kill of this process or of the database, leaves a segment that is not ready
 and perhaps an invalid index: the next round, of whichever process, drops both before it builds anything.
@@ -63,6 +64,11 @@ class IndexSettings:
     compared_exactly: int | None = None
     """Up to how many vectors are compared one by one; by their dimensions when None."""
 
+    @property
+    def quiet(self) -> timedelta:
+        """How long nothing may have been written into a space that is not busy."""
+        return timedelta(seconds=self.quiet_seconds)
+
     def worth(self, dimensions: int) -> int:
         """More vectors than this are worth an index."""
         return self.compared_exactly or exact_rows(dimensions)
@@ -89,6 +95,15 @@ class VectorIndexes:
         self._schema = schema
         self._settings = settings
         self._looked_at: dict[Space, datetime] = {}
+        self._loaded: set[Space] = set()
+        self.bell = asyncio.Event()
+        """Rings when there is something to `keep` at once."""
+
+    def load_ended(self, space: Space, dimensions: int, rows: int) -> None:
+        """Whoever filled the space says that so many are all. Few, one push of many perhaps, are not heeded."""
+        if rows > self._settings.worth(dimensions) // 2:
+            self._loaded.add(space)
+            self.bell.set()
 
     async def keep(self) -> int:
         """Brings every space's segments up to date; how many were built. 0 at once when another process is at it."""
@@ -96,6 +111,7 @@ class VectorIndexes:
             async with self._owner() as connection:
                 if not await connection.fetchval(_LOCK):
                     return 0
+                loaded, self._loaded = self._loaded, set()
                 await _act_for(connection, EVERYONE)
                 await _drop_abandoned(connection)
                 smallest = self._settings.worth(100_000)
@@ -103,9 +119,9 @@ class VectorIndexes:
                 unindexed = 0
                 for row in await connection.fetch(_SPACES, smallest):
                     space = Space(row["tenant_id"], Kind(row["kind"]), row["key"])
-                    busy = row["now"] - row["written_at"] < timedelta(seconds=self._settings.quiet_seconds)
                     if self._looked_at.get(space) == row["written_at"]:
                         continue
+                    busy = space not in loaded and row["now"] - row["written_at"] < self._settings.quiet
                     await _act_for(connection, space.tenant_id)
                     waiting, worked = await self._keep(connection, space, busy=busy)
                     unindexed += waiting

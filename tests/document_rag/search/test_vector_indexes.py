@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from services.document_rag.model import RetrievalMode
+from services.document_rag.search.chunk_model import ChunkDraft
+from services.document_rag.search.chunk_push import ChunkPush
+from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.vector_indexes import next_segment
-from services.document_rag.search.vectors import Segment
-from tests.document_rag.chunk_program import clustered
+from services.document_rag.search.vectors import Kind, Segment, Space
+from shared.identifiers import new_id
+from tests.document_rag.chunk_program import DIMENSIONS, clustered
 from tests.document_rag.search.vector_bench import WORTH, Bench, found_places, opened_bench
 
 VECTORS = clustered(3_000)
@@ -63,6 +68,42 @@ async def test_a_space_that_is_being_filled_is_left_alone_until_it_is_quiet(benc
     assert await bench.indexes(quiet_seconds=60).keep() == 0
     await bench.fill(collection, VECTORS[WORTH + 1 :], first=WORTH + 1)
     assert await bench.indexes(quiet_seconds=60).keep() == 1  # unless far too many are waiting
+
+
+async def test_a_load_that_has_ended_is_indexed_without_waiting(bench: Bench) -> None:
+    collection = await bench.collection("t")
+    await bench.fill(collection, VECTORS[: 2 * WORTH])
+    indexes = bench.indexes(quiet_seconds=60)
+    space = Space("t", Kind.PUSHED, collection.collection_id)
+    indexes.load_ended(space, DIMENSIONS, WORTH // 2)  # one push of many, perhaps
+    assert not indexes.bell.is_set()
+    assert await indexes.keep() == 0
+    indexes.load_ended(replace(space, key=new_id()), DIMENSIONS, 2 * WORTH)  # another collection's
+    assert await indexes.keep() == 0
+    indexes.load_ended(space, DIMENSIONS, 2 * WORTH)
+    assert indexes.bell.is_set()
+    assert await indexes.keep() == 1
+
+
+async def test_a_load_has_ended_when_the_last_of_its_streams_has(bench: Bench) -> None:
+    collection = await bench.collection("t")
+    told: list[tuple[Space, int, int]] = []
+    push = ChunkPush(bench.store(), HashedEmbedder(), lambda *load: told.append(load))
+    second_may_end = asyncio.Event()
+
+    async def stream(first: int, ends: asyncio.Event) -> AsyncIterator[list[ChunkDraft]]:
+        yield [ChunkDraft(f"c{place}", "", "{}", VECTORS[place].tobytes()) for place in range(first, first + 100)]
+        await ends.wait()
+
+    at_once = asyncio.Event()
+    at_once.set()
+    second = asyncio.create_task(push.upsert("t", collection.collection_id, stream(100, second_may_end)))
+    await asyncio.sleep(0.05)
+    await push.upsert("t", collection.collection_id, stream(0, at_once))
+    assert told == []
+    second_may_end.set()
+    await second
+    assert told == [(Space("t", Kind.PUSHED, collection.collection_id), DIMENSIONS, 200)]
 
 
 async def test_a_trickle_is_merged_into_few_segments_and_swallowed_indexes_go(bench: Bench) -> None:
