@@ -22,6 +22,7 @@ from deploy.local.ports import free_port
 from services.chat_store.engines import SCHEMA_DIRECTORY
 from shared.identifiers import new_id
 from shared.migrations import migrate
+from tests.bench.bare_handler import bare_handlers
 from tests.bench.chat_service import LAST, Engines, ServiceSide, opened_engine, opened_service
 from tests.bench.chat_sides import Own, Peer, Side, running_peers
 from tests.bench.empty_call import empty_call
@@ -47,6 +48,7 @@ CALLS_ALLOWED = 1.5
 class Bench:
     """All sides, ready, and the conversations each of them has at a length."""
 
+    addresses: Engines
     engines: dict[str, Own]
     services: dict[str, ServiceSide]
     peers: list[Peer]
@@ -102,7 +104,7 @@ async def _bench(engines: Engines, keys: SigningKeys, peers: list[Peer]) -> Asyn
             name: await stack.enter_async_context(opened_service(engines, keys, side, name))
             for name, side in bare.items()
         }
-        yield Bench({name: Own(side) for name, side in bare.items()}, services, peers)
+        yield Bench(engines, {name: Own(side) for name, side in bare.items()}, services, peers)
 
 
 async def _growth(bench: Bench) -> list[Row]:
@@ -126,21 +128,33 @@ async def _growth(bench: Bench) -> list[Row]:
 
 
 async def _overhead(bench: Bench) -> list[Row]:
-    """The service beside its engine plus the calls that it may add."""
+    """The service beside its engine plus the calls that it may add; and so a handler that only asks the engine.
+
+    That one tells what can be had: an engine that waits for its next call answers later than one asked without a pause.
+    """
     rows = []
     async with empty_call() as empty:
         for name, engine in bench.engines.items():
             service = Own(bench.services[name])
             conversation = (await bench.conversations(service, MEDIUM))[0]
-            for call in ("append", "read"):
-                rounds = []
-                for _ in range(ROUNDS):
-                    ours = await service.alone(call, conversation, TURN_SECONDS)
-                    bare = await engine.alone(call, conversation, TURN_SECONDS)
-                    rounds.append((ours, bare + CALLS_ALLOWED * await alone(empty, "", TURN_SECONDS)))
-                case = f"{service.name}: {call}, p50, beside the engine + {CALLS_ALLOWED} empty calls"
-                rows.append(_at_most(case, rounds, 1.0))
+            async with bare_handlers(bench.addresses, name) as bare:
+                for call in ("append", "read"):
+                    turns = [partial(side.alone, call, conversation, TURN_SECONDS) for side in (service, engine)]
+                    turns += [partial(alone, act, conversation, TURN_SECONDS) for act in (bare[call], empty)]
+                    rounds = [[await turn() for turn in turns] for _ in range(ROUNDS)]
+                    rows += _overhead_rows(service.name, name, call, rounds)
     return rows
+
+
+def _overhead_rows(service: str, engine: str, call: str, rounds: list[list[float]]) -> list[Row]:
+    beside = f"{call}, p50, beside the engine + {CALLS_ALLOWED} empty calls"
+    allowed = [raw + CALLS_ALLOWED * empty for _, raw, _, empty in rounds]
+    ours = list(zip((ours for ours, *_ in rounds), allowed, strict=True))
+    mine, theirs, ratio = _medians(list(zip((bare for _, _, bare, _ in rounds), allowed, strict=True)))
+    return [
+        _at_most(f"{service}: {beside}", ours, 1.0),
+        Row(f"a bare handler over {engine}: {beside}", mine, theirs, "ms", ratio, None, holds=True),
+    ]
 
 
 async def _beside_peers(bench: Bench) -> list[Row]:
