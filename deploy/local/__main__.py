@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from deploy.local.cast import Cast, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig, wants_colour
 from deploy.local.data_directory import DirectoryHeldError, held, write_json
-from deploy.local.demo import Demo, Seeder, curl
+from deploy.local.demo import Demo, Seeder, asking_assistant, asking_team
 from deploy.local.engine import EngineFailedError, EngineMissingError
 from deploy.local.keyring import keyring_in
 from deploy.local.output import Output
@@ -98,6 +98,7 @@ class Run:
             "end_user_key": self._demo.end_user_key if self._demo else "",
             "admin_key": self._cast.keyring.admin_key,
             "assistant_id": self._demo.assistant_id if self._demo else "",
+            "team_id": self._demo.team_id if self._demo else "",
             "services": self._cast.targets,
             "ports": dict(self._cast.ports),
             "processes": {"supervisor": os.getpid(), **pids},
@@ -111,9 +112,10 @@ class Run:
         self._output.plain(f"  Contract   {gateway}/docs")
         self._output.plain(f"  Keys       {self._demo_file}")
         if self._demo:
-            command = curl(gateway, self._demo.api_key, self._demo.assistant_id)
-            self._output.plain(f"  API key    {self._demo.api_key}\n\n  Ask something:\n")
-            self._output.plain(textwrap.indent(command, "    "))
+            self._output.plain(f"  API key    {self._demo.api_key}\n\n  Ask the assistant:\n")
+            self._output.plain(textwrap.indent(asking_assistant(gateway, self._demo), "    "))
+            self._output.plain("\n  Ask the team, for what takes more than one of its assistants:\n")
+            self._output.plain(textwrap.indent(asking_team(gateway, self._demo), "    "))
         self._output.plain("\n  Ctrl-C stops everything.\n")
 
 

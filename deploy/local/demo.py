@@ -1,10 +1,10 @@
-"""The demo tenant: a prefeitura with documents and an assistant, created through the public contracts.
+"""The demo tenant: a prefeitura with documents, assistants and a team, created through the public contracts.
 
 Every step first looks whether it is done already, so a crash in the middle costs nothing but a second try.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 import grpc
 
 from deploy.local.data_directory import read_json, write_json
-from prosa.document_rag.v1 import assistant_service_pb2 as assistants
+from deploy.local.demo_calls import CALL_SECONDS, Caller, caller, works
+from deploy.local.demo_people import assistant_of, team_of
 from prosa.document_rag.v1 import document_service_pb2 as documents
 from prosa.document_rag.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from prosa.document_rag.v1.document_service_pb2_grpc import DocumentServiceStub
+from prosa.document_rag.v1.team_service_pb2_grpc import TeamServiceStub
 from prosa.tenant_quota.v1 import plan_service_pb2 as plans
 from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
 from prosa.tenant_quota.v1 import tenant_service_pb2 as tenants
@@ -27,13 +29,8 @@ from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 TENANT_ID = "prefeitura-de-exemplo"
 TENANT_NAME = "Prefeitura de Exemplo"
 USER_ID = "ana"
-ASSISTANT_NAME = "Assistente da Prefeitura"
-INSTRUCTIONS = (
-    "Você é o assistente da Prefeitura de Exemplo. Responda em português, com clareza e cortesia, somente com "
-    "base nos documentos da prefeitura. Quando a resposta não estiver neles, diga isso e indique a Central de "
-    "Atendimento 156."
-)
 QUESTION = "Até que dia posso pagar o IPTU em cota única com desconto?"
+TEAM_QUESTION = "Até que dia pago o IPTU em cota única, e a que horas passa a coleta seletiva?"
 # Quotes from documents cost nothing, and the price book says so: a price of 0 is not an unknown one.
 FREE_MODEL = "extractive"
 TOKENS_PER_DAY = 2_000_000
@@ -47,22 +44,18 @@ TITLES = {
 }
 MIME_TYPES = {".md": "text/markdown", ".html": "text/html", ".txt": "text/plain"}
 PIECE_BYTES = 64 * 1024
-CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 KEPT = "demo_tenant.json"
-
-Metadata = tuple[tuple[str, str], ...]
-# Asked before every call: a token lives for seconds.
-Caller = Callable[[], Awaitable[Metadata]]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What a visitor needs: the tenant administrator's key, one for anonymous end users, an assistant."""
+    """What a visitor needs: the tenant administrator's key, one for anonymous end users, an assistant, a team."""
 
     api_key: str
     end_user_key: str
     assistant_id: str
+    team_id: str
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,19 @@ class Seeder:
             directory = TenantServiceStub(quota_channel)
             if (demo := await self._completed(directory)) is not None:
                 return demo
-            admin = _caller(directory, self.admin_key)
+            admin = caller(directory, self.admin_key)
             await _create_tenant(directory, admin)
             await _set_quota(QuotaServiceStub(quota_channel), admin)
             await _set_price(PriceServiceStub(quota_channel), admin)
             await _create_user(directory, admin)
             api_key = await self._key("api_key", directory, admin, user_id=USER_ID)
             end_user_key = await self._key("end_user_key", directory, admin, role=tenants.ROLE_END_USER)
-            owner = _caller(directory, api_key)
-            await _upload_missing(DocumentServiceStub(rag_channel), owner)
-            demo = Demo(api_key, end_user_key, await _assistant(AssistantServiceStub(rag_channel), owner))
+            owner = caller(directory, api_key)
+            documents_by_name = await _uploaded(DocumentServiceStub(rag_channel), owner)
+            hall, house = AssistantServiceStub(rag_channel), TeamServiceStub(rag_channel)
+            assistant_id = await assistant_of(hall, owner)
+            team_id = await team_of(hall, house, owner, assistant_id, documents_by_name)
+            demo = Demo(api_key, end_user_key, assistant_id, team_id)
         write_json(self.directory / KEPT, asdict(demo))
         return demo
 
@@ -103,14 +99,14 @@ class Seeder:
         if set(kept) != {field.name for field in fields(Demo)}:
             return None
         demo = Demo(**kept)
-        works = [await _works(directory, key) for key in (demo.api_key, demo.end_user_key)]
-        return demo if all(works) else None
+        usable = [await works(directory, key) for key in (demo.api_key, demo.end_user_key)]
+        return demo if all(usable) else None
 
     async def _key(self, name: str, directory: Any, admin: Caller, **wanted: Any) -> str:
         """The key kept under this name if it still works, else a new one, kept at once."""
         path = self.directory / KEPT
         kept = read_json(path)
-        if name in kept and await _works(directory, kept[name]):
+        if name in kept and await works(directory, kept[name]):
             return str(kept[name])
         request = tenants.CreateApiKeyRequest(tenant_id=TENANT_ID, display_name=f"demo {name}", **wanted)
         created = await directory.CreateApiKey(request, metadata=await admin(), timeout=CALL_SECONDS)
@@ -120,30 +116,6 @@ class Seeder:
 
 def _channel(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target)
-
-
-async def _authenticate(directory: Any, key: str) -> Metadata:
-    answer = await directory.Authenticate(
-        tenants.AuthenticateRequest(credential=key), timeout=CALL_SECONDS, wait_for_ready=True
-    )
-    return (("authorization", f"Bearer {answer.access_token}"),)
-
-
-def _caller(directory: Any, key: str) -> Caller:
-    async def metadata() -> Metadata:
-        return await _authenticate(directory, key)
-
-    return metadata
-
-
-async def _works(directory: Any, key: str) -> bool:
-    try:
-        await _authenticate(directory, key)
-    except grpc.aio.AioRpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            return False
-        raise
-    return True
 
 
 async def _create_tenant(directory: Any, admin: Caller) -> None:
@@ -198,14 +170,17 @@ async def _set_price(prices: Any, admin: Caller) -> None:
     await prices.SetPrice(request, metadata=await admin(), timeout=CALL_SECONDS)
 
 
-async def _upload_missing(library: Any, owner: Caller) -> None:
+async def _uploaded(library: Any, owner: Caller) -> dict[str, str]:
+    """The ids of the demo's documents by their file names; uploads those that are missing."""
     listed = await library.ListDocuments(
         documents.ListDocumentsRequest(page_size=1000), metadata=await owner(), timeout=CALL_SECONDS
     )
-    present = {document.filename for document in listed.documents}
+    ids = {str(document.filename): str(document.document_id) for document in listed.documents}
     for path in demo_documents():
-        if path.name not in present:
-            await library.UploadDocument(_pieces(path), metadata=await owner(), timeout=UPLOAD_SECONDS)
+        if path.name not in ids:
+            done = await library.UploadDocument(_pieces(path), metadata=await owner(), timeout=UPLOAD_SECONDS)
+            ids[path.name] = str(done.document.document_id)
+    return ids
 
 
 def demo_documents() -> list[Path]:
@@ -226,24 +201,20 @@ async def _pieces(path: Path) -> AsyncIterator[documents.UploadDocumentRequest]:
         yield documents.UploadDocumentRequest(chunk=content[start : start + PIECE_BYTES])
 
 
-async def _assistant(hall: Any, owner: Caller) -> str:
-    listed = await hall.ListAssistants(
-        assistants.ListAssistantsRequest(page_size=1000), metadata=await owner(), timeout=CALL_SECONDS
-    )
-    for assistant in listed.assistants:
-        if assistant.display_name == ASSISTANT_NAME:
-            return str(assistant.assistant_id)
-    wanted = assistants.Assistant(display_name=ASSISTANT_NAME, instructions=INSTRUCTIONS)
-    request = assistants.CreateAssistantRequest(assistant=wanted)
-    created = await hall.CreateAssistant(request, metadata=await owner(), timeout=CALL_SECONDS)
-    return str(created.assistant_id)
+def asking_assistant(gateway_url: str, demo: Demo) -> str:
+    """A command that asks the demo's assistant and streams the answer, to be pasted into a shell."""
+    return _curl(f"{gateway_url}/v1/assistants/{demo.assistant_id}:ask", demo.api_key, QUESTION)
 
 
-def curl(gateway_url: str, api_key: str, assistant_id: str) -> str:
-    """A command that asks the demo's question and streams the answer, to be pasted into a shell."""
+def asking_team(gateway_url: str, demo: Demo) -> str:
+    """The same for a question that takes two of its assistants."""
+    return _curl(f"{gateway_url}/v1/teams/{demo.team_id}:ask", demo.api_key, TEAM_QUESTION)
+
+
+def _curl(url: str, api_key: str, question: str) -> str:
     return (
-        f"curl -N {gateway_url}/v1/assistants/{assistant_id}:ask \\\n"
+        f"curl -N {url} \\\n"
         f"  -H 'Authorization: Bearer {api_key}' \\\n"
         f"  -H 'Content-Type: application/json' \\\n"
-        f'  -d \'{{"question": "{QUESTION}"}}\''
+        f'  -d \'{{"question": "{question}"}}\''
     )

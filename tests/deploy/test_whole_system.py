@@ -40,23 +40,37 @@ def key(system: System) -> str:
     return str(system.demo["api_key"])
 
 
-def ask_as_printed(system: System) -> list[tuple[str, dict[str, Any]]]:
-    """Runs the printed curl in a shell; the events it streams, in order."""
-    command = re.findall(r"^ +curl -N.*?'$", system.output, re.MULTILINE | re.DOTALL)[-1]
+def ask_as_printed(system: System, whom: str) -> list[tuple[str, dict[str, Any]]]:
+    """Runs the printed curl for "assistants" or "teams" in a shell; the events it streams, in order."""
+    command = re.findall(rf"^ +curl -N \S+/v1/{whom}/.*?'$", system.output, re.MULTILINE | re.DOTALL)[-1]
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
     events = re.findall(r"^event: (\w+)\ndata: (.*)$", done.stdout, re.MULTILINE)
     return [(name, json.loads(data)) for name, data in events]
 
 
 def test_the_printed_curl_streams_a_cited_answer(system: System) -> None:
-    events = ask_as_printed(system)
+    events = ask_as_printed(system, "assistants")
     names = [name for name, _ in events]
     assert names[0] == "accepted"
     assert names[-2:] == ["completed", "end"]
     citations = [event for name, event in events if name == "citation"]
     assert any("IPTU" in json.dumps(citation, ensure_ascii=False) for citation in citations)
-    answer = "".join(event["textDelta"]["text"] for name, event in events if name == "text_delta")
-    assert "10 de fevereiro de 2027" in answer
+    assert "10 de fevereiro de 2027" in said(events)
+
+
+def test_the_printed_curl_for_the_team_shows_who_works_and_an_answer_from_both(system: System) -> None:
+    events = ask_as_printed(system, "teams")
+    steps = [event["step"] for name, event in events if name == "step"]
+    done = {each["displayName"] for each in steps if each["state"] == "STEP_STATE_FINISHED"}
+    assert done == {"Tributos e licenças", "Serviços da cidade", "Assistente da Prefeitura"}
+    assert "10 de fevereiro de 2027" in said(events)
+    assert "coleta seletiva" in said(events)
+    titles = {event["citation"]["title"] for name, event in events if name == "citation"}
+    assert {"IPTU e tributos municipais 2027", "Coleta de lixo e limpeza urbana"} <= titles
+
+
+def said(events: list[tuple[str, dict[str, Any]]]) -> str:
+    return "".join(event["textDelta"]["text"] for name, event in events if name == "text_delta")
 
 
 def test_the_docs_and_the_contract_are_where_the_greeting_says(system: System) -> None:
@@ -66,25 +80,29 @@ def test_the_docs_and_the_contract_are_where_the_greeting_says(system: System) -
     assert call(system, "/openapi.json")["openapi"].startswith("3.1")
 
 
+def seeded(system: System) -> tuple[Any, Any, Any]:
+    return call(system, "/v1/documents"), call(system, "/v1/assistants"), call(system, "/v1/teams")
+
+
 def test_a_second_start_finds_everything_and_adds_nothing(system: System) -> None:
-    before = system.demo, call(system, "/v1/documents"), call(system, "/v1/assistants")
+    before = system.demo, seeded(system)
     system.restart()
-    after = system.demo, call(system, "/v1/documents"), call(system, "/v1/assistants")
-    for name in ("gateway", "api_key", "end_user_key", "admin_key", "assistant_id", "services"):
+    after = system.demo, seeded(system)
+    for name in ("gateway", "api_key", "end_user_key", "admin_key", "assistant_id", "team_id", "services"):
         assert after[0][name] == before[0][name]
-    assert after[1:] == before[1:]
-    assert len(after[1]["documents"]) == 7
-    assert len(after[2]["assistants"]) == 1
+    assert after[1] == before[1]
+    documents, assistants, teams = after[1]
+    assert (len(documents["documents"]), len(assistants["assistants"]), len(teams["teams"])) == (7, 3, 1)
 
 
 async def test_seeding_again_after_a_crash_that_lost_the_keys_adds_only_keys(system: System, tmp_path: Path) -> None:
-    before = call(system, "/v1/documents"), call(system, "/v1/assistants")
+    before = seeded(system)
     seeder = Seeder(system.demo["services"], system.demo["admin_key"], tmp_path)
     first, second = await seeder.seed(), await seeder.seed()
     assert first == second
-    assert first.assistant_id == system.demo["assistant_id"]
+    assert (first.assistant_id, first.team_id) == (system.demo["assistant_id"], system.demo["team_id"])
     assert first.api_key != system.demo["api_key"]
-    assert (call(system, "/v1/documents"), call(system, "/v1/assistants")) == before
+    assert seeded(system) == before
 
 
 @pytest.mark.long
