@@ -43,7 +43,7 @@ def page_of_maintenance(port: int) -> Iterator[None]:
             self.end_headers()
             self.wfile.write(page)
 
-        def log_message(self, *_: object) -> None:  # type: ignore[override]
+        def log_message(self, *_: object) -> None:
             return
 
     server = ThreadingHTTPServer((LOOPBACK, port), Page)
