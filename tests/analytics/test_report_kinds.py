@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
@@ -14,7 +15,9 @@ from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.model import Axis
-from services.analytics.reports.csv_file import PORTUGUESE, csv_header
+from services.analytics.reports.calendar import Grain
+from services.analytics.reports.csv_file import PORTUGUESE, csv_file, csv_header
+from services.analytics.reports.model import Dimension
 from services.analytics.reports.repricing import Price
 from services.analytics.rollups import names
 from services.analytics.rollups.rollup_store import RollupStore
@@ -257,6 +260,24 @@ async def test_a_report_as_a_file_is_for_people_and_no_program(
     english = (await stub.ExportReport(request, **tenant(signing_keys))).data.decode("utf-8-sig")
     head, first, _ = csv.reader(io.StringIO(english, newline=""))
     assert (head[1], first[head.index("cost")]) == ("assistant_id", "1.234567")
+
+
+@pytest.mark.parametrize(
+    "formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1+1", "－1", "+x"]
+)
+def test_no_text_is_taken_for_a_formula(formula: str) -> None:
+    """Full-width signs are signs to spreadsheets in some languages, and spaces before one are skipped by some."""
+    row = pb.UsageRow(model=formula, turns=1)
+    settings: dict[str, Any] = {
+        "grain": Grain.DAY,
+        "group_by": (Dimension.MODEL,),
+        "zone": ZoneInfo("UTC"),
+        "portuguese": True,
+    }
+    file = csv_file([row], pb.UsageRow.DESCRIPTOR, **settings).decode("utf-8-sig")
+    (_, cells) = csv.reader(io.StringIO(file, newline=""), delimiter=";")
+    assert cells[1] == f"'{formula}"
+    assert cells[2] == "1"
 
 
 @pytest.mark.parametrize("kind", [each for each in pb.ReportKind.values() if each])

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from services.analytics.analyses.analysis_store import AnalysisStore, VersionTakenError, race_lost
 from services.analytics.analyses.budget import Budget
 from services.analytics.analyses.conversations import Conversations
+from services.analytics.analyses.examples import Example, digests_of
 from services.analytics.analyses.language_model import (
     LanguageModel,
     LanguageModelFailedError,
@@ -22,6 +23,7 @@ from services.analytics.analyses.language_model import (
 from services.analytics.analyses.local_findings import local_findings, uncertain
 from services.analytics.analyses.merging import merged, with_corrections
 from services.analytics.analyses.model import (
+    EXEMPLARY,
     Analysis,
     Findings,
     Missed,
@@ -35,7 +37,7 @@ from services.analytics.analyses.model import (
 )
 from services.analytics.analyses.statement import statement_of
 from services.analytics.rollups.statements import StatementStore
-from shared.errors import ServiceError
+from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id, new_id
 from shared.telemetry import get_logger
 
@@ -106,6 +108,8 @@ class Analyses:
                     await self._conversations.link(analysis)
                 case Step.FEEDBACK:
                     await self._conversations.leave_feedback(analysis)
+                case Step.LEARN:
+                    await self._learn(analysis)
             await self._store.done(analysis.analysis_id, step)
         return analysis
 
@@ -117,6 +121,21 @@ class Analyses:
             except ServiceError as error:
                 _log.warning("analysis_not_finished", reason=error.reason)
                 await self._store.put_off(analysis.analysis_id, self._now() + _PUT_OFF)
+
+    async def _learn(self, analysis: Analysis) -> None:
+        """Keeps what a person said as an example, unless it was corrected again or there are no words to keep it by."""
+        newest = await self._store.newest(analysis.tenant_id, analysis.conversation_id)
+        fields = [name for name in analysis.corrected_fields if name in EXEMPLARY]
+        if not fields or newest is None or newest.version > analysis.version:
+            return
+        try:
+            transcript = await self._conversations.transcript(analysis.tenant_id, analysis.conversation_id)
+        except NotFound:
+            return
+        example = Example(
+            digests_of(transcript.asked), {name: str(getattr(analysis.findings, name)) for name in fields}
+        )
+        await self._store.learn(analysis.tenant_id, analysis.conversation_id, example, self._now())
 
     async def _version(self, transcript: Transcript, trigger: Trigger, *, again: bool, request_id: str) -> Analysis:
         for _ in range(_RACES):

@@ -9,26 +9,18 @@ from typing import Any
 
 from services.analytics.analyses.analysis_store import AnalysisStore, VersionTakenError, race_lost
 from services.analytics.analyses.analyze import Analyses
-from services.analytics.analyses.conversations import Conversations
-from services.analytics.analyses.examples import Example, digests_of
 from services.analytics.analyses.merging import corrected
 from services.analytics.analyses.model import Analysis, AnalysisSuperseded, Missed, Spent, Step, Trigger
 from shared.errors import NotFound
 from shared.identifiers import derived_id, new_id
 
-# What a conversation like the corrected one is taken for; the rest is true of the one only.
-_EXEMPLARY = ("main_topic", "category", "sentiment")
-
 
 class Corrections:
     """Keeps what people say in the place of what was found."""
 
-    def __init__(
-        self, store: AnalysisStore, analyses: Analyses, conversations: Conversations, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, store: AnalysisStore, analyses: Analyses, now: Callable[[], datetime]) -> None:
         self._store = store
         self._analyses = analyses
-        self._conversations = conversations
         self._now = now
 
     async def correct(
@@ -48,7 +40,6 @@ class Corrections:
             after = await self._same_request(before, after)
         if request_id:
             await self._store.remember(after, request_id, fingerprint, self._now())
-        await self._learn(after)
         return await self._analyses.finish(after)
 
     def _version(self, before: Analysis, values: Mapping[str, Any], by: str, request_id: str) -> Analysis:
@@ -65,7 +56,7 @@ class Corrections:
             missed=Missed.NO,
             corrected_by=by,
             corrected_fields=tuple(dict.fromkeys([*before.corrected_fields, *values])),
-            pending=(Step.COUNT, Step.LINK),
+            pending=(Step.COUNT, Step.LINK, Step.LEARN),
         )
 
     async def _added(self, after: Analysis) -> Analysis:
@@ -82,20 +73,6 @@ class Corrections:
         except NotFound:
             newest = await self._store.newest(before.tenant_id, before.conversation_id)
             raise AnalysisSuperseded(newest.version if newest else before.version) from None
-
-    async def _learn(self, analysis: Analysis) -> None:
-        """Keeps an example of the words, while the conversation is there to be read."""
-        labels = {
-            name: str(getattr(analysis.findings, name)) for name in analysis.corrected_fields if name in _EXEMPLARY
-        }
-        if not labels:
-            return
-        try:
-            transcript = await self._conversations.transcript(analysis.tenant_id, analysis.conversation_id)
-        except NotFound:
-            return
-        example = Example(digests_of(transcript.asked), labels)
-        await self._store.learn(analysis.tenant_id, analysis.conversation_id, example, self._now())
 
 
 def _fingerprint(analysis_id: str, values: Mapping[str, Any]) -> str:

@@ -74,6 +74,7 @@ class Step(StrEnum):
     COUNT = "count"
     LINK = "link"
     FEEDBACK = "feedback"
+    LEARN = "learn"
 
 
 ISSUES = ("atraso", "cobranca", "defeito", "atendimento", "acesso", "informacao", "servico", "outro")
@@ -86,6 +87,8 @@ CORRECTABLE = (
     "issue_category",
     "summary",
 )
+# What a conversation like a corrected one is taken for; the rest is true of the one only.
+EXEMPLARY = ("main_topic", "category", "sentiment")
 MAX_SUMMARY_CHARACTERS = 600
 MAX_TOPIC_CHARACTERS = 80
 

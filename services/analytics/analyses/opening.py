@@ -72,7 +72,7 @@ async def open_analyses(
         statements = StatementStore(database, projection)
         language_model = await stack.enter_async_context(open_language_model(config))
         analyses = Analyses(store, conversations, statements, budget, language_model, now)
-        corrections = Corrections(store, analyses, conversations, now)
+        corrections = Corrections(store, analyses, now)
         handlers = AnalysisHandlers(analyses, corrections, store, topic_map)
         unasked = Unasked(database, projection, store, analyses, conversations, now)
         room = AnalysesRoom(_endpoint(handlers), analyses, store, topic_map, unasked)

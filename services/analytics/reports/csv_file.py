@@ -19,8 +19,8 @@ BYTE_ORDER_MARK = "\ufeff"
 TIMESTAMP = "google.protobuf.Timestamp"
 RATINGS = 5
 FORMATS = {Grain.HOUR: "%Y-%m-%d %H:%M", Grain.DAY: "%Y-%m-%d", Grain.MONTH: "%Y-%m"}
-# What a spreadsheet takes for the beginning of a formula, or skips before one.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What a spreadsheet takes for the beginning of a formula, full-width signs included; some skip white space before it.
+FORMULA = tuple("=+-@＝＋－＠")
 PORTUGUESE = {
     "start_time": "início",
     "model": "modelo",
@@ -144,6 +144,6 @@ def _money(micros: int) -> _Amount:
 
 def _shown(cell: Any, *, portuguese: bool) -> str:
     if isinstance(cell, str) and not isinstance(cell, _Amount):
-        return f"'{cell}" if cell.startswith(FORMULA) else cell
+        return f"'{cell}" if cell.lstrip().startswith(FORMULA) else cell
     number = f"{cell:.6g}" if isinstance(cell, float) else str(cell)
     return number.replace(".", ",") if portuguese else number

@@ -1,15 +1,18 @@
 """What people say counts: in reports, when the conversation is analysed again, and for conversations like it."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
 
 from prosa.analytics.v1 import analysis_service_pb2 as pb
+from services.analytics.analyses.conversations import Conversations
+from services.analytics.analyses.topic_map import MOST_TOPICS
 from services.analytics.analyses.unasked import Unasked
 from services.analytics.model import Wish
-from shared.errors import error_of
+from shared.errors import Unavailable, error_of
 from tests.analytics.analyses.world import BAD_LIGHT, GOOD_SCHOOL, World
 
 FAIR = "quando abre a barraca de pastel da feira livre de domingo"
@@ -198,3 +201,39 @@ async def test_many_conversations_at_once_make_one_topic_with_exact_sums(analyse
     (topic,) = (await analysed.topic_map()).topics
     assert (topic.name, topic.conversations, topic.users, topic.negative) == ("Iluminação pública", 12, 4, 12)
     assert (await analysed.counted("topic", topic.name))["analyses"] == 12
+
+
+async def test_a_correction_is_learnt_although_the_conversation_could_not_be_read_at_once(
+    analysed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await analysed.analyze(await analysed.conversation(FAIR))
+    with monkeypatch.context() as outage:
+
+        async def away(*_: Any) -> None:
+            raise Unavailable(dependency="chat_store")
+
+        outage.setattr(Conversations, "transcript", away)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await analysed.correct(found.analysis_id, main_topic="Feiras livres")
+    await analysed.change("analyses", look_again=datetime(2020, 1, 1, tzinfo=UTC))
+    await analysed.room.analyses.finish_abandoned()
+    like = await analysed.analyze(await analysed.conversation("Quando abre a barraca de pastel na feira livre?"))
+    assert like.main_topic == "Feiras livres"
+
+
+async def test_the_topic_map_reads_no_more_than_the_topics_it_may_show(analysed: World) -> None:
+    nobody = {"aliases": [], "users": 0, "positivo": 0, "neutro": 0, "negativo": 0, "tenant_id": analysed.tenant_id}
+    topics = [
+        {**nobody, "name": f"t{number}", "keys": [f"t{number}"], "conversations": number + 1}
+        for number in range(MOST_TOPICS + 500)
+    ]
+    await analysed.database["topics"].insert_many(topics)
+    await analysed.database.command("profile", 2)
+    try:
+        await analysed.topic_map()
+    finally:
+        await analysed.database.command("profile", 0)
+    reads = analysed.database["system.profile"].find(
+        {"ns": f"{analysed.database.name}.topics", "op": {"$ne": "insert"}}
+    )
+    assert sum([each["docsExamined"] async for each in reads]) == MOST_TOPICS
