@@ -31,6 +31,9 @@ from shared.server import Endpoint, Ready, serve
 from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
+# How often it is looked whether a rebuild was ended before it had dropped what it replaced.
+BROKEN_OFF_SECONDS = 60.0
+
 log = get_logger()
 
 
@@ -84,9 +87,12 @@ async def open_analytics(config: Config) -> AsyncIterator[Analytics]:
         retentions = Retentions(database, projection)
         cleaning = steadily("cleaning", retentions.clean, config.cleanup_sweep_seconds)
         await stack.enter_async_context(in_background(cleaning))
+        rebuilding = Rebuilding(database, projection, source, session_idle_seconds=config.session_idle_seconds)
+        settling = steadily("broken_off_rebuild", rebuilding.finish_broken_off, BROKEN_OFF_SECONDS)
+        await stack.enter_async_context(in_background(settling))
         admin = AdminHandlers(
             Replaying(intake.letters),
-            Rebuilding(database, projection, source, session_idle_seconds=config.session_idle_seconds),
+            rebuilding,
             Forgetting(database, projection, intake.letters, analyses.store.forget_user),
             retentions,
         )

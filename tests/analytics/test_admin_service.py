@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,10 +15,14 @@ from prosa.analytics.v1.admin_service_pb2_grpc import AdminServiceStub
 from prosa.analytics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from services.analytics.admin import rebuild
+from services.analytics.admin.rebuild import Building, Rebuilding
 from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.streams import Kind
-from services.analytics.intake.wire import entry_bytes
+from services.analytics.intake.wire import entry_bytes, fact_of
+from services.analytics.rollups.projection import Projection
+from services.analytics.rollups.rollup_store import RollupStore
 from shared.errors import error_of
 from shared.mongo import MongoDatabase
 from shared.steadily import in_background
@@ -252,6 +257,54 @@ async def test_of_two_rebuilds_at_once_one_is_refused(
         return "done"
 
     assert sorted(await asyncio.gather(rebuild(), rebuild())) == ["REBUILD_RUNNING", "done"]
+
+
+async def test_a_rebuild_that_takes_longer_than_its_lease_stays_the_only_one(
+    site: Site, channel: grpc.aio.Channel, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close_sessions = Building.close_sessions
+
+    async def slow(building: Building, before: datetime) -> None:
+        await asyncio.sleep(1.5)
+        await close_sessions(building, before)
+
+    monkeypatch.setattr(Building, "close_sessions", slow)
+    monkeypatch.setattr(rebuild, "LEASE_SECONDS", 0.5)
+    first = asyncio.create_task(_all(_rebuilt(channel, signing_keys)))
+    await asyncio.sleep(1.0)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _all(_rebuilt(channel, signing_keys))
+    assert error_of(refused.value).reason == "REBUILD_RUNNING"
+    assert (await first)[-1].state == pb.REBUILD_STATE_DONE
+
+
+async def test_a_rebuild_that_ends_right_after_the_switch_loses_nothing_counted_meanwhile(
+    database: MongoDatabase, redis: Redis
+) -> None:
+    """What was counted in the old projection in the second before everybody noticed is taken over later."""
+    await Site(database, redis).intake.prepare()
+    endless = Rebuilding(database, Projection(database), None, settled_seconds=3600)
+    listening = asyncio.create_task(_all(endless.run(accept_loss=False)))
+    await until(lambda: _in_force(database, 1))
+    late = replace(fact_of(appended("late", answer(cost_micros=7)).SerializeToString()), outside=True)
+    await RollupStore(database, Projection(database, pinned=0)).commit([late])
+    listening.cancel()
+    await asyncio.wait([listening])
+
+    await asyncio.gather(endless.finish_broken_off(), endless.finish_broken_off())
+    assert await database["facts_1"].find_one({"_id": "late"})
+    assert sum([each["cost_micros"] async for each in database["rollups_1"].find()]) == 7
+    assert not await kept(database), "the old one is still there"
+    await endless.finish_broken_off()
+    assert (await Projection(database).current()).number == 1
+
+
+async def _in_force(database: MongoDatabase, number: int) -> bool:
+    return (await Projection(database).current()).number == number
+
+
+async def _all(progress: AsyncIterator[Any]) -> list[Any]:
+    return [each async for each in progress]
 
 
 async def _facts(database: MongoDatabase, count: int) -> bool:

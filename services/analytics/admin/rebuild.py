@@ -6,7 +6,7 @@ told again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from services.analytics.rollups.statements import StatementStore, statement_in
 from shared.errors import ServiceError
 from shared.identifiers import new_id
 from shared.mongo import MongoDatabase, mongo_errors
+from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 BATCH = 1000
@@ -57,20 +58,44 @@ class Rebuilding:
         self._settled_seconds = settled_seconds
 
     async def run(self, *, accept_loss: bool) -> AsyncIterator[RebuildProgress]:
-        """How far it is, again and again; RebuildRunning, RebuildWouldLose. Whatever ends it, nothing has changed."""
+        """How far it is, again and again; RebuildRunning, RebuildWouldLose.
+
+        Whatever ends it, nothing has changed, or the new projection is in force and `finish_broken_off` does the rest.
+        """
+        async with self._alone() as still_alone:
+            async for progress in self._run(still_alone, accept_loss=accept_loss):
+                yield progress
+
+    async def finish_broken_off(self) -> None:
+        """Takes over and drops the projection before the one in force, if a rebuild that was ended has left it."""
+        number = (await Projection(self._database).current()).number
+        before = generation(self._database, number - 1)
+        if number and await _is_left(before):
+            with suppress(RebuildRunning):
+                async with self._alone():
+                    await _settle(before, Building(self._database, number))
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
+        """Nobody else rebuilds inside the block, which can ask whether that is still so; else RebuildRunning."""
         holder = new_id()
         locks = FeedPositions(self._database, Projection(self._database, pinned=0), feed="rebuild")
         if not await locks.acquire(holder, LEASE_SECONDS):
             raise RebuildRunning("the projection is being built anew already")
+
+        def prolong() -> Awaitable[bool]:
+            return locks.acquire(holder, LEASE_SECONDS)
+
         try:
-            async for progress in self._run(accept_loss=accept_loss):
-                await locks.acquire(holder, LEASE_SECONDS)
-                yield progress
+            async with in_background(steadily("rebuild_lease", prolong, LEASE_SECONDS / 6)):
+                yield prolong
         finally:
             with suppress(ServiceError):
                 await locks.release(holder)
 
-    async def _run(self, *, accept_loss: bool) -> AsyncIterator[RebuildProgress]:
+    async def _run(
+        self, still_alone: Callable[[], Awaitable[bool]], *, accept_loss: bool
+    ) -> AsyncIterator[RebuildProgress]:
         before = await Projection(self._database).current()
         new = Building(self._database, before.number + 1)
         progress = RebuildProgress(new.generation.number)
@@ -92,11 +117,11 @@ class Rebuilding:
                 metadata={"facts": str(progress.facts_lost)},
             )
         await new.close_sessions(datetime.now(UTC) - timedelta(seconds=self._session_idle_seconds))
+        if not await still_alone():
+            raise RebuildRunning("another one builds the projection anew")
         await self._projection.switch(before.number, new.generation.number)
         await asyncio.sleep(self._settled_seconds)
-        async for taken, _ in new.take_over(before):
-            progress.facts_taken_over += taken
-        await before.drop()
+        progress.facts_taken_over += await _settle(before, new)
         progress.state = RebuildState.DONE
         yield progress
 
@@ -124,6 +149,19 @@ async def _watching(source: Any) -> AsyncIterator[Any]:
         yield call
     finally:
         call.cancel()
+
+
+async def _is_left(before: Generation) -> bool:
+    collections = (before.facts, before.rollups, before.series, before.sessions, before.statements)
+    with mongo_errors():
+        return any([await each.find_one({}, {"_id": 1}) is not None for each in collections])
+
+
+async def _settle(before: Generation, new: "Building") -> int:
+    """Takes over what was counted last in the old projection, and drops it; returns how many facts those were."""
+    taken = sum([some async for some, _ in new.take_over(before)])
+    await before.drop()
+    return taken
 
 
 class Building:
