@@ -24,6 +24,7 @@ BENCHES = {
     "content": "tests.bench.content",
     "panel": "tests.bench.panel",
     "live": "tests.bench.live",
+    "large_tenant": "tests.bench.large_tenant",
     "gateway": "tests.bench.gateway",
     "chroma": "tests.bench.chroma",
 }

@@ -53,7 +53,7 @@ def _published(name: str, rows: list[Row]) -> list[Row]:
 
 
 def _row(each: Accuracy) -> Row:
-    # Nothing is promised of rules that leave most to the next stage, nor of what hardly any conversation is labelled with.
+    # Nothing is promised of rules that leave most to the next stage, nor of what few conversations are labelled with.
     if each.stage == FIRST_STAGE and (each.decided < 50 or each.field == "resolution"):
         return _unpromised(each)
     return at_least(_case(each), each.of_all, guessing(each.field), "% right", BAR)
