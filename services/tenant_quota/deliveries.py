@@ -78,7 +78,7 @@ class Deliveries:
         self._patience = patience
 
     async def claim(self, most: int, busy: Collection[str]) -> Sequence[Attempt]:
-        """Takes up to `most` that are due, few of each webhook and none of the `busy` ones."""
+        """Takes up to `most` that are due, few of each webhook and of each tenant, and none of the `busy` webhooks."""
         with postgres_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
                 rows = await connection.fetch(CLAIM, most, list(busy), self._patience.lease)

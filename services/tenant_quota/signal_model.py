@@ -12,6 +12,8 @@ from enum import IntEnum
 from services.tenant_quota.quota_model import Level, Window
 
 MOST_WEBHOOKS = 10
+# Of a webhook, on their way.
+MOST_TESTS = 10
 SIGNAL_TYPE = "usage.threshold_crossed"
 TEST_TYPE = "webhook.test"
 

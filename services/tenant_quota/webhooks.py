@@ -7,9 +7,9 @@ import asyncpg
 
 from services.tenant_quota.model import Replay
 from services.tenant_quota.quota_model import Level
-from services.tenant_quota.replays import once, present
+from services.tenant_quota.replays import once
 from services.tenant_quota.signal_feed import CHANNEL
-from services.tenant_quota.signal_model import MOST_WEBHOOKS, Delivery, DeliveryState, Webhook
+from services.tenant_quota.signal_model import MOST_TESTS, MOST_WEBHOOKS, Delivery, DeliveryState, Webhook
 from services.tenant_quota.tenants import Position, bounds, require_tenant
 from services.tenant_quota.webhook_secrets import WebhookSecrets
 from shared.errors import FailedPrecondition, NotFound
@@ -44,7 +44,12 @@ CALL_OFF = """
 UPDATE deliveries SET state = 3, last_error = 'the webhook was switched off', end_time = clock_timestamp()
  WHERE tenant_id = $1 AND webhook_id = $2 AND state = 1 AND signal_id IS NOT NULL
 """
-INSERT_TEST = "INSERT INTO deliveries (tenant_id, webhook_id) VALUES ($1, $2) RETURNING *"
+INSERT_TEST = """
+INSERT INTO deliveries (tenant_id, webhook_id)
+SELECT $1, $2 WHERE $3 > (SELECT count(*) FROM deliveries
+                           WHERE tenant_id = $1 AND webhook_id = $2 AND state = 1 AND signal_id IS NULL)
+RETURNING *
+"""
 NOTIFY = f"SELECT pg_notify('{CHANNEL}', $1)"
 LIST_DELIVERIES = """
 SELECT * FROM deliveries
@@ -114,10 +119,12 @@ class Webhooks:
                 raise NotFound("webhook", webhook_id)
 
     async def test(self, tenant_id: str, webhook_id: str) -> Delivery:
-        """A delivery on its way; NotFound."""
+        """A delivery on its way; NotFound, FailedPrecondition (TOO_MANY) while too many are."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
             _found(await connection.fetchrow(GET, tenant_id, webhook_id), webhook_id)
-            made = present(await connection.fetchrow(INSERT_TEST, tenant_id, webhook_id))
+            made = await connection.fetchrow(INSERT_TEST, tenant_id, webhook_id, MOST_TESTS)
+            if made is None:
+                raise FailedPrecondition(f"at most {MOST_TESTS} tests can be on their way", reason="TOO_MANY")
             await connection.execute(NOTIFY, tenant_id)
         return _delivery(made)
 

@@ -12,6 +12,7 @@ from prosa.tenant_quota.v1 import signal_service_pb2 as pb
 from services.tenant_quota.config import Config
 from services.tenant_quota.model import Role
 from services.tenant_quota.quota_model import Level
+from services.tenant_quota.signal_model import MOST_TESTS
 from services.tenant_quota.webhook_secrets import WebhookSecrets
 from shared.postgres import tenant_transaction
 from tests.house.signing import SigningKeys
@@ -189,6 +190,16 @@ async def test_an_address_inside_is_refused_at_creation_and_at_delivery(
         await probe(careful, made.webhook)
         (delivery,) = await settled(careful, made.webhook)
         assert (delivery.http_status, delivery.last_error) == (0, "the host's address is not public")
+
+
+async def test_a_webhook_is_not_tested_again_and_again_while_it_does_not_answer(service: Replica) -> None:
+    tenant_id = await tenant_with(service.pool)
+    async with receiving(None) as receiver:
+        made = await create(service, tenant_id, receiver.url())
+        for _ in range(MOST_TESTS):
+            await probe(service, made.webhook)
+        refused = await refusal(probe(service, made.webhook))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY")
 
 
 async def test_ten_webhooks_are_enough(service: Replica, receiver: Receiver) -> None:

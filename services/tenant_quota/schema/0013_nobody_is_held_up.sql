@@ -1,5 +1,5 @@
--- One tenant's trouble is no other's: the sweeper passes by. Erasing somebody whose reservation is being extended, and a
--- user's fair share that is used up.
+-- One tenant's trouble is no other's: neither the sweeper nor webhooks wait for it. Erasing somebody whose reservation is
+-- being extended; a user's fair share that is used up.
 
 -- Gives back up to p_most reservations whose lease ended, and takes back what is left of top-ups that expired; returns
 -- how many of both. One replica sweeps at a time: the others have nothing to add, and the lock ends with the statement,
@@ -117,3 +117,56 @@ CREATE OR REPLACE FUNCTION effective_limits(p_tenant text[], p_level smallint[],
                 CASE WHEN a.level = 1 THEN p.cost_micros_per_month END))) m("window", measure, amount)
      WHERE m.amount IS NOT NULL AND NOT coalesce(q.unlimited, false)
 $$;
+
+-- Takes up to p_most deliveries that are due, few of each webhook, of each tenant's to two webhooks at once, and none of the
+-- webhooks that p_busy names (tenant and webhook, with a space between): slow ones must not keep the others waiting. They
+-- are due again after the lease, whatever becomes of whoever took them.
+CREATE OR REPLACE FUNCTION claim_deliveries(p_most int, p_busy text[], p_lease interval) RETURNS TABLE (
+    tenant_id text, delivery_id text, webhook_id text, attempts int, create_time timestamptz,
+    url text, secrets int[], signal signals
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_tenant text[]; v_delivery text[];
+BEGIN
+    PERFORM set_config('app.tenant', '*', true);
+    WITH waiting AS (
+        SELECT d.tenant_id, d.webhook_id, min(d.next_attempt_time) AS since FROM deliveries d
+         WHERE d.state = 1 AND d.next_attempt_time <= v_now AND d.tenant_id || ' ' || d.webhook_id <> ALL (p_busy)
+         GROUP BY d.tenant_id, d.webhook_id
+    ), turns AS MATERIALIZED (
+        SELECT w.tenant_id, w.webhook_id, w.since,
+               row_number() OVER (PARTITION BY w.tenant_id ORDER BY w.since, w.webhook_id)
+               + (SELECT count(*) FROM unnest(p_busy) b WHERE split_part(b, ' ', 1) = w.tenant_id) AS turn
+          FROM waiting w
+    ), due AS (
+        SELECT x.tenant_id, x.delivery_id
+          FROM (SELECT * FROM turns WHERE turn <= 2 ORDER BY turn, since) w
+         CROSS JOIN LATERAL (SELECT d.tenant_id, d.delivery_id FROM deliveries d
+                              WHERE d.tenant_id = w.tenant_id AND d.webhook_id = w.webhook_id AND d.state = 1
+                                AND d.next_attempt_time <= v_now
+                              ORDER BY d.next_attempt_time LIMIT 4 FOR UPDATE SKIP LOCKED) x
+         LIMIT p_most
+    ), taken AS (
+        UPDATE deliveries d SET attempts = d.attempts + 1, next_attempt_time = v_now + p_lease
+          FROM due
+         WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id
+        RETURNING d.tenant_id, d.delivery_id
+    )
+    SELECT array_agg(t.tenant_id), array_agg(t.delivery_id) INTO v_tenant, v_delivery FROM taken t;
+    PERFORM set_config('app.tenant', '', true);
+    IF v_tenant IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('app.tenants', jsonb_object(v_tenant, v_tenant)::text, true);
+    RETURN QUERY
+    SELECT d.tenant_id, d.delivery_id, d.webhook_id, d.attempts, d.create_time, w.url,
+           CASE WHEN w.rotate_time > v_now - interval '24 hours' THEN ARRAY[w.secret_version, w.secret_version - 1]
+                ELSE ARRAY[w.secret_version] END,
+           s
+      FROM unnest(v_tenant, v_delivery) a(tenant_id, delivery_id)
+      JOIN deliveries d ON d.tenant_id = a.tenant_id AND d.delivery_id = a.delivery_id
+      JOIN webhooks w ON w.tenant_id = d.tenant_id AND w.webhook_id = d.webhook_id
+      LEFT JOIN signals s ON s.tenant_id = d.tenant_id AND s.signal_id = d.signal_id;
+END $$;

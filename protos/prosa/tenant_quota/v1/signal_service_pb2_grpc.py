@@ -222,7 +222,8 @@ class SignalServiceServicer:
 
     def TestWebhook(self, request, context):
         """Sends a test to a webhook, also to one that is switched off. Returns at once: ListDeliveries tells what came of it.
-        Returns NOT_FOUND if the webhook does not exist in that tenant.
+        Returns NOT_FOUND if the webhook does not exist in that tenant, FAILED_PRECONDITION with reason TOO_MANY while ten tests
+        of it are on their way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

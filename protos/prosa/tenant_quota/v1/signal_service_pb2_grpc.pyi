@@ -99,7 +99,8 @@ class SignalServiceStub:
     """
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_signal_service_pb2.TestWebhookRequest, _signal_service_pb2.Delivery]
     """Sends a test to a webhook, also to one that is switched off. Returns at once: ListDeliveries tells what came of it.
-    Returns NOT_FOUND if the webhook does not exist in that tenant.
+    Returns NOT_FOUND if the webhook does not exist in that tenant, FAILED_PRECONDITION with reason TOO_MANY while ten tests
+    of it are on their way.
     """
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_signal_service_pb2.ListDeliveriesRequest, _signal_service_pb2.ListDeliveriesResponse]
     """Lists the deliveries to a webhook, newest first, for 30 days after their end.
@@ -176,7 +177,8 @@ class SignalServiceAsyncStub(SignalServiceStub):
     """
     TestWebhook: _aio.UnaryUnaryMultiCallable[_signal_service_pb2.TestWebhookRequest, _signal_service_pb2.Delivery]  # type: ignore[assignment]
     """Sends a test to a webhook, also to one that is switched off. Returns at once: ListDeliveries tells what came of it.
-    Returns NOT_FOUND if the webhook does not exist in that tenant.
+    Returns NOT_FOUND if the webhook does not exist in that tenant, FAILED_PRECONDITION with reason TOO_MANY while ten tests
+    of it are on their way.
     """
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_signal_service_pb2.ListDeliveriesRequest, _signal_service_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
     """Lists the deliveries to a webhook, newest first, for 30 days after their end.
@@ -304,7 +306,8 @@ class SignalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_signal_service_pb2.Delivery, _abc.Awaitable[_signal_service_pb2.Delivery]]:
         """Sends a test to a webhook, also to one that is switched off. Returns at once: ListDeliveries tells what came of it.
-        Returns NOT_FOUND if the webhook does not exist in that tenant.
+        Returns NOT_FOUND if the webhook does not exist in that tenant, FAILED_PRECONDITION with reason TOO_MANY while ten tests
+        of it are on their way.
         """
 
     @_abc_1.abstractmethod
