@@ -19,6 +19,8 @@ DEPLOYABLES = {
     "analytics": "services.analytics",
     "gateway": "gateway",
 }
+# Installed at a person's own machine, from a lock of their own.
+COMMANDS = "services.document_rag.commands"
 # The last is what grpcio itself needs.
 CONTRACTS_NEED = {"grpcio", "protobuf", "googleapis-common-protos", "typing-extensions"}
 DATA = {".sql", ".json", ".js", ".css", ".html", ".md", ".txt", ".proto", ".pyi"}
@@ -26,9 +28,9 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 names = [each.name for each in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+names = [name for name in names if not name.endswith("__main__") and not name.startswith(tuple(sys.argv[2:]))]
 for name in names:
-    if not name.endswith("__main__"):
-        importlib.import_module(name)
+    importlib.import_module(name)
 print(len(names))
 """
 
@@ -45,8 +47,16 @@ class Environment:
     def install(self, *arguments: str) -> None:
         self.python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments)
 
+    def install_locked(self, extra: str, wheels: Sequence[Path]) -> None:
+        self.install("--require-hashes", "-r", str(REPOSITORY / "requirements" / f"{extra}.txt"))
+        self.install("--no-deps", *map(str, wheels))
+        self.python("-m", "pip", "check", "--disable-pip-version-check")
+
     def python(self, *arguments: str) -> str:
-        return _run(str(self._directory / "bin" / "python"), *arguments, cwd=self._directory)
+        return self.run("python", *arguments)
+
+    def run(self, program: str, *arguments: str) -> str:
+        return _run(str(self._directory / "bin" / program), *arguments, cwd=self._directory)
 
     def packages(self) -> set[str]:
         listed = self.python("-m", "pip", "list", "--format", "freeze", "--disable-pip-version-check")
@@ -78,11 +88,17 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
 @pytest.mark.parametrize("deployable", DEPLOYABLES)
 def test_a_deployable_installs_alone_from_its_lock(tmp_path: Path, wheels: Sequence[Path], deployable: str) -> None:
     environment, module = Environment(tmp_path / "venv"), DEPLOYABLES[deployable]
-    environment.install("--require-hashes", "-r", str(REPOSITORY / "requirements" / f"{deployable}.txt"))
-    environment.install("--no-deps", *map(str, wheels))
-    environment.python("-m", "pip", "check", "--disable-pip-version-check")
+    environment.install_locked(deployable, wheels)
     assert "settings (environment variables)" in environment.python("-m", module, "--help")
-    assert int(environment.python("-c", IMPORT_ALL, module)) > 3
+    assert int(environment.python("-c", IMPORT_ALL, module, COMMANDS)) > 3
+
+
+def test_the_commands_install_alone_from_their_lock(tmp_path: Path, wheels: Sequence[Path]) -> None:
+    environment = Environment(tmp_path / "venv")
+    environment.install_locked("commands", wheels)
+    assert int(environment.python("-c", IMPORT_ALL, COMMANDS)) > 3
+    for command in ("prosa-ingest", "prosa-ask"):
+        assert f"usage: {command}" in environment.run(command, "--help")
 
 
 def test_the_contracts_install_alone(tmp_path: Path, wheels: Sequence[Path]) -> None:
