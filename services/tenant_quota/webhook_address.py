@@ -4,8 +4,9 @@ import asyncio
 import ipaddress
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -16,6 +17,10 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HOST = re.compile(rb"[0-9A-Za-z._:-]{1,253}")
 # An IPv6 address of these holds an IPv4 address, and leads there.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+# The loop's own threads are few, and a name server that does not answer keeps each for half a minute.
+_lookups = ThreadPoolExecutor(64, thread_name_prefix="webhook-names")
 
 
 class AddressRefusedError(Exception):
@@ -52,7 +57,7 @@ class Addresses:
         AddressRefusedError when the name is unknown or any of its addresses is not public.
         """
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(_lookups, _look_up, host, port)
         except (OSError, UnicodeError):
             raise AddressRefusedError("the host's name leads nowhere") from None
         addresses = [_literal(str(place[0])) for *_, place in found]
@@ -62,6 +67,10 @@ class Addresses:
 
     def _allows(self, address: _Address) -> bool:
         return self.private_allowed or _is_public(address)
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _literal(host: str) -> _Address | None:

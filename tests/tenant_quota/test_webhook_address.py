@@ -1,5 +1,10 @@
 """Where webhooks may lead: never into our own network."""
 
+import asyncio
+import socket
+import threading
+from typing import Any
+
 import pytest
 
 from services.tenant_quota.webhook_address import Addresses, AddressRefusedError
@@ -65,6 +70,26 @@ async def test_a_name_is_as_good_as_what_it_leads_to() -> None:
 async def test_other_spellings_of_our_addresses_are_seen_through(host: str) -> None:
     with pytest.raises(AddressRefusedError):
         await Addresses().resolve(host, 443)
+
+
+async def test_a_name_server_that_does_not_answer_keeps_no_other_name_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, lookup = threading.Event(), socket.getaddrinfo
+
+    def with_a_silent_server(host: str, *arguments: Any, **named: Any) -> list[Any]:
+        if host == "silent.example":
+            answered.wait(10)
+        return lookup("127.0.0.1", *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", with_a_silent_server)
+    addresses = Addresses(private_allowed=True)
+    # As many as one tenant may have on their way, and as many that were given up and are still being looked up.
+    silent = [asyncio.create_task(addresses.resolve("silent.example", 443)) for _ in range(32)]
+    try:
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(addresses.resolve("quick.example", 443), 2) == "127.0.0.1"
+    finally:
+        answered.set()
+        await asyncio.gather(*silent)
 
 
 async def test_a_name_that_leads_nowhere_is_refused() -> None:
