@@ -15,7 +15,7 @@ from services.analytics.analyses.model import Analysis, Settings, Step
 from services.analytics.analyses.topic_map import TopicMap
 from services.analytics.rollups.commits import committed
 from shared.errors import Conflict, NotFound, RequestIdReused
-from shared.mongo import MongoDatabase, MongoSession, mongo_errors
+from shared.mongo import MongoDatabase, MongoSession, aggregate, mongo_errors
 
 ANALYSES = "analyses"
 EXAMPLES = "analysis_examples"
@@ -23,9 +23,16 @@ SETTINGS = "analysis_settings"
 REQUESTS = "analysis_requests"
 # Of what was forgotten only what it cost is kept.
 _KEPT_WHOLE = {"version": {"$gt": 0}}
+BY_CONVERSATION, BY_TIME = "kept_versions", "by_time"
+# What one page may look at: a filter that hardly anything passes must not read a tenant's whole past in one call.
+MOST_EXAMINED = 5_000
 _REQUESTS_KEPT = timedelta(days=7)
 # What is younger is still in the hands of whoever made it.
 UNFINISHED_AFTER = timedelta(seconds=60)
+
+
+# When the last message was stored, and the version's id.
+Place = tuple[datetime, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +41,19 @@ class Wanted:
 
     tenant_id: str
     equal: Mapping[str, str]
+    conversation_id: str = ""
     start: datetime | None = None
     end: datetime | None = None
     all_versions: bool = False
-    before: tuple[datetime, str] | None = None
+    before: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Analyses; `looked_until` is set where no more were looked at although fewer were found than asked for."""
+
+    found: Sequence[Analysis]
+    looked_until: Place | None
 
 
 class AnalysisStore:
@@ -58,9 +74,9 @@ class AnalysisStore:
         by_time = [("tenant_id", ASCENDING), ("newest", ASCENDING), ("last_time", DESCENDING), ("_id", DESCENDING)]
         with mongo_errors():
             await self._analyses.create_index(
-                versions, unique=True, partialFilterExpression=_KEPT_WHOLE, name="kept_versions"
+                versions, unique=True, partialFilterExpression=_KEPT_WHOLE, name=BY_CONVERSATION
             )
-            await self._analyses.create_index(by_time, name="by_time")
+            await self._analyses.create_index(by_time, name=BY_TIME)
             await self._analyses.create_index(
                 [("look_again", ASCENDING)],
                 partialFilterExpression={"pending.0": {"$exists": True}},
@@ -139,20 +155,26 @@ class AnalysisStore:
         with mongo_errors():
             await self._analyses.update_one({"_id": analysis_id}, {"$set": {"look_again": until}})
 
-    async def page(self, wanted: Wanted, size: int) -> list[Analysis]:
-        """The analyses of the last active conversations first."""
-        query: dict[str, Any] = {"tenant_id": wanted.tenant_id, **_KEPT_WHOLE, **wanted.equal}
-        if not wanted.all_versions:
-            query["newest"] = True
-        times = {"$gte": wanted.start, "$lt": wanted.end}
-        if bounds := {sign: time for sign, time in times.items() if time}:
-            query["last_time"] = bounds
-        if wanted.before:
-            time, analysis_id = wanted.before
-            query["$or"] = [{"last_time": {"$lt": time}}, {"last_time": time, "_id": {"$lt": analysis_id}}]
-        order = [("last_time", DESCENDING), ("_id", DESCENDING)]
+    async def page(self, wanted: Wanted, size: int) -> Page:
+        """The analyses of the last active conversations first, `size` at the most, of MOST_EXAMINED looked at."""
+        looked_at, order = _looked_at(wanted), {"last_time": DESCENDING, "_id": DESCENDING}
+        pipeline: list[Mapping[str, Any]] = [
+            {"$match": looked_at},
+            {"$sort": order},
+            {"$limit": MOST_EXAMINED},
+            {"$match": wanted.equal},
+            {"$limit": size},
+        ]
+        # By its own choice MongoDB looks for one conversation among all of the tenant's.
+        hint = BY_CONVERSATION if wanted.conversation_id else BY_TIME
         with mongo_errors():
-            return [analysis_in(each) async for each in self._analyses.find(query).sort(order).limit(size)]
+            documents = aggregate(self._analyses, pipeline, hint=hint)
+            found = [analysis_in(each) async for each in documents]
+            if len(found) == size:
+                return Page(found, None)
+            last = self._analyses.find(looked_at, {"last_time": 1}, hint=hint).sort(list(order.items()))
+            places = [(each["last_time"], each["_id"]) async for each in last.skip(MOST_EXAMINED - 1).limit(1)]
+        return Page(found, places[0] if places else None)
 
     async def examples(self, tenant_id: str) -> list[Example]:
         """What the tenant's people corrected, the newest first."""
@@ -253,6 +275,23 @@ class AnalysisStore:
         with mongo_errors():
             document = await self._analyses.find_one({**query, **_KEPT_WHOLE})
         return analysis_in(document) if document else None
+
+
+def _looked_at(wanted: Wanted) -> dict[str, Any]:
+    """What is looked at: all conditions that an index answers."""
+    query: dict[str, Any] = {"tenant_id": wanted.tenant_id}
+    if wanted.conversation_id:
+        query |= {"conversation_id": wanted.conversation_id, **_KEPT_WHOLE}
+    # Both are named, because the index is in the order of time for each of them.
+    query["newest"] = {"$in": [True, False] if wanted.all_versions else [True]}
+    times = {"$gte": wanted.start, "$lt": wanted.end}
+    if bounds := {sign: time for sign, time in times.items() if time}:
+        query["last_time"] = bounds
+    if wanted.before:
+        time, analysis_id = wanted.before
+        query["$or"] = [{"last_time": {"$lt": time}}, {"last_time": time, "_id": {"$lt": analysis_id}}]
+        query["last_time"] = {**bounds, "$lte": time}
+    return query
 
 
 class VersionTakenError(Exception):

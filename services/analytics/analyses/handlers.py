@@ -44,8 +44,8 @@ class AnalysisHandlers(pb_grpc.AnalysisServiceServicer):
     async def ListAnalyses(self, request: pb.ListAnalysesRequest, _: Context) -> pb.ListAnalysesResponse:
         """A page of analyses."""
         size = page_size(request.page_size)
-        found = await self._store.page(wire.wanted_of(request, current_caller().tenant_id), size + 1)
-        return wire.page_out(found, request, size)
+        page = await self._store.page(wire.wanted_of(request, current_caller().tenant_id), size + 1)
+        return wire.page_out(page, request, size)
 
     async def CorrectAnalysis(self, request: pb.CorrectAnalysisRequest, _: Context) -> pb.Analysis:
         """What a person says instead."""

@@ -24,9 +24,9 @@ _log = get_logger()
 
 MAX_TRANSCRIPT_CHARACTERS = 12_000
 MAX_ANSWER_TOKENS = 700
-# What instructions and schema take, generously; of a text, two characters never make more than a token.
+# What instructions and schema take, generously.
 _OVERHEAD_TOKENS = 900
-_CHARACTERS_PER_TOKEN = 2
+_CHARACTERS_PER_TOKEN = 4
 _LINE = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TOPIC_CHARACTERS)]
 
 INSTRUCTIONS = """Você classifica conversas de atendimento. Responda só com JSON conforme o esquema.
@@ -95,8 +95,8 @@ class LanguageModel:
 
 
 def worst_case_tokens(transcript: Transcript) -> int:
-    """More than asking about it can use."""
-    return _OVERHEAD_TOKENS + len(_told(transcript)) // _CHARACTERS_PER_TOKEN + MAX_ANSWER_TOKENS
+    """More than asking about it can use: no token is less than a byte, and an emoji may be one a byte."""
+    return _OVERHEAD_TOKENS + len(_told(transcript).encode()) + MAX_ANSWER_TOKENS
 
 
 def _messages(transcript: Transcript) -> Any:
@@ -144,8 +144,8 @@ def _spent(completion: Any, messages: Any, text: str) -> Spent:
     usage, model = completion.usage, completion.model or ""
     if usage is None:
         asked = sum(len(message["content"]) for message in messages)
-        per_token = _CHARACTERS_PER_TOKEN * 2
-        return Spent(model, asked // per_token, 0, len(text) // per_token, 0, provider_counted=False)
+        tokens = asked // _CHARACTERS_PER_TOKEN, 0, len(text) // _CHARACTERS_PER_TOKEN, 0
+        return Spent(model, *tokens, provider_counted=False)
     prompt, answer = usage.prompt_tokens_details, usage.completion_tokens_details
     cached = (prompt.cached_tokens if prompt else None) or 0
     reasoning = (answer.reasoning_tokens if answer else None) or 0

@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.analytics.v1 import analysis_service_pb2 as pb
-from services.analytics.analyses.analysis_store import Wanted
+from services.analytics.analyses.analysis_store import Page, Place, Wanted
 from services.analytics.analyses.budget import tokens_of
 from services.analytics.analyses.model import (
     CORRECTABLE,
@@ -59,6 +59,8 @@ STAGES: Mapping[Stage, pb.AnalysisStage.ValueType] = {
     Stage.LANGUAGE_MODEL: pb.ANALYSIS_STAGE_LANGUAGE_MODEL,
 }
 _SETTINGS = ("automatic", "language_model", "daily_token_cap", "idle_timeout", "k_anonymity", "automatic_feedback")
+# One analysis tells of up to a hundred messages; an answer of a thousand would be more than gRPC sends.
+PAGE_BYTES = 2 * 1024 * 1024
 _Label = TypeVar("_Label")
 _Value = TypeVar("_Value")
 
@@ -183,7 +185,6 @@ def wanted_of(request: pb.ListAnalysesRequest, tenant_id: str) -> Wanted:
     """The question asked; InvalidArgument for a page token of another one."""
     position = page_position(request.page_token, _query(request))
     equal = {
-        "conversation_id": request.conversation_id,
         "main_topic": request.main_topic,
         "category": _value_of(CATEGORIES, request.category),
         "sentiment": _value_of(SENTIMENTS, request.sentiment),
@@ -192,6 +193,7 @@ def wanted_of(request: pb.ListAnalysesRequest, tenant_id: str) -> Wanted:
     return Wanted(
         tenant_id=tenant_id,
         equal={name: value for name, value in equal.items() if value},
+        conversation_id=request.conversation_id,
         start=_moment(request, "start_time"),
         end=_moment(request, "end_time"),
         all_versions=request.all_versions,
@@ -199,13 +201,21 @@ def wanted_of(request: pb.ListAnalysesRequest, tenant_id: str) -> Wanted:
     )
 
 
-def page_out(found: list[Analysis], request: pb.ListAnalysesRequest, size: int) -> pb.ListAnalysesResponse:
-    """A page of `size`; `found` may have one more, which tells that there is another page."""
-    shown = found[:size]
-    response = pb.ListAnalysesResponse(analyses=map(analysis_out, shown))
-    if len(found) > size:
-        last = shown[-1]
-        position: dict[str, JSON] = {"time": last.last_time.timestamp(), "id": last.analysis_id}
+def page_out(page: Page, request: pb.ListAnalysesRequest, size: int) -> pb.ListAnalysesResponse:
+    """As many as one answer holds, `size` at the most; `page` may have one more, which tells that there is another."""
+    response, place = pb.ListAnalysesResponse(), page.looked_until
+    for analysis in page.found:
+        shown = analysis_out(analysis)
+        if response.analyses and (
+            len(response.analyses) == size or response.ByteSize() + shown.ByteSize() > PAGE_BYTES
+        ):
+            break
+        response.analyses.append(shown)
+    if len(response.analyses) < len(page.found):
+        last = page.found[len(response.analyses) - 1]
+        place = last.last_time, last.analysis_id
+    if place:
+        position: dict[str, JSON] = {"time": place[0].timestamp(), "id": place[1]}
         response.next_page_token = page_token(_query(request), position)
     return response
 
@@ -218,11 +228,11 @@ def _query(request: pb.ListAnalysesRequest) -> dict[str, object]:
     return {"list": "analyses", "asked": asked.SerializeToString(deterministic=True).hex()}
 
 
-def _before(position: Mapping[str, Any]) -> tuple[datetime, str]:
+def _before(position: Mapping[str, Any]) -> Place:
     try:
         return datetime.fromtimestamp(float(position["time"]), UTC), str(position["id"])
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        raise _wrong("page_token", "page_token is not valid") from None
+        raise InvalidArgument("page_token is not valid", reason="PAGE_TOKEN_INVALID") from None
 
 
 def _moment(request: pb.ListAnalysesRequest, field: str) -> datetime | None:

@@ -121,28 +121,6 @@ async def test_of_a_user_who_is_forgotten_the_sums_stay(analysed: World) -> None
         assert await analysed.kept(name) == []
 
 
-async def test_analyses_are_filtered_and_paged(analysed: World) -> None:
-    made = [await analysed.analyze(await analysed.conversation(text)) for text in (BAD_LIGHT, GOOD_SCHOOL, BAD_LIGHT)]
-    request = pb.ListAnalysesRequest(page_size=2)
-    first = await analysed.analyses.ListAnalyses(request, metadata=analysed.person())
-    request.page_token = first.next_page_token
-    second = await analysed.analyses.ListAnalyses(request, metadata=analysed.person())
-    listed = [each.analysis_id for each in (*first.analyses, *second.analyses)]
-    assert listed == [each.analysis_id for each in reversed(made)]
-    assert not second.next_page_token
-    for wanted in (
-        pb.ListAnalysesRequest(sentiment=pb.ANALYSIS_SENTIMENT_POSITIVE),
-        pb.ListAnalysesRequest(main_topic="Educação"),
-        pb.ListAnalysesRequest(category=pb.ANALYSIS_CATEGORY_PRAISE),
-    ):
-        found = await analysed.analyses.ListAnalyses(wanted, metadata=analysed.person())
-        assert [each.analysis_id for each in found.analyses] == [made[1].analysis_id]
-    request.sentiment = pb.ANALYSIS_SENTIMENT_POSITIVE
-    with pytest.raises(grpc.aio.AioRpcError) as mismatched:
-        await analysed.analyses.ListAnalyses(request, metadata=analysed.person())
-    assert error_of(mismatched.value).reason == "PAGE_TOKEN_MISMATCH"
-
-
 async def test_what_rests_is_analysed_by_the_tenants_own_timeout(analysed: World) -> None:
     conversation_id = await analysed.conversation(BAD_LIGHT)
     unasked: Unasked = analysed.room.unasked
@@ -180,18 +158,6 @@ async def test_a_tenant_may_switch_analyses_unasked_off(analysed: World) -> None
     assert await analysed.kept("analyses_due") == []
     await analysed.room.unasked.fulfil(Wish("outside:x:asked", analysed.tenant_id, conversation_id))
     assert len(await analysed.kept("analyses")) == 1
-
-
-async def test_finding_the_newest_version_reads_one_document(analysed: World) -> None:
-    conversation_id = await analysed.conversation(BAD_LIGHT)
-    for number in range(4):
-        await analysed.analyze(conversation_id, again=True, request_id=str(number))
-    query = {"tenant_id": analysed.tenant_id, "conversation_id": conversation_id, "version": {"$gt": 0}}
-    plan = analysed.database["analyses"].find(query).sort([("version", -1)]).limit(1)
-    examined = (await plan.explain())["executionStats"]["totalDocsExamined"]
-    newest = await analysed.room.store.newest(analysed.tenant_id, conversation_id)
-    assert newest is not None
-    assert (newest.version, examined) == (4, 1)
 
 
 async def test_many_conversations_at_once_make_one_topic_with_exact_sums(analysed: World) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from prosa.analytics.v1 import analysis_service_pb2 as pb
 from services.analytics.analyses.budget import Budget
-from services.analytics.analyses.model import Missed, Settings, Trigger
+from services.analytics.analyses.language_model import MAX_ANSWER_TOKENS, worst_case_tokens
+from services.analytics.analyses.model import Missed, Settings, Transcript, Trigger, Utterance
 from shared.errors import NotFound, Unavailable
 from tests.analytics.analyses.world import BAD_LIGHT, RIDDLE, House, World, world
 
@@ -146,6 +147,24 @@ async def test_the_cap_is_kept_by_many_at_once(modern: World) -> None:
     assert sum(not isinstance(each, Missed) for each in held) == 5
     again = await budget.hold(modern.tenant_id, "c", "a0", 1_000, "fake", settings)
     assert again == held[0] or held[0] is Missed.CAP
+
+
+async def test_many_analyses_at_once_are_charged_no_more_than_the_cap_lets_them(modern: World) -> None:
+    conversations = [await modern.conversation(RIDDLE) for _ in range(8)]
+    await modern.settle(daily_token_cap=4_000)
+    found = await asyncio.gather(*(modern.analyze(each) for each in conversations))
+    assert {each.language_model_missed for each in found} == {"", "cap"}
+    charges = await modern.charges()
+    assert len(charges) == sum(each.language_model_missed == "" for each in found)
+    (day,) = await modern.kept("analysis_spending")
+    assert (day["taken"], day["holds"]) == (sum(charges), {})
+    assert sum(charges) <= 4_000
+
+
+@pytest.mark.parametrize("text", ["a" * 400, "não é óbvio " * 30, "🧑‍🚀" * 100, "中文" * 200, '"\\\n' * 90])
+def test_the_worst_case_is_no_less_than_a_token_a_byte(text: str) -> None:
+    transcript = Transcript("acme", "c", [Utterance("m", 1, True, text, datetime(2026, 11, 20, tzinfo=UTC))])
+    assert worst_case_tokens(transcript) >= len(text.encode()) + MAX_ANSWER_TOKENS
 
 
 async def test_a_maker_killed_before_it_charged_leaves_one_charge(

@@ -118,6 +118,8 @@ class AnalysisServiceServicer:
 
     def ListAnalyses(self, request, context):
         """Lists analyses, those of the conversations that were active last first. The filters must all hold.
+        Documents examined: those of one conversation, else 5 000 a page at the most; a page may therefore be short, even
+        empty, while there is a next one, and is short too where an answer would be larger than 2 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,7 +55,10 @@ class AnalysisServiceStub:
     GetAnalysis: _grpc.UnaryUnaryMultiCallable[_analysis_service_pb2.GetAnalysisRequest, _analysis_service_pb2.Analysis]
     """Gets one version of an analysis. Returns NOT_FOUND if it does not exist."""
     ListAnalyses: _grpc.UnaryUnaryMultiCallable[_analysis_service_pb2.ListAnalysesRequest, _analysis_service_pb2.ListAnalysesResponse]
-    """Lists analyses, those of the conversations that were active last first. The filters must all hold."""
+    """Lists analyses, those of the conversations that were active last first. The filters must all hold.
+    Documents examined: those of one conversation, else 5 000 a page at the most; a page may therefore be short, even
+    empty, while there is a next one, and is short too where an answer would be larger than 2 MiB.
+    """
     CorrectAnalysis: _grpc.UnaryUnaryMultiCallable[_analysis_service_pb2.CorrectAnalysisRequest, _analysis_service_pb2.Analysis]
     """Corrects the newest version of an analysis: the fields named by the mask, of main_topic, category, sentiment,
     satisfaction, resolution, issue_category, summary. The result is the next version. What a person said stays when the
@@ -100,7 +103,10 @@ class AnalysisServiceAsyncStub(AnalysisServiceStub):
     GetAnalysis: _aio.UnaryUnaryMultiCallable[_analysis_service_pb2.GetAnalysisRequest, _analysis_service_pb2.Analysis]  # type: ignore[assignment]
     """Gets one version of an analysis. Returns NOT_FOUND if it does not exist."""
     ListAnalyses: _aio.UnaryUnaryMultiCallable[_analysis_service_pb2.ListAnalysesRequest, _analysis_service_pb2.ListAnalysesResponse]  # type: ignore[assignment]
-    """Lists analyses, those of the conversations that were active last first. The filters must all hold."""
+    """Lists analyses, those of the conversations that were active last first. The filters must all hold.
+    Documents examined: those of one conversation, else 5 000 a page at the most; a page may therefore be short, even
+    empty, while there is a next one, and is short too where an answer would be larger than 2 MiB.
+    """
     CorrectAnalysis: _aio.UnaryUnaryMultiCallable[_analysis_service_pb2.CorrectAnalysisRequest, _analysis_service_pb2.Analysis]  # type: ignore[assignment]
     """Corrects the newest version of an analysis: the fields named by the mask, of main_topic, category, sentiment,
     satisfaction, resolution, issue_category, summary. The result is the next version. What a person said stays when the
@@ -160,7 +166,10 @@ class AnalysisServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _analysis_service_pb2.ListAnalysesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_analysis_service_pb2.ListAnalysesResponse, _abc.Awaitable[_analysis_service_pb2.ListAnalysesResponse]]:
-        """Lists analyses, those of the conversations that were active last first. The filters must all hold."""
+        """Lists analyses, those of the conversations that were active last first. The filters must all hold.
+        Documents examined: those of one conversation, else 5 000 a page at the most; a page may therefore be short, even
+        empty, while there is a next one, and is short too where an answer would be larger than 2 MiB.
+        """
 
     @_abc_1.abstractmethod
     def CorrectAnalysis(
