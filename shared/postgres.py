@@ -9,10 +9,10 @@ import json
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import cache
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import asyncpg
 from pydantic import SecretStr
@@ -25,6 +25,7 @@ from shared.telemetry import get_logger
 __all__ = [
     "migrate",
     "open_pool",
+    "open_readers",
     "pool_ready",
     "postgres_errors",
     "quoted",
@@ -56,6 +57,21 @@ _LOST_A_RACE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, async
 _log = get_logger()
 
 
+class _Reader(asyncpg.Connection):
+    """Knows under which settings it was put last."""
+
+    __slots__ = ("_reads_under",)
+
+    async def read_under(self, settings: Mapping[str, str]) -> None:
+        """Puts the settings, and none that were put before, over those it began with; costs nothing when they are."""
+        if getattr(self, "_reads_under", None) == settings:
+            return
+        self._reads_under = None
+        assignments = [f"set_config({quoted(name)}, {quoted(value)}, false)" for name, value in settings.items()]
+        await self.execute(f"reset all; select {', '.join(assignments)}")
+        self._reads_under = settings
+
+
 class UnsafeRoleError(CannotStartError):
     """The pool would run under a role that row-level security does not bind; the service must not start."""
 
@@ -70,12 +86,15 @@ async def open_pool(
     command_timeout_seconds: float = 30.0,
     on_connect: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
     patience_seconds: float = CONNECT_PATIENCE_SECONDS,
+    connection_class: type[asyncpg.Connection] = asyncpg.Connection,
+    session: Mapping[str, str] | None = None,
 ) -> AsyncIterator[asyncpg.Pool]:
     """A pool on the service's schema, under the role `prosa_<schema>`; closed at the end of the block.
 
     Waits up to `patience_seconds` for a server that is still starting, then raises Unavailable. Raises
     CannotStartError when the server refuses us (a wrong password, a database without our schema's role), and
-    UnsafeRoleError when the role is a superuser or may bypass row-level security. `on_connect` registers types.
+    UnsafeRoleError when the role is a superuser or may bypass row-level security. `on_connect` registers types;
+    `session` are the settings, by name, that a connection begins with.
     """
     role = f"prosa_{schema}"
 
@@ -94,7 +113,8 @@ async def open_pool(
             timeout=ACQUIRE_TIMEOUT_SECONDS,
             init=prepare,
             reset=_leave_as_it_is,
-            server_settings=_session(schema, role, command_timeout_seconds),
+            connection_class=connection_class,
+            server_settings={**_session(schema, role, command_timeout_seconds), **(session or {})},
         )
 
     pool = await _patiently(connect, patience_seconds)
@@ -147,38 +167,38 @@ async def tenant_transaction(
                 raise
 
 
+def open_readers(
+    url: SecretStr,
+    *,
+    schema: str,
+    max_size: int = 10,
+    on_connect: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+) -> AbstractAsyncContextManager[asyncpg.Pool]:
+    """A pool for `tenant_reading`: nothing can be written through it. Opened and closed as `open_pool` does."""
+    return open_pool(
+        url,
+        schema=schema,
+        max_size=max_size,
+        on_connect=on_connect,
+        connection_class=_Reader,
+        session={"default_transaction_read_only": "on"},
+    )
+
+
 @asynccontextmanager
 async def tenant_reading(
-    pool: asyncpg.Pool, tenant_id: str, settings: Mapping[str, str] | None = None
+    readers: asyncpg.Pool, tenant_id: str, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncpg.Connection]:
-    """A tenant_transaction for a single read that is in a hurry: one round trip before it, and none after.
+    """For single reads that are in a hurry, on a pool of `open_readers`: each statement is one round trip and sees the
+    rows of one tenant, as of its own moment.
 
-    It cannot write, nor hold a transaction within. It ends behind the reader's back, before anybody else gets the
-    connection.
+    The connection keeps tenant and settings until it is to read under others, which is one round trip more; so the pool
+    is for nothing else but transactions.
     """
-    local = {"app.tenant": tenant_id, **(settings or {})}
-    assignments = ", ".join(f"set_config({quoted(name)}, {quoted(value)}, true)" for name, value in local.items())
     with postgres_errors():
-        connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
-        try:
-            await connection.execute(f"begin read only; select {assignments}")
+        async with readers.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
+            await cast("_Reader", connection).read_under({"app.tenant": tenant_id, **(settings or {})})
             yield cast("asyncpg.Connection", connection)
-        finally:
-            ending = asyncio.create_task(_end_reading(pool, connection))
-            _endings.add(ending)
-            ending.add_done_callback(_endings.discard)
-
-
-# The loop itself keeps no hold of its tasks.
-_endings: set[asyncio.Task[None]] = set()
-
-
-async def _end_reading(pool: asyncpg.Pool, connection: Any) -> None:
-    try:
-        await connection.execute("rollback")
-    except (*_OUTCOME_UNKNOWN, asyncpg.InterfaceError, asyncpg.PostgresError):
-        connection.terminate()
-    await pool.release(connection)
 
 
 def quoted(text: str) -> str:

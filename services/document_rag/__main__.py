@@ -63,7 +63,7 @@ from services.document_rag.search.vectors import VectorSearch
 from shared.caller import TokenVerifier
 from shared.channels import ServiceToken, open_channel, token_ready
 from shared.command_line import command
-from shared.postgres import migrate, open_pool, pool_ready
+from shared.postgres import migrate, open_pool, open_readers, pool_ready
 from shared.server import Endpoint, Ready, serve
 from shared.steadily import in_background, steadily
 
@@ -104,11 +104,17 @@ async def open_documents(config: Config) -> AsyncIterator[Documents]:
             max_size=config.database_max_connections,
             on_connect=register_vector_type,
         ) as pool,
+        open_readers(
+            config.database_url,
+            schema=SCHEMA,
+            max_size=config.database_max_connections,
+            on_connect=register_vector_type,
+        ) as readers,
         _open_embedder(config) as embedder,
         _open_reranker(config) as reranker,
     ):
         stemmer, earlier = Stemmer(pool), EarlierModels(embedder)
-        vectors = VectorSearch(pool, config.vectors_compared_exactly)
+        vectors = VectorSearch(readers, config.vectors_compared_exactly)
         chunks = ChunkStore(pool, vectors, embedder.model)
         indexes = _vector_indexes(config)
         async with (

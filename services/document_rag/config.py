@@ -24,7 +24,7 @@ class Config(ServiceConfig):
     """PostgreSQL with pgvector; the tables live in the schema document_rag."""
 
     database_max_connections: int = Field(default=10, ge=1)
-    """Size of the connection pool."""
+    """Size of each of the two connection pools: one for everything, one for the queries over pushed chunks."""
 
     originals_url: str = ".prosa/originals"
     """Where uploaded files are kept: a directory, or file:///…, s3://bucket/prefix, gs://…, az://…"""

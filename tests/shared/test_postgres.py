@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -20,20 +19,9 @@ from shared.postgres import (
     pool_ready,
     postgres_errors,
     quoted,
-    tenant_reading,
     tenant_transaction,
 )
-
-NOTES = """
-create table notes (tenant_id text not null, id text primary key, body jsonb not null default '{}');
-alter table notes enable row level security;
-alter table notes force row level security;
-create policy own_tenant on notes
-    using (tenant_id = nullif(current_setting('app.tenant', true), ''))
-    with check (tenant_id = nullif(current_setting('app.tenant', true), ''));
-create table counters (id integer primary key, value bigint not null);
-"""
-SCHEMA = "street_notes"
+from tests.shared.notes import NOTES, SCHEMA, add, killed_by, notes
 
 
 @pytest.fixture
@@ -55,21 +43,6 @@ async def pool(url: SecretStr, directory: Path) -> AsyncIterator[asyncpg.Pool]:
     await migrate(url, schema=SCHEMA, directory=directory)
     async with open_pool(url, schema=SCHEMA, max_size=1) as opened:
         yield opened
-
-
-async def killed_by(url: SecretStr, connection: asyncpg.Connection) -> None:
-    admin = await asyncpg.connect(url.get_secret_value())
-    await admin.execute("select pg_terminate_backend($1, 5000)", connection.get_server_pid())
-    await admin.close()
-
-
-async def add(pool: asyncpg.Pool, tenant: str, note: str, *, owner: str | None = None) -> None:
-    async with tenant_transaction(pool, tenant) as connection:
-        await connection.execute("insert into notes (tenant_id, id) values ($1, $2)", owner or tenant, note)
-
-
-async def notes(connection: Any) -> list[str]:
-    return [row["id"] for row in await connection.fetch("select id from notes order by id")]
 
 
 async def test_a_tenant_sees_its_own_rows_only(pool: asyncpg.Pool) -> None:
@@ -101,47 +74,6 @@ async def test_a_pooled_connection_forgets_its_tenant(pool: asyncpg.Pool) -> Non
             _ = 1 / 0
     async with pool.acquire() as connection:
         assert await notes(connection) == []
-
-
-HOSTILE = "x', true), set_config('app.tenant', 'b', true); --"
-
-
-@pytest.mark.parametrize("tenant", ["a", "back\\slash' quote", HOSTILE, "$1", "é"])
-async def test_a_hurried_reader_sees_its_own_rows_only_and_leaves_nothing_behind(
-    pool: asyncpg.Pool, tenant: str
-) -> None:
-    for owner in (tenant, "b"):
-        async with tenant_transaction(pool, owner) as connection:
-            await connection.execute("insert into notes values ($1, $1)", owner)
-    async with tenant_reading(pool, tenant, {"enable_sort": "off"}) as connection:
-        assert [row["id"] for row in await connection.fetch("select id from notes")] == [tenant]
-        assert await connection.fetchval("show enable_sort") == "off"
-    async with pool.acquire() as connection:
-        assert await connection.fetch("select id from notes") == []
-        assert await connection.fetchval("show enable_sort") == "on"
-
-
-async def test_a_hurried_reader_cannot_write_and_its_fault_costs_no_connection(pool: asyncpg.Pool) -> None:
-    for _ in range(3):
-        with pytest.raises(Unavailable):
-            async with tenant_reading(pool, "a") as connection:
-                await connection.execute("insert into notes values ('a', 'a')")
-    async with tenant_transaction(pool, "a") as connection:
-        assert await connection.fetchval("select count(*) from notes") == 0
-
-
-async def test_a_hurried_reader_who_is_cancelled_gives_its_connection_back(pool: asyncpg.Pool) -> None:
-    async def read() -> None:
-        async with tenant_reading(pool, "a") as connection:
-            await connection.execute("select pg_sleep(30)")
-
-    reading = asyncio.create_task(read())
-    await asyncio.sleep(0.2)
-    reading.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reading
-    async with asyncio.timeout(5), tenant_transaction(pool, "a") as connection:
-        assert await connection.fetchval("select 1") == 1
 
 
 @pytest.mark.parametrize("text", ["x' or true --", "back\\slash' quote", "é", "$1", ""])

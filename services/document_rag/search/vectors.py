@@ -146,7 +146,7 @@ class VectorSearch:
     """Finds nearest vectors. Which segments a space has is asked at most once a second: one that was just dropped costs
     time, never a result, because the statement holds without the index, too."""
 
-    pool: asyncpg.Pool
+    readers: asyncpg.Pool
     compared_exactly: int | None = None
     _known: dict[Space, tuple[float, Sequence[Segment]]] = field(default_factory=dict)
     _widened: dict[Space, float] = field(default_factory=dict)
@@ -171,10 +171,10 @@ class VectorSearch:
         segments = await self.segments(space, reader)
         query = _Query(space, halfvec_rows(vector.reshape(1, -1))[0], limit, columns, restriction)
         if not segments or self._few(restriction, len(vector)):
-            async with tenant_reading(self.pool, reader) as connection:
+            async with tenant_reading(self.readers, reader) as connection:
                 return Near(await query.exact(connection), RetrievalMode.EXACT)
         settings = approximate_settings(max(limit, candidates or self.candidates(space, segments)))
-        async with tenant_reading(self.pool, reader, settings) as connection:
+        async with tenant_reading(self.readers, reader, settings) as connection:
             return await query.approximate(connection, segments)
 
     async def nearest_within(
@@ -219,7 +219,7 @@ class VectorSearch:
         at, segments = self._known.get(space, (0.0, ()))
         if time.monotonic() - at < _STATE_SECONDS:
             return segments
-        async with tenant_transaction(self.pool, reader) as connection:
+        async with tenant_transaction(self.readers, reader) as connection:
             segments = await ready_segments(connection, space)
         if len(self._known) >= _MOST_SPACES_KEPT:
             self._known.clear()

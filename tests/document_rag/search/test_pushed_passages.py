@@ -46,7 +46,7 @@ async def push(bench: Bench, collection: PushedCollection, texts: dict[str, str]
 async def search(
     bench: Bench, tenant_id: str, query: str, mode: SearchMode, wanted: Filter | None = None
 ) -> tuple[Passage, ...]:
-    index = ChunkIndex(bench.pool, EMBEDDER, Stemmer(bench.pool), VectorSearch(bench.pool))
+    index = ChunkIndex(bench.pool, EMBEDDER, Stemmer(bench.pool), VectorSearch(bench.readers))
     return (await index.search(tenant_id, query, top_k=3, mode=mode, filter=wanted or Filter())).passages
 
 
@@ -158,7 +158,7 @@ async def test_a_ready_vector_is_compared_in_the_collections_it_is_meant_for(ben
     collection = await bench.collection(tenant_id)
     vectors = clustered(20)
     await bench.fill(collection, vectors)
-    index = ChunkIndex(bench.pool, EMBEDDER, Stemmer(bench.pool), VectorSearch(bench.pool))
+    index = ChunkIndex(bench.pool, EMBEDDER, Stemmer(bench.pool), VectorSearch(bench.readers))
     wanted = Filter(collection_ids=(collection.collection_id,))
     found = await index.search(tenant_id, "", top_k=1, mode=SearchMode.VECTOR, filter=wanted, vector=vectors[4])
     assert [each.chunk_id for each in found.passages] == ["c4"]

@@ -169,7 +169,7 @@ async def test_vectors_of_several_dimensions_live_in_one_table(bench: Bench) -> 
 async def test_recall_is_sampled_and_a_search_that_misses_too_much_gets_wider(
     bench: Bench, large: PushedCollection
 ) -> None:
-    search = VectorSearch(bench.pool, WORTH)
+    search = VectorSearch(bench.readers, WORTH)
     sampled = await RecallSampler(bench.pool, search).sample()
     assert sampled is not None
     assert sampled >= 0.95

@@ -17,7 +17,7 @@ from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.vector_indexes import IndexSettings, VectorIndexes
 from services.document_rag.search.vectors import Kind, Segment, Space, VectorSearch, ready_segments
 from shared.identifiers import new_id
-from shared.postgres import migrate, open_pool, tenant_transaction
+from shared.postgres import migrate, open_pool, open_readers, tenant_transaction
 from tests.document_rag.chunk_program import DIMENSIONS, Matrix
 
 WORTH = 500
@@ -36,6 +36,7 @@ class Bench:
 
     url: SecretStr
     pool: asyncpg.Pool
+    readers: asyncpg.Pool
 
     def indexes(self, quiet_seconds: float = 0.0) -> VectorIndexes:
         """The builder of another process."""
@@ -43,7 +44,7 @@ class Bench:
 
     def store(self) -> ChunkStore:
         """The chunks, as a process sees them that has just been started."""
-        return ChunkStore(self.pool, VectorSearch(self.pool, WORTH), HashedEmbedder.model)
+        return ChunkStore(self.pool, VectorSearch(self.readers, WORTH), HashedEmbedder.model)
 
     async def collection(self, tenant_id: str, dimensions: int = DIMENSIONS) -> PushedCollection:
         """A new one of the tenant; without dimensions, one that the service makes the vectors of."""
@@ -97,8 +98,11 @@ async def opened_bench(fresh_database: Callable[[], str]) -> AsyncIterator[Bench
     """On a migrated database of its own."""
     url = SecretStr(fresh_database())
     await migrate(url, schema=SCHEMA, directory=MIGRATIONS)
-    async with open_pool(url, schema=SCHEMA, on_connect=register_vector_type) as pool:
-        yield Bench(url, pool)
+    async with (
+        open_pool(url, schema=SCHEMA, on_connect=register_vector_type) as pool,
+        open_readers(url, schema=SCHEMA, on_connect=register_vector_type) as readers,
+    ):
+        yield Bench(url, pool, readers)
 
 
 def found_places(found: Nearest) -> list[int]:
