@@ -9,6 +9,7 @@ from services.chat_store.audit_chain import AuditLink
 from services.chat_store.entries import Entry
 from services.chat_store.model import Conversation, Message
 from services.chat_store.policy import Policy
+from services.chat_store.selection import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +114,17 @@ class KeptPolicy:
 Piece: TypeAlias = (
     KeptConversation | KeptAppend | KeptChange | KeptEntry | KeptBody | KeptPurge | KeptPolicy | AuditLink
 )
+
+
+def belongs(piece: KeptAppend | KeptChange, at: Version) -> bool:
+    """Whether a conversation that is kept at that version has room for the piece.
+
+    It has none for what is of another conversation of its id, comes after what it is at, or has left it: two states of
+    a conversation must not be mixed, or its next message would find its place taken.
+    """
+    if piece.since != at.since:
+        return False
+    if isinstance(piece, KeptAppend):
+        return bool(piece.said) and at.first_seq <= piece.said[0].seq and piece.said[-1].seq <= at.last_seq
+    has_left = isinstance(piece.state, Message) and piece.state.seq < at.first_seq
+    return piece.revision <= at.revision and not has_left

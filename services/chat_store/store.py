@@ -101,7 +101,8 @@ Upkeep (upkeep_contract.py)
 - The audit's links must be kept in order, each place once, and never be changed or removed
   (`test_links_take_their_place_once`).
 - A dump loaded into an empty store must make an equal one: same pages, lists, feed, searches, retries
-  (`test_a_dump_makes_an_equal_store`).
+  (`test_a_dump_makes_an_equal_store`). A conversation that is there already must stay as it is, and go on, whatever a
+  later or an earlier dump says of it (`test_a_dump_mixes_no_two_states_of_a_conversation`).
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence

@@ -16,6 +16,7 @@ from services.chat_store.acts import (
 )
 from services.chat_store.audit_chain import AuditEntry, next_link
 from services.chat_store.entries import EntryKind
+from services.chat_store.happenings import Changed
 from services.chat_store.limits import INLINE_BYTES
 from services.chat_store.model import (
     ConversationClosed,
@@ -139,6 +140,33 @@ class KeptContract:
         assert await empty.upkeep.policies() == [(reach.tenant_id, policy)]
         assert await empty.audit.read(reach.tenant_id, 0, 10) == links
         await _assert_goes_on(empty, store, replace(reach, user_id="ana"))
+
+    async def test_a_dump_mixes_no_two_states_of_a_conversation(self, store: ChatStore, empty: ChatStore) -> None:
+        reach, load = somebody(), empty.upkeep.load
+        conversation, (first, _) = await talk(store, reach, "um", "dois")
+        monday = await dumped(store, reach.tenant_id)
+        await store.append(reach, conversation, pair("três"))
+        await store.act(reach, conversation, Describe(title="terça"))
+        await store.revise(reach, conversation, first.message_id, EditMessage(text="editado"))
+        tuesday = await dumped(store, reach.tenant_id)
+
+        await load(monday)
+        before = await picture(empty, reach, conversation)
+        await load(tuesday)
+
+        assert await picture(empty, reach, conversation) == before
+        assert [message.seq for message in await empty.append(reach, conversation, pair("outro"))] == [3, 4]
+        renamed = await empty.act(reach, conversation, Describe(title="outra"))
+        assert (renamed.revision, renamed.description.title) == (1, "outra")
+        told = [event.what for event in await history(empty, reach.tenant_id)]
+        assert [each.state for each in told if isinstance(each, Changed)] == [renamed]
+        # What has left it does not come back.
+        await empty.upkeep.trim(reach.tenant_id, conversation, 3)
+        await load(tuesday)
+        assert [message.draft.text for message in await everything(empty, reach, conversation)] == [
+            "outro",
+            "re: outro",
+        ]
 
 
 async def _owned(store: ChatStore, reach: Reach) -> str:

@@ -14,6 +14,7 @@ from services.chat_store.snapshot import (
     KeptPolicy,
     KeptPurge,
     Piece,
+    belongs,
 )
 
 
@@ -106,6 +107,6 @@ def _(piece: KeptChange, memory: Memory) -> None:
 
 
 def _talk(piece: KeptAppend | KeptChange, memory: Memory) -> Talk | None:
-    """The conversation that the piece is of."""
+    """The conversation that the piece is of, if it has room for it."""
     talk = memory.talk(piece.tenant_id, piece.conversation_id)
-    return talk if talk is not None and talk.conversation.create_time == piece.since else None
+    return talk if talk is not None and belongs(piece, talk.version) else None

@@ -18,7 +18,7 @@ from services.chat_store.engines.memory.words import WordIndex
 from services.chat_store.entries import Entry, EntryKind
 from services.chat_store.model import Conversation, Message
 from services.chat_store.policy import Policy
-from services.chat_store.selection import Place, Reach
+from services.chat_store.selection import Place, Reach, Version
 from services.chat_store.snapshot import KeptChange, KeptPurge
 from shared.clock import Clock
 from shared.errors import NotFound, RequestIdReused
@@ -74,6 +74,12 @@ class Talk:
     def place(self) -> Place:
         """Where the conversation stands in lists."""
         return Place(self.conversation.last_activity_time, self.conversation.conversation_id)
+
+    @property
+    def version(self) -> Version:
+        """What it is at."""
+        kept = self.conversation
+        return Version(kept.create_time, kept.first_seq, kept.totals.messages, kept.revision)
 
     def append_of(self, seq: int) -> Append:
         """The append that the message at `seq` came with."""

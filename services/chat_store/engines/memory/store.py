@@ -77,9 +77,7 @@ class MemoryChatStore:
 
     async def version(self, reach: Reach, conversation_id: str) -> Version:
         """See ChatStore.version."""
-        conversation = self._found(reach, conversation_id).conversation
-        last_seq = conversation.totals.messages
-        return Version(conversation.create_time, conversation.first_seq, last_seq, conversation.revision)
+        return self._found(reach, conversation_id).version
 
     async def select(self, reach: Reach, selection: Selection) -> tuple[list[Conversation], bool]:
         """See ChatStore.select."""

@@ -16,6 +16,7 @@ from services.chat_store.batch import Batch
 from services.chat_store.engines.mongo.codec import Document, document_of, read
 from services.chat_store.happenings import SLOTS, slot_of
 from services.chat_store.model import Conversation, Draft, Message, MessageType, Totals
+from services.chat_store.selection import Version
 from services.chat_store.snapshot import KeptAppend, KeptConversation, KeptPurge
 
 CONVERSATIONS = "conversations"
@@ -187,6 +188,12 @@ def advance_to(append: Mapping[str, Any]) -> list[Document]:
 def conversation_of(header: Mapping[str, Any]) -> Conversation:
     """The conversation of a header."""
     return read(Conversation, header)
+
+
+def version_of(header: Mapping[str, Any], end: int = 0) -> Version:
+    """What the conversation of a header is at; `end` is the place of the last message, if more is known of it."""
+    last_seq = max(header["last_seq"], end)
+    return Version(header["create_time"], header.get("first_seq", 1), last_seq, header.get("revision", 0))
 
 
 def totals_of(document: Mapping[str, Any]) -> Totals:

@@ -30,6 +30,7 @@ from services.chat_store.snapshot import (
     KeptPolicy,
     KeptPurge,
     Piece,
+    belongs,
 )
 from shared.mongo import MongoCollection, MongoSession, mongo_errors
 
@@ -133,7 +134,7 @@ async def _by_key(collection: MongoCollection, fields: Document | None = None) -
 
 
 class _Loading:
-    """Takes pieces in; of a conversation that is another one by now it takes nothing."""
+    """Takes pieces in; what does not belong to a conversation as it is kept already is left out."""
 
     def __init__(self, headers: MongoHeaders) -> None:
         self._headers = headers
@@ -164,7 +165,7 @@ class _Loading:
         kept = []
         for piece in pieces:
             header = await self._header(piece.tenant_id, piece.conversation_id)
-            if header is not None and header["create_time"] == piece.since:
+            if header is not None and belongs(piece, documents.version_of(header)):
                 totals, terms = await self._sum(header, piece), await self._terms(header, piece)
                 kept.append(documents.kept_append(header, piece, totals, terms))
         await insert_absent(self._headers.appends, kept)
@@ -173,7 +174,7 @@ class _Loading:
         kept = []
         for piece in pieces:
             header = await self._header(piece.tenant_id, piece.conversation_id)
-            if header is not None and header["create_time"] == piece.since:
+            if header is not None and belongs(piece, documents.version_of(header)):
                 kept.append(change_document(header, piece))
         await insert_absent(self._headers.changes, kept)
 

@@ -103,8 +103,7 @@ class MongoChatStore:
         """Of the header and the end of the appends as a majority has them, or a page read after it could be older."""
         with mongo_errors():
             header, end = await self._headers.find_end(reach, conversation_id)
-        last_seq = max(header["last_seq"], end)
-        return Version(header["create_time"], header.get("first_seq", 1), last_seq, header.get("revision", 0))
+        return documents.version_of(header, end)
 
     async def select(self, reach: Reach, selection: Selection) -> tuple[list[Conversation], bool]:
         """Reads headers only, in the order of an index."""

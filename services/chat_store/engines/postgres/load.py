@@ -1,4 +1,4 @@
-"""Pieces of a dump taken in as they are. What is there stays; what is of another conversation of that id is left out.
+"""Pieces of a dump taken in as they are. What is there stays; what does not belong to it is left out.
 
 A transaction writes what happened to one conversation only, for the order of the feed (schema/0001).
 """
@@ -30,6 +30,7 @@ from services.chat_store.snapshot import (
     KeptPolicy,
     KeptPurge,
     Piece,
+    belongs,
 )
 
 
@@ -135,7 +136,7 @@ async def _(piece: KeptChange, connection: asyncpg.Connection) -> None:
 @_take.register
 async def _(piece: KeptAppend, connection: asyncpg.Connection) -> None:
     header = await _header(connection, piece)
-    if header is None or not piece.said:
+    if header is None:
         return
     tell = """
         insert into happenings (tenant_id, conversation_id, slot, since, kind, place, time, size, n, request_id,
@@ -189,6 +190,6 @@ async def _keep_text_of(connection: asyncpg.Connection, key: tuple[str, str], se
 
 
 async def _header(connection: asyncpg.Connection, piece: KeptAppend | KeptChange) -> Any:
-    """The row of the conversation that the piece is of; None if it is another one by now, or gone."""
+    """The row of the conversation that the piece is of; None if it has no room for it."""
     row = await locked(connection, piece.tenant_id, piece.conversation_id)
-    return row if row is not None and row["create_time"] == piece.since else None
+    return row if row is not None and belongs(piece, rows.version_of(row)) else None

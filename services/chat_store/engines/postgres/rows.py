@@ -13,6 +13,7 @@ from services.chat_store.acts import Act
 from services.chat_store.entries import Entry, EntryKind
 from services.chat_store.model import Conversation, Draft, Message, Tokens, Totals
 from services.chat_store.policy import Policy
+from services.chat_store.selection import Version
 from services.chat_store.words import Word, terms_of
 from shared.errors import RequestIdReused
 
@@ -77,6 +78,11 @@ def conversation_of(row: Row) -> Conversation:
         revision=row["revision"],
         first_seq=row["first_seq"],
     )
+
+
+def version_of(row: Row) -> Version:
+    """What the conversation of a row of `conversations` is at."""
+    return Version(row["create_time"], row["first_seq"], row["last_seq"], row["revision"])
 
 
 def facts_of(conversation: Conversation) -> str:
