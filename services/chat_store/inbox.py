@@ -43,9 +43,12 @@ class Inbox:
         self._news = asyncio.Event()
 
     def begin(self, since: datetime) -> None:
-        """Forgets all that came before the follower looked, and from now on what is of before `since`."""
+        """To be called once the follower has looked; what is of before `since` is left out from now on.
+
+        What came while they looked they may have seen or not, so they look again.
+        """
         self._forget()
-        self.doubtful = False
+        self._lost = self._news.is_set()
         self._since = since
 
     @property

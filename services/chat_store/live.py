@@ -3,9 +3,10 @@
     one feed per process ─► by conversation ─► the inboxes of its followers ─► each follower at its own pace
 
 The feed is opened with the first follower and left after the last one. A follower is entered before it reads what is
-stored, so whatever it does not find there comes through the feed; `seq` is dense, so a gap in between shows itself and
-is read from the store. A feed that breaks goes on from its last token; after a long break it begins anew, and
-followers look at everything again. A task or an event that was removed just then is not told: it is missing there.
+stored, so whatever it does not find there comes through the feed, or makes it look again; `seq` is dense, so a gap in
+between shows itself and is read from the store. A feed that breaks goes on from its last token; after a long break it
+begins anew, and followers look at everything again. A task or an event that was removed just then is not told: it is
+missing there.
 """
 
 import asyncio

@@ -167,6 +167,32 @@ async def test_what_was_changed_before_is_shown_as_it_is_now_and_not_told_again(
     assert [(message.seq, message.revision) for message in follower.of(Message)] == [(1, 1), (2, 0), (3, 0), (4, 0)]
 
 
+async def test_what_happens_while_a_follower_looks_at_the_conversation_is_told(replicas: Replicas) -> None:
+    reach, others = somebody(), list[Follower]()
+    conversation_id = await started(replicas.store, reach)
+
+    class Slow(Watched):
+        async def get(self, reach: Reach, conversation_id: str) -> Conversation:
+            seen = await replicas.store.get(reach, conversation_id)
+            if others:
+                other = others.pop()
+                act = replicas.store.entries.act
+                await replicas.store.act(reach, conversation_id, Describe(title="IPTU"))
+                await act(reach, conversation_id, EntryKind.TASK, "t1", AddEntry(label=TaskStatus.PENDING.value))
+                await other.heard(lambda: other.of(Entry))
+            return seen
+
+    live = Live(Slow(replicas.store))
+    async with following(live, reach, conversation_id) as other:
+        await replicas.store.append(reach, conversation_id, pair("a"))
+        await other.heard(lambda: other.said == [1, 2])
+        others.append(other)
+        async with following(live, reach, conversation_id) as follower:
+            await follower.heard(lambda: follower.of(Entry))
+    assert follower.said == [1, 2]
+    assert [conversation.description.title for conversation in follower.of(Conversation)] == ["IPTU"]
+
+
 @pytest.mark.parametrize("end", ["delete", "purge"])
 async def test_following_ends_when_the_conversation_is_gone(replicas: Replicas, end: str) -> None:
     store, reach = replicas.store, somebody()
