@@ -54,3 +54,13 @@ def test_a_short_question_is_searched_under_the_one_before_it() -> None:
     whole = "Qual é o horário de coleta do lixo no bairro Centro?"
     assert search_query(whole, history) == whole
     assert search_query("E quanto custa?", []) == "E quanto custa?"
+
+
+@pytest.mark.parametrize("pasted", ["palavra " * 5000, "x" * 40_000])
+def test_of_a_pasted_page_what_is_asked_before_or_after_it_is_searched_for(pasted: str) -> None:
+    asked = "Qual é o horário de coleta do lixo no bairro Centro?"
+    for question in (f"{asked} {pasted}", f"{pasted} {asked}"):
+        query = search_query(question, [])
+        assert asked in query
+        assert len(query) < 4100
+    assert len(search_query("E quanto custa?", [Utterance(by_user=True, text=pasted)])) < 4100

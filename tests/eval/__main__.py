@@ -1,15 +1,16 @@
 """`make eval`: how well questions find their passages and get their answers, for every mode and embedder available.
 
 Without a set: the questions of the demo documents, through the real ingestion. With one: any file in SQuAD's format,
-each question must find its own paragraph among all. Fails when something is worse than in `baseline.json`.
+each question must find its own paragraph among all, and be told that it is not there when it is withheld. Fails when
+something is worse than in `baseline.json`.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from tests.eval.scores import Answers, Find, Line, answering, keep_as_baseline, 
 
 DIRECTORY = Path(".prosa") / "eval"
 TENANT = "eval"
+SHOWN = 8  # passages that an answer is made of
 
 EmbedderName = Literal["hashed", "openai"]
 
@@ -101,7 +103,7 @@ async def _demo(scored: Scored) -> list[Line]:
     lines = await _retrieval(scored, answers, questions)
     for mode in SearchMode:
         case = f"answers, {scored.embedder}, {mode.value}"
-        lines.append(await answering(case, scored.finding(mode, top_k=8), answers, questions))
+        lines.append(await answering(case, scored.finding(mode, top_k=SHOWN), answers, questions))
     return lines
 
 
@@ -113,7 +115,26 @@ async def _squad(scored: Scored, path: Path) -> list[Line]:
     def answers(question: Question, passage: Passage) -> bool:
         return numbers[passage.document_id] == question.document
 
-    return await _retrieval(scored, answers, sampled(questions))
+    asked = sampled(questions)
+    lines = await _retrieval(scored, answers, asked)
+    find = scored.finding(SearchMode.HYBRID, top_k=SHOWN + 1)
+    case = f"answers, {scored.embedder}, hybrid"
+    lines.append(await answering(case, _shown(find), answers, asked))
+    own = {each.text: each.document for each in asked}
+    withheld = _shown(find, lambda query, passage: numbers[passage.document_id] == own[query])
+    lines.append(await answering(f"{case}, withheld", withheld, answers, [Question(each.text) for each in asked]))
+    return lines
+
+
+def _shown(find: Find, is_withheld: Callable[[str, Passage], bool] = lambda _query, _passage: False) -> Find:
+    """The same search, as if what is withheld were not in the library; SHOWN passages of it."""
+
+    async def shown(query: str) -> SearchResult:
+        found = await find(query)
+        left = [each for each in found.passages if not is_withheld(query, each)]
+        return replace(found, passages=tuple(left[:SHOWN]))
+
+    return shown
 
 
 async def _retrieval(scored: Scored, answers: Answers, questions: Sequence[Question]) -> list[Line]:

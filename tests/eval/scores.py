@@ -50,7 +50,7 @@ async def retrieval(case: str, find: Find, answers: Answers, questions: Sequence
     return Line(case, scores, seconds / len(asked) * 1000)
 
 
-async def answering(case: str, find: Find, answers: Answers, questions: Sequence[Question], top_k: int = 8) -> Line:
+async def answering(case: str, find: Find, answers: Answers, questions: Sequence[Question]) -> Line:
     """What the extractive provider makes of what was found.
 
     support: sentences that the verifier finds borne out. precision: citations of a passage that answers. answered: of

@@ -19,7 +19,9 @@ from services.document_rag.tokens import count_tokens
 
 SENTENCES = 4
 _SHORTEST_SENTENCE = 12  # characters
-_LEAST_SUPPORT = 0.38  # share of the question's weight that the best passage must carry
+# Share of the question's weight that the best passage must carry: of 600 questions about Portuguese paragraphs it
+# leaves 19 in 20 answered, and by that alone it was chosen.
+_LEAST_SUPPORT = 0.41
 # A word that no document has weighs so much of the rarest one they have: less, because it may be misspelt.
 _UNKNOWN = 0.75
 _WORTH_ADDING = 0.6  # of the best sentence's score

@@ -9,7 +9,14 @@ from services.document_rag.assistants.events import Accepted, AnswerEvent, Citat
 from services.document_rag.assistants.model import Assistant, Question, cited
 from services.document_rag.assistants.outbox import Outbox
 from services.document_rag.assistants.outcome import Outcome, StoredAnswer
-from services.document_rag.assistants.prompt import Brief, build_prompt, most_prompt_tokens, search_query, stands_alone
+from services.document_rag.assistants.prompt import (
+    Brief,
+    both_ends,
+    build_prompt,
+    most_prompt_tokens,
+    search_query,
+    stands_alone,
+)
 from services.document_rag.assistants.token_budget import Wanted
 from services.document_rag.assistants.turn_work import TurnWork
 from services.document_rag.assistants.turns import Turn
@@ -78,4 +85,5 @@ class AssistantAnswering:
             earlier = await work.earlier(turn, question)
             query = search_query(question.text, [each.utterance for each in earlier])
             return earlier, await work.search(turn, assistant, query)
-        return await asyncio.gather(work.earlier(turn, question), work.search(turn, assistant, question.text))
+        query = both_ends(question.text)
+        return await asyncio.gather(work.earlier(turn, question), work.search(turn, assistant, query))

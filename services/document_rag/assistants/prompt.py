@@ -37,6 +37,8 @@ Item = TypeVar("Item")
 
 # A question with fewer content words than this leans on the one before ("e qual é o valor?").
 _WORDS_OF_A_WHOLE_QUESTION = 4
+# As many as SearchService takes: the words of a pasted page are looked up one by one, while everybody else waits.
+_MOST_SEARCHED_CHARACTERS = 4000
 
 
 class Role(enum.Enum):
@@ -152,9 +154,15 @@ def rules(brief: Brief, boundary: str) -> str:
 def search_query(question: str, history: Sequence[Utterance]) -> str:
     """What to search for: the question, under the one before it when it is too short to stand alone."""
     if stands_alone(question):
-        return question
+        return both_ends(question)
     earlier = next((each.text for each in reversed(history) if each.by_user), "")
-    return f"{earlier}\n{question}" if earlier else question
+    return f"{both_ends(earlier)}\n{question}" if earlier else question
+
+
+def both_ends(text: str) -> str:
+    """As much as is searched for of a long text: people ask before what they paste, or after it."""
+    half = _MOST_SEARCHED_CHARACTERS // 2
+    return text if len(text) <= 2 * half else f"{text[:half]}\n{text[-half:]}"
 
 
 def stands_alone(question: str) -> bool:

@@ -94,13 +94,11 @@ def _held(word: str, tokens: Sequence[Sequence[str]]) -> int:
 
 def _longest_run(asked: Sequence[str], text: Sequence[str]) -> int:
     """Words of the query, function words too, that stand in the text one after another; a single one is no run."""
-    longest, previous = 0, [0] * (len(asked) + 1)
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(asked):
+        places.setdefault(word, []).append(place)
+    longest, runs = 0, dict[int, int]()  # how long a run is that ends at a place of the query
     for token in text:
-        row = [0] * (len(asked) + 1)
-        if token in asked:
-            for place, word in enumerate(asked, start=1):
-                if word == token:
-                    row[place] = previous[place - 1] + 1
-            longest = max(longest, *row)
-        previous = row
+        runs = {place: runs.get(place - 1, 0) + 1 for place in places.get(token, ())}
+        longest = max(longest, *runs.values(), 0)
     return longest if longest > 1 else 0
