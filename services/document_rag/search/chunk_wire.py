@@ -28,6 +28,8 @@ UpsertStream = AsyncIterator[pb.UpsertChunksRequest]
 
 MAX_LINE_BYTES = 1024 * 1024
 LINES_A_BATCH = 500
+# A Struct that is nested deeper is a message that no client of gRPC can read any more, whoever finds the chunk.
+MAX_METADATA_LEVELS = 20
 _LARGEST_WHOLE = 2**53  # beyond it a double skips whole numbers
 _FIELDS = {"chunkId", "text", "metadata", "vector"}
 
@@ -106,17 +108,27 @@ class _Lines:
         metadata, vector = content.get("metadata", {}), content.get("vector", [])
         if not isinstance(chunk_id, str) or not isinstance(text, str) or not isinstance(metadata, dict):
             raise self._refused("chunkId and text must be strings, metadata an object")
+        if not _is_shallow(metadata, MAX_METADATA_LEVELS):
+            raise self._refused(f"metadata may be nested {MAX_METADATA_LEVELS} levels deep at most")
+        kept = canonical(metadata)
         try:
-            chunk_id.encode()
-            text.encode()
+            for each in (chunk_id, text, kept):
+                each.encode()
             with np.errstate(over="ignore"):
                 packed = np.array(vector, dtype="<f4").reshape(-1).tobytes()
         except (ValueError, TypeError, OverflowError):
             raise self._refused("vector must be an array of numbers, texts must be Unicode") from None
-        return ChunkDraft(chunk_id, text, canonical(metadata), packed)
+        return ChunkDraft(chunk_id, text, kept, packed)
 
     def _refused(self, description: str) -> InvalidArgument:
         return InvalidArgument(violations=[FieldViolation("lines", f"line {self._read}: {description}", "json_lines")])
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(each, levels - 1) for each in inner)
 
 
 def upsert_response(written: Written) -> pb.UpsertChunksResponse:

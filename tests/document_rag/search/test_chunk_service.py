@@ -247,7 +247,18 @@ async def test_json_lines_cut_anywhere_are_chunks(program: ChunkProgram) -> None
     assert [each.metadata["n"] for each in await program.get(collection_id, ["c2", "c0"])] == [2, 0]
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b'{"chunkId": 3}', b'{"chunkId": "a", "vector": "x"}', b'{"other": 1}'])
+NO_CHUNKS = [
+    b"{",
+    b"[]",
+    b'{"chunkId": 3}',
+    b'{"chunkId": "a", "vector": "x"}',
+    b'{"other": 1}',
+    b'{"chunkId": "a", "vector": [0,0,0,0,0,0,0,1], "metadata": {"half": "\\ud800"}}',
+    b'{"chunkId": "a", "vector": [0,0,0,0,0,0,0,1], "metadata": {"deep": ' + b"[" * 40 + b"]" * 40 + b"}}",
+]
+
+
+@pytest.mark.parametrize("line", NO_CHUNKS)
 async def test_a_line_that_is_no_chunk_is_named(program: ChunkProgram, line: bytes) -> None:
     collection_id = await program.collection()
     good = json.dumps({"chunkId": "c0", "vector": VECTORS[0].tolist()}).encode()
