@@ -66,12 +66,11 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
             on_settled=signalling.signals.touched,
         )
         sweeper = Sweeper(reservations, config.sweep_interval_seconds, config.sweep_batch)
-        forgetting = steadily("requests_forgetting", lambda: forget(pool), FORGET_EVERY_SECONDS)
         async with (
             open_identity(pool, config) as identity,
             open_rates(pool, config) as rates,
             open_reporting(pool, config) as reports,
-            in_background(sweeper.run(), forgetting),
+            in_background(sweeper.run(), steadily("requests_forgetting", lambda: forget(pool), FORGET_EVERY_SECONDS)),
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)
