@@ -88,14 +88,15 @@ def protocol(config: Config) -> type[HttpToolsProtocol]:
             idle = self.cycle is None or self.cycle.response_complete
             if idle and self._header_timer is None:
                 self._await_headers()
-            if self._header_timer is not None:
-                self._header_bytes += len(data)
+            self._header_bytes += len(data)
             super().data_received(data)
-            if self._header_timer is not None and self._header_bytes > config.header_bytes:
+            if self._header_bytes > config.header_bytes:
                 self._refuse(HeadersTooLarge(f"the headers are larger than {config.header_bytes} bytes"))
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            if self._header_timer is None:  # behind a request in flight, whose end came with this beginning
+                self._header_bytes = 0
             scope: dict[str, Any] = self.scope  # type: ignore[assignment]
             scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
 
@@ -110,6 +111,7 @@ def protocol(config: Config) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
+            self._header_bytes = 0  # what comes behind the body, its trailers, is counted anew
             if self.cycle is not None:
                 super().on_body(body)
 
@@ -128,6 +130,7 @@ def protocol(config: Config) -> type[HttpToolsProtocol]:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
+            self._header_bytes = 0
 
         def _too_slow(self) -> None:
             self._header_timer = None
@@ -136,6 +139,9 @@ def protocol(config: Config) -> type[HttpToolsProtocol]:
         def _refuse(self, error: ServiceError) -> None:
             self._headers_came()
             if self.transport.is_closing():
+                return
+            if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+                self.transport.close()  # words would stand in the middle of another request's answer
                 return
             status = status_of(error)
             content = json_of(status)

@@ -25,8 +25,8 @@ from shared.errors import MAX_VIOLATIONS, FieldViolation, InvalidArgument
 MAX_QUERY_PARAMETERS = 1000
 
 
-class _DuplicateNameError(ValueError):
-    """An object that says the same thing twice."""
+class _NotStrictError(ValueError):
+    """JSON to Python's parser, and more than a message can take."""
 
 
 def request_of(route: Route, variables: Mapping[str, str], query: bytes, body: bytes) -> Message:
@@ -86,10 +86,10 @@ def json_of(message: Message, response_body: str = "") -> bytes:
 def loads(text: bytes) -> Any:
     """Strict JSON: UTF-8, no name twice, no NaN. MALFORMED_MESSAGE otherwise."""
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_strict_object, parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise malformed("the body is not UTF-8") from None
-    except _DuplicateNameError as error:
+    except _NotStrictError as error:
         raise malformed(str(error)) from None
     except RecursionError:
         raise malformed("the body is nested too deeply") from None
@@ -232,12 +232,16 @@ def _unknown_parameter(name: str, description: str) -> InvalidArgument:
     )
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise _DuplicateNameError("the body gives a name twice in one object")
+        raise _NotStrictError("the body gives a name twice in one object")
+    try:
+        "".join(content).encode()
+    except UnicodeEncodeError:
+        raise _NotStrictError("the body gives a name that is no Unicode text") from None
     return content
 
 
 def _refuse_constant(name: str) -> Any:
-    raise _DuplicateNameError(f"the body is not JSON: {name}")
+    raise _NotStrictError(f"the body is not JSON: {name}")

@@ -6,6 +6,7 @@ describe it like query parameters do.
 
 from collections.abc import AsyncIterator, Mapping
 from email.message import Message as MimeMessage
+from email.utils import collapse_rfc2231_value
 
 from google.protobuf.message import Message
 from python_multipart.exceptions import MultipartParseError
@@ -165,8 +166,11 @@ class _Form:
 
 
 def _parameters(value: str, header: str) -> dict[str, str]:
-    """The parameters of a MIME header, by name."""
+    """The parameters of a MIME header, by name; UnicodeDecodeError for one that is not in the charset it names."""
     message = MimeMessage()
     message[header] = value.replace("\r", "").replace("\n", "")
     found = message.get_params(failobj=[], header=header)
-    return {name.lower(): text for name, text in found[1:] if isinstance(text, str)}
+    return {
+        name.lower(): value if isinstance(value, str) else collapse_rfc2231_value(value, errors="strict")
+        for name, value in found[1:]
+    }

@@ -18,8 +18,9 @@ Domain errors are three-line subclasses in a service's model.py: a `reason` and 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import floor
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -28,8 +29,11 @@ from grpc_status import rpc_status
 
 DOMAIN = "prosa"
 
+_Violation = TypeVar("_Violation", bound=Message)
+
 # Status details travel in a trailer, which clients cap at 8 KiB by default.
 MAX_VIOLATIONS = 20
+MAX_VIOLATIONS_BYTES = 4096
 MAX_TEXT = 300
 
 
@@ -107,7 +111,7 @@ class InvalidArgument(ServiceError):
             )
             for broken in self.violations[:MAX_VIOLATIONS]
         ]
-        return [error_details_pb2.BadRequest(field_violations=shown)]
+        return [error_details_pb2.BadRequest(field_violations=_fitting(shown))]
 
 
 class _ResourceError(ServiceError):
@@ -206,10 +210,12 @@ class QuotaExceeded(ServiceError):
         if not self.violations:
             return []
         shown = [
-            error_details_pb2.QuotaFailure.Violation(subject=passed.subject, description=passed.description[:MAX_TEXT])
+            error_details_pb2.QuotaFailure.Violation(
+                subject=passed.subject[:MAX_TEXT], description=passed.description[:MAX_TEXT]
+            )
             for passed in self.violations[:MAX_VIOLATIONS]
         ]
-        return [error_details_pb2.QuotaFailure(violations=shown)]
+        return [error_details_pb2.QuotaFailure(violations=_fitting(shown))]
 
 
 class PermissionDenied(ServiceError):
@@ -363,6 +369,12 @@ def _rebuilt(code: grpc.StatusCode, status: status_pb2.Status) -> ServiceError:
     error.metadata = metadata
     error.retry_after_seconds = retry_after
     return error
+
+
+def _fitting(violations: Sequence[_Violation]) -> Sequence[_Violation]:
+    """The first of them, as many as a trailer takes."""
+    sizes = accumulate(violation.ByteSize() for violation in violations)
+    return violations[: sum(size <= MAX_VIOLATIONS_BYTES for size in sizes)]
 
 
 def _unpack(status: status_pb2.Status, into: Message) -> bool:

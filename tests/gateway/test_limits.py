@@ -191,6 +191,10 @@ async def test_odd_targets_are_refused_quietly(gateway: Gateway, target: bytes) 
         b'{"conversationId":"a","conversation_id":"b"}',
         b'{"title":"\xff"}',
         b'{"title":"\\ud800"}',
+        b'{"\\ud800":1}',
+        b'{"metadata":{"\\ud800":1}}',
+        b'{"metadata":{"a":["\\ud800"]}}',
+        b'{"' + b"x" * 100_000 + b'":1}',
         b'{"title":' + b"9" * 5000 + b"}",
         b"\xef\xbb\xbf{}",
         b"[]",
@@ -223,3 +227,25 @@ async def test_a_client_that_asks_first_is_told_to_go_on_or_not(gateway: Gateway
 async def test_two_lengths_are_no_request(gateway: Gateway) -> None:
     smuggled = HEAD + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
     assert b"400" in (await raw(gateway.port, smuggled)).split(b"\r\n")[0]
+
+
+async def test_headers_behind_a_request_in_flight_are_bounded_too(gateway: Gateway) -> None:
+    waiting = HEAD.replace(b"POST /v1/conversations ", b"GET /v1/conversations/slow ") + b"\r\n"
+    endless = b"GET / HTTP/1.1\r\nhost: x\r\nx-big: " + b"a" * 40_000
+    answer = await raw(gateway.port, waiting, endless, b"a" * 40_000, pause=0.1, patience=2)
+    assert (answer.split(b" ")[1], reason(answer)) == (b"431", "HEADERS_TOO_LARGE")
+    await asyncio.wait_for(gateway.seen.cancelled.wait(), 1)
+
+
+async def test_trailers_behind_a_body_are_bounded_too(gateway: Gateway) -> None:
+    chunked = b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-big: "
+    answer = await raw(gateway.port, HEAD + chunked, *[b"a" * 20_000] * 2, pause=0.1, patience=2)
+    assert (answer.split(b" ")[1], reason(answer)) == (b"431", "HEADERS_TOO_LARGE")
+
+
+async def test_what_is_no_http_behind_a_stream_puts_no_words_into_it(gateway: Gateway) -> None:
+    question = b'{"question":"hang"}'
+    head = HEAD.replace(b"conversations", b"assistants/a:ask") + b"content-length: %d\r\n\r\n" % len(question)
+    answer = await raw(gateway.port, head + question, b"NONSENSE\r\n\r\n", pause=0.3, patience=2)
+    assert (answer.count(b"HTTP/1.1"), b"event: accepted" in answer) == (1, True)
+    await asyncio.wait_for(gateway.seen.cancelled.wait(), 1)

@@ -135,3 +135,20 @@ async def test_a_client_that_leaves_in_the_middle_cancels_its_upload(gateway: Ga
     _, writer = await begun(gateway)
     writer.close()
     await asyncio.wait_for(gateway.seen.cancelled.wait(), 5)
+
+
+async def test_a_file_name_that_a_form_spells_with_its_charset_is_read(client: httpx.AsyncClient) -> None:
+    boundary = {**KEY, "content-type": "multipart/form-data; boundary=b"}
+    disposition = b"form-data; name=\"file\"; filename*=utf-8''relat%C3%B3rio.txt"
+    body = b"--b\r\ncontent-disposition: " + disposition + b"\r\n\r\nx\r\n--b--\r\n"
+    response = await client.post(UPLOAD, headers=boundary, content=body)
+    assert response.status_code == 200, response.text
+    assert response.json()["document"]["filename"] == "relatório.txt"
+
+
+async def test_a_file_name_that_is_not_in_its_charset_is_400(client: httpx.AsyncClient) -> None:
+    boundary = {**KEY, "content-type": "multipart/form-data; boundary=b"}
+    disposition = b"form-data; name=\"file\"; filename*=utf-8''%E9.txt"
+    body = b"--b\r\ncontent-disposition: " + disposition + b"\r\n\r\nx\r\n--b--\r\n"
+    response = await client.post(UPLOAD, headers=boundary, content=body)
+    assert (response.status_code, response.json()["details"][0]["reason"]) == (400, "MALFORMED_MESSAGE")

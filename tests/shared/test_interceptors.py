@@ -345,3 +345,19 @@ async def test_a_handler_may_abort_by_itself(signing_keys: SigningKeys, walker: 
     async with serving([served], signing_keys, config=quick_config()) as channel:
         error = await refusal(ask(channel, shape, "x", metadata=walker))
     assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_many_long_violations_still_arrive_as_what_they_are(
+    street: Serving, walker: Metadata, shape: str
+) -> None:
+    long = errors.FieldViolation('labels["' + "😀" * 400, "é preciso que seja mais curto " * 20, "string.max_len")
+    limit = errors.QuotaViolation("user:" + "ã" * 200, "limite " * 100)
+    for refused, kind, violations in (
+        (errors.InvalidArgument(violations=[long] * 100), error_details_pb2.BadRequest, "field_violations"),
+        (errors.QuotaExceeded(violations=[limit] * 100), error_details_pb2.QuotaFailure, "violations"),
+    ):
+        async with street(raising(refused)) as channel:
+            error = await refusal(ask(channel, shape, "x", metadata=walker))
+        assert (error.code(), reason(error)) == (refused.code, refused.reason)
+        assert getattr(detail(error, kind), violations)
