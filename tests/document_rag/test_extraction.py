@@ -1,18 +1,22 @@
 """Reading untrusted files: every type gives its text, and nothing hostile gets further than its own process."""
 
+import asyncio
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.document_rag.documents import extraction
 from services.document_rag.documents.read_text import ReadText
 from services.document_rag.documents.sandbox import ExtractionLimits, reading
 from services.document_rag.model import Chunk, DocumentEmpty, DocumentUnreadable
+from shared.errors import Unavailable
 from tests.document_rag import office_samples, samples
 from tests.house.processes import REPOSITORY
+from tests.house.waiting import until
 
 EVIL_CONTAINER = '<container><rootfiles><rootfile full-path="../../etc/passwd"/></rootfiles></container>'
 # The event loop of production, and calls that fail at once: threads of gRPC are never idle.
@@ -326,6 +330,20 @@ async def test_the_process_sees_no_secret(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_reading_ends_at_the_wall_clock(tmp_path: Path) -> None:
     with pytest.raises(DocumentUnreadable, match="too long"):
         await read(tmp_path, samples.LIXO.encode(), limits=ExtractionLimits(wall_seconds=0.01))
+
+
+async def test_a_process_that_is_told_to_end_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    reading = asyncio.create_task(read(tmp_path, b"a" * 9_000_000, "longo.txt"))
+    await until(extraction_processes)
+    for process in extraction_processes():
+        process.terminate()
+    with pytest.raises(Unavailable):
+        await reading
+
+
+def extraction_processes() -> list[psutil.Process]:
+    """Those that this process has started and that have begun."""
+    return [each for each in psutil.Process().children() if extraction.__name__ in each.cmdline()]
 
 
 async def test_deeply_nested_html_is_read_and_not_recursed_into(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.document_rag import samples
 from tests.house.processes import System
 from tests.journeys.tenant import Json, Tenant, eventually, new_tenant
 from tests.journeys.terminal import Terminal, records
@@ -145,6 +146,18 @@ def test_a_file_that_failed_is_tried_again_and_says_again_why(tenant: Tenant, te
     assert attempts == 2
 
 
+def test_a_file_that_failed_is_sent_again_when_its_original_is_lost(
+    tenant: Tenant, terminal: Terminal, folder: Path, system: System
+) -> None:
+    (folder / "foto.pdf").write_bytes(PICTURE)
+    first = ingested(terminal, folder / "foto.pdf", code=1)["foto.pdf"]
+    for original in system.directory.rglob(first["documentId"]):
+        original.unlink()
+    assert ingested(terminal, folder / "foto.pdf", code=1)["foto.pdf"]["reason"] == "ORIGINAL_MISSING"
+    again = ingested(terminal, folder / "foto.pdf", code=1)["foto.pdf"]
+    assert (again["reason"], again["documentId"] != first["documentId"]) == ("DOCUMENT_UNREADABLE", True)
+
+
 def test_words_that_were_there_are_not_sent_again_while_they_are(
     tenant: Tenant, terminal: Terminal, folder: Path
 ) -> None:
@@ -182,3 +195,41 @@ def test_quiet_says_what_failed_and_nothing_else(terminal: Terminal, folder: Pat
     bad = terminal.run("ingest", "--quiet", str(folder))
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "docs/foto.pdf" in bad.stderr
+
+
+# What people upload by mistake or in bad faith, and what they are told of it in the two languages.
+UNREADABLE = {
+    "imagem.pdf": (PICTURE, "this is a PNG picture", "isto é uma imagem PNG"),
+    "trancado.pdf": (samples.pdf("Edital", locked=True), "locked by a password", "está protegido por senha"),
+    "digitalizado.pdf": (samples.pdf(""), "it is probably a scan", "deve ser uma digitalização"),
+    "cortado.pdf": (samples.pdf("Edital")[:200], "the PDF is damaged", "o PDF está danificado"),
+    "bomba.docx": (samples.bomb_docx(80_000_000), "unpacks to far more", "se expande muito além"),
+    "bomba.pdf": (samples.bomb_pdf(300_000_000), "takes", "exige"),
+    "nulos.txt": (b"um texto\0 com bytes nulos \0\0", "NUL bytes", "bytes NUL"),
+    "vazio.txt": (b"", "the file is empty", "o arquivo está vazio"),
+    "planilha.docx": (b"nome;valor\0;12\0", "NUL bytes", "bytes NUL"),
+    "longo.txt": (b"palavra " * 5_000_001, "more than 10,000,000 characters", "mais de 10.000.000 caracteres"),
+}
+
+
+def test_what_cannot_be_taken_in_is_told_in_the_language_of_the_reader(terminal: Terminal, tmp_path: Path) -> None:
+    root = tmp_path / "envios"
+    root.mkdir()
+    for name, (content, _, _) in UNREADABLE.items():
+        (root / name).write_bytes(content)
+    with (root / "enorme.csv").open("wb") as file:
+        file.truncate(129 * 1024 * 1024)
+    (root / "bom.md").write_text(IPTU, encoding="utf-8")
+    english, portuguese = (terminal.run("ingest", "--lang", language, str(root)) for language in ("en", "pt"))
+    assert (english.returncode, portuguese.returncode) == (1, 1), english.stderr + portuguese.stderr
+    for name, (_, in_english, in_portuguese) in UNREADABLE.items():
+        assert in_english in line_of(english.stdout, name)
+        assert in_portuguese in line_of(portuguese.stdout, name)
+    assert "larger than 134217728 bytes" in line_of(english.stdout, "enorme.csv")
+    assert "mais de 134217728 bytes" in line_of(portuguese.stdout, "enorme.csv")
+    assert "new" in line_of(english.stdout, "bom.md")
+
+
+def line_of(shown: str, name: str) -> str:
+    """The line that was shown when the file had come to its end."""
+    return next(line for line in shown.splitlines() if line.startswith(f"envios/{name}: "))

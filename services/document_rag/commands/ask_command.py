@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except GatewayError as error:
-        _complain(words("unreachable", error))
+        _complain(words("unreachable", words.error(error.reason, error.message)))
         return UNREACHABLE if error.concerns_every_call else BROKE_OFF
     except _WrongUseError as error:
         _complain(str(error))
@@ -141,17 +141,18 @@ class _Talk:
         self._view = view
 
     async def run(self) -> int:
+        if self._config.fault:
+            raise _WrongUseError(self._words(*self._config.fault))
         async with GatewayClient.opened(self._config) as client:
-            if not self._config.api_key.get_secret_value():
-                raise _WrongUseError(self._words("no_key"))
             path = await self._path(client)
             last = LastConversation(self._config.state_home, client.url, path)
             conversation_id = self._conversation(last)
             code = ANSWERED
             async for question in self._questions():
                 answer, code = await self._turn(client, path, conversation_id, question)
-                conversation_id = answer.conversation_id or conversation_id
-                last.write(conversation_id)
+                if answer.conversation_id:
+                    conversation_id = answer.conversation_id
+                    last.write(conversation_id)
             return code
 
     def _conversation(self, last: LastConversation) -> str:
@@ -183,12 +184,12 @@ class _Talk:
         else:
             with suppress(EOFError):
                 while True:
-                    if question := (await asyncio.to_thread(input, self._words("prompt"))).strip():
+                    if question := (await _typed(self._words("prompt"))).strip():
                         yield question
 
     async def _turn(self, client: GatewayClient, path: str, conversation_id: str, question: str) -> tuple[_Answer, int]:
         if not question:
-            raise _WrongUseError("the question is empty")
+            raise _WrongUseError(self._words("no_question"))
         body = {
             "question": question,
             "conversationId": conversation_id,
@@ -201,7 +202,7 @@ class _Talk:
                 self._take(answer, name, payload)
         except GatewayError as error:
             self._view.delta("\n" if answer.text else "")
-            _complain(str(error))
+            _complain(self._words.error(error.reason, error.message))
             return answer, _failure(error)
         self._view.answered(answer)
         return answer, NOT_IN_DOCUMENTS if answer.completed.get("notInDocuments") else ANSWERED
@@ -223,6 +224,22 @@ class _Talk:
                 answer.unsupported = _unsupported(answer.text, payload[name])
             case "completed":
                 answer.completed = payload[name]
+
+
+async def _typed(prompt: str) -> str:
+    """The next line of the terminal; EOFError at Ctrl-D. No thread waits for it, which Ctrl-C could not end."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
 
 
 def _unsupported(text: str, verification: Json) -> list[str]:

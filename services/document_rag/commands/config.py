@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Self
 
+import httpx
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -10,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class CommandConfig(BaseSettings):
     """The settings of both commands."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, env_ignore_empty=True)
 
     url: str = Field(default="http://127.0.0.1:8080", validation_alias=AliasChoices("PROSA_URL"))
     """The gateway's address."""
@@ -36,6 +37,28 @@ class CommandConfig(BaseSettings):
         return cls().model_copy(update={name: value for name, value in stated.items() if value})
 
     @property
+    def key(self) -> str:
+        """The API key without the line end that a file put there."""
+        return self.api_key.get_secret_value().strip()
+
+    @property
+    def fault(self) -> tuple[str, ...]:
+        """The message that tells what is wrong with the settings, and what goes into it; () when nothing is."""
+        if not self.key:
+            return ("no_key",)
+        if not (self.key.isascii() and self.key.isprintable()):
+            return ("bad_key",)
+        return () if _is_web_address(self.url) else ("bad_url", self.url)
+
+    @property
     def words(self) -> str:
         """pt or en."""
         return "pt" if self.locale.lower().startswith("pt") else "en"
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)

@@ -34,9 +34,6 @@ class GatewayError(Exception):
     reason: str
     message: str
 
-    def __str__(self) -> str:
-        return f"{self.message} ({self.reason})" if self.reason else self.message
-
     @property
     def concerns_every_call(self) -> bool:
         """Whether the next call would fail as well: the gateway is away, or does not take this key."""
@@ -65,7 +62,7 @@ class GatewayClient:
     @asynccontextmanager
     async def opened(cls, config: CommandConfig) -> AsyncIterator[Self]:
         """A client that is closed at the end of the block."""
-        headers = {"authorization": f"Bearer {config.api_key.get_secret_value()}"}
+        headers = {"authorization": f"Bearer {config.key}"}
         async with httpx.AsyncClient(base_url=config.url, headers=headers, timeout=_TIMEOUT) as http:
             yield cls(config.url, http)
 
@@ -99,8 +96,10 @@ class GatewayClient:
                     raise _error(response)
                 async for name, payload in _events(response):
                     yield name, payload
-        except httpx.HTTPError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise GatewayError(0, "", f"{self.url}: {_words(error)}") from error
+        except httpx.HTTPError as error:
+            raise _broken_off() from error
 
     async def _call(self, method: str, path: str, *, content: Any = None, **parts: Any) -> Json:
         failure = GatewayError(0, "", self.url)
@@ -111,14 +110,20 @@ class GatewayClient:
                 failure, pause = GatewayError(0, "", f"{self.url}: {_words(error)}"), 0.0
             else:
                 if response.status_code == httpx.codes.OK:
-                    answer: Json = response.json()
-                    return answer
+                    return self._answer(response)
                 failure, pause = _error(response), _retry_after(response)
                 if response.status_code not in _AGAIN:
                     break
             if attempt < ATTEMPTS - 1:
                 await asyncio.sleep(max(pause, _backoff(attempt)))
         raise failure
+
+    def _answer(self, response: httpx.Response) -> Json:
+        try:
+            answer: Json = response.json()
+        except ValueError as error:
+            raise GatewayError(0, "", f"{self.url} is no gateway: it does not answer in JSON") from error
+        return answer
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Json]]:
@@ -133,7 +138,11 @@ async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, Json]]:
             if name == "error":
                 raise _told(_HTTP_OF_CODE.get(payload.get("code", 0), 500), payload)
             yield name, payload
-    raise GatewayError(0, "", "the stream broke off")
+    raise _broken_off()
+
+
+def _broken_off() -> GatewayError:
+    return GatewayError(httpx.codes.BAD_GATEWAY, "", "the stream broke off")
 
 
 def _error(response: httpx.Response) -> GatewayError:

@@ -42,8 +42,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     config = CommandConfig.with_options(asked.url, asked.api_key)
     words, errors = Words(asked.lang or config.words), Console(stderr=True)
-    if not config.api_key.get_secret_value():
-        return _refused(errors, words("no_key"))
+    if config.fault:
+        return _refused(errors, words(*config.fault))
     try:
         files = list(chosen_files(asked.places, asked.include, asked.exclude))
     except FileNotFoundError as error:
@@ -81,7 +81,8 @@ class _Ingestion:
                 await asyncio.gather(*(self._work(client) for _ in range(jobs)))
         self._view.summary(self._outcomes)
         if self._fatal is not None:
-            self._errors.print(self._words("unreachable", self._fatal), markup=False)
+            why = self._words.error(self._fatal.reason, self._fatal.message)
+            self._errors.print(self._words("unreachable", why), markup=False)
             self._errors.print(self._words("not_tried", len(self._waiting) + self._given_up))
             return UNREACHABLE
         states = {outcome.state for outcome in self._outcomes}

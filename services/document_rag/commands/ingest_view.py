@@ -146,15 +146,14 @@ class TerminalView:
             return
         table = Table(self._words("file"), self._words("why"))
         for each in outcomes:
-            table.add_row(
-                each.file.source, f"{each.message} ({each.error_reason})" if each.error_reason else each.message
-            )
+            table.add_row(each.file.source, self._words.error(each.error_reason, each.message))
         self._console.print(table, markup=False)
 
 
 def _print_line(console: Console, words: Words, outcome: Outcome) -> None:
     shown = outcome.state if outcome.state == FAILED else outcome.verdict or outcome.state
-    told = [outcome.file.source, words(shown), outcome.message]
+    why = words.error(outcome.error_reason, outcome.message) if outcome.message else ""
+    told = [outcome.file.source, words(shown), why]
     console.print(": ".join(filter(None, told)), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -102,6 +102,8 @@ async def _known(client: GatewayClient, file: ChosenFile, sha256: str, options: 
 async def _as_before(client: GatewayClient, file: ChosenFile, document: Json) -> Outcome | None:
     """What the file, whose bytes and source the document has, is by now; None if it must be sent after all."""
     match _state(document):
+        case "FAILED" if document.get("stageError", {}).get("reason") == "ORIGINAL_MISSING":
+            return None
         case "FAILED":
             document = await client.post(f"/v1/documents/{document['documentId']}:retry", {})
             return _told(Outcome(file, FAILED, document_id=document["documentId"]), document)

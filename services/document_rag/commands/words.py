@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from services.document_rag.commands.portuguese import in_portuguese
+
 LANGUAGES = ("en", "pt")
 
 _WORDS: Mapping[str, tuple[str, str]] = {
@@ -37,6 +39,14 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "{1} e {2} seriam versões do mesmo documento, {0}: indique a pasta que contém os dois",
     ),
     "no_key": ("an API key is needed: --api-key or PROSA_API_KEY", "falta a chave de API: --api-key ou PROSA_API_KEY"),
+    "bad_key": (
+        "what is given as the API key holds characters that no key has",
+        "o que foi dado como chave de API tem caracteres que nenhuma chave tem",
+    ),
+    "bad_url": (
+        "{} is no address of a gateway, as http://127.0.0.1:8080 is",
+        "{} não é endereço de um gateway, como http://127.0.0.1:8080",
+    ),
     "interrupted": (
         "interrupted; run the same command again to go on",
         "interrompido; repita o mesmo comando para continuar",
@@ -55,6 +65,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "which assistant? --assistant or PROSA_ASSISTANT_ID; there are:",
         "qual assistente? --assistant ou PROSA_ASSISTANT_ID; há:",
     ),
+    "no_question": ("the question is empty", "a pergunta está vazia"),
     "no_assistant": ("there is no assistant yet", "ainda não há assistente"),
     "sources": ("Sources", "Fontes"),
     "page": ("p. {}", "p. {}"),
@@ -76,3 +87,8 @@ class Words:
         """The message of that name, with the values in its places; the name itself when there is none."""
         texts = _WORDS.get(name)
         return texts[self._column].format(*values) if texts else name
+
+    def error(self, reason: str, message: str) -> str:
+        """What the service said of an error, with its reason behind it, where it has one."""
+        said = in_portuguese(reason, message) if LANGUAGES[self._column] == "pt" else message
+        return f"{said} ({reason})" if reason else said

@@ -362,10 +362,11 @@ async def _remember(connection: asyncpg.Connection, tenant_id: str, upload: NewD
 async def _document(
     connection: asyncpg.Connection, tenant_id: str, document_id: UUID, *, locked: bool = False
 ) -> Document:
-    """The document; `locked`: nobody changes it until the transaction ends."""
+    """The document; `locked`: nobody changes it until the transaction ends. NotFound for a deleted one."""
     lock = "for update of d" if locked else ""
     row = await connection.fetchrow(
-        f"select {COLUMNS} from {DOCUMENTS} where tenant_id = $1 and document_id = $2 {lock}",  # noqa: S608
+        f"select {COLUMNS} from {DOCUMENTS}"  # noqa: S608
+        f" where tenant_id = $1 and document_id = $2 and d.deleted_at is null {lock}",
         tenant_id,
         document_id,
     )

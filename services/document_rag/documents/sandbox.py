@@ -20,8 +20,11 @@ from typing import IO, Any
 from services.document_rag.documents.extracted import ChunkSize
 from services.document_rag.documents.read_text import ReadText
 from services.document_rag.model import DocumentEmpty, DocumentUnreadable
+from shared.errors import Unavailable
 
 _MAX_OUTCOME_BYTES = 64 * 1024
+# With which whoever stops the service may stop its children, too; a file causes none of them.
+_TOLD_TO_END = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class ExtractionLimits:
 async def reading(path: Path, filename: str, mime_type: str, limits: ExtractionLimits) -> AsyncIterator[ReadText]:
     """The text of the file, cut; its chunks are there until the end of the block.
 
-    DocumentUnreadable for the damaged, hostile or unsupported; DocumentEmpty for no text.
+    DocumentUnreadable for the damaged, hostile or unsupported; DocumentEmpty for no text. Unavailable when somebody
+    ended the process.
     """
     with tempfile.NamedTemporaryFile(prefix="prosa-chunks-") as chunks:
         outcome = await _outcome(_command(path, Path(chunks.name), filename, mime_type, limits), limits.wall_seconds)
@@ -91,6 +95,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _judged(return_code: int, output: bytes) -> dict[str, Any]:
+    if -return_code in _TOLD_TO_END:
+        raise Unavailable("the process that read the document was told to end", dependency="extraction")
     if return_code < 0:
         raise DocumentUnreadable("reading the document takes more memory or time than is allowed")
     if return_code > 0:  # it answers for every document with 0: this is no fault of the file's

@@ -120,7 +120,7 @@ class Worker:
                 await self._shop.queue.advance(job, DocumentState.CHUNKING, text.chunk_count, text.chunk_count)
                 if await self._shop.admission.settle(job, text):
                     await self._make_searchable(job, text, vectors)
-                else:
+                elif job.is_awaited:
                     await self._shop.originals.discard(job.tenant_id, job.document_id)
 
     async def _make_searchable(self, job: Job, text: ReadText, vectors: IO[bytes]) -> None:

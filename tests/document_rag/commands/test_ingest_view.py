@@ -23,7 +23,7 @@ def test_files_are_shown_on_their_way_and_summed_up_whatever_they_are_called(*, 
     console = Console(file=screen, force_terminal=is_terminal, width=160)
     outcomes = [
         Outcome(GOOD, "PENDING", "NEW", "id", message="waits for [b]vectors[/b]"),
-        Outcome(BAD, "FAILED", error_reason="DOCUMENT_UNREADABLE", message="this is a PNG picture"),
+        Outcome(BAD, "FAILED", error_reason="DOCUMENT_UNREADABLE", message="a picture"),
     ]
     with TerminalView(console, Words("pt"), 2) as view:
         view.stage(GOOD, "SENDING", 50, 100)
@@ -33,8 +33,7 @@ def test_files_are_shown_on_their_way_and_summed_up_whatever_they_are_called(*, 
             view.ended(outcome)
     view.summary(outcomes)
     shown = screen.getvalue()
-    assert "docs/foto.pdf: falhou: this is a PNG picture" in shown
-    assert "this is a PNG picture (DOCUMENT_UNREADABLE)" in shown
+    assert "docs/foto.pdf: falhou: a picture (DOCUMENT_UNREADABLE)" in shown
     assert "docs/[b]edital[/b].pdf" in shown
     assert "waits for [b]vectors[/b]" in shown
     assert ("vetorizando" in shown) == is_terminal

@@ -18,7 +18,6 @@ from tests.document_rag import samples
 from tests.document_rag.conftest import Client
 from tests.house.in_process import as_caller, token
 from tests.house.signing import SigningKeys
-from tests.house.waiting import until
 
 READY, FAILED, SKIPPED = pb.DOCUMENT_STATE_READY, pb.DOCUMENT_STATE_FAILED, pb.DOCUMENT_STATE_SKIPPED
 
@@ -88,8 +87,8 @@ async def test_what_cannot_be_read_fails_in_sight_when_nobody_waits(client: Clie
     assert (await watched(client, document_id))[-1].state == FAILED
 
 
-async def test_a_duplicate_that_is_known_only_by_its_text_is_skipped_in_sight(
-    client: Client, originals_directory: Path, tenant_id: str
+async def test_a_duplicate_that_is_known_only_by_its_text_is_skipped_in_sight_and_kept_when_that_is_gone(
+    client: Client,
 ) -> None:
     first = (await client.upload(samples.POSTO.encode(), "posto.txt", mime_type="text/plain")).document
     again = (" " + samples.POSTO).encode()
@@ -97,8 +96,11 @@ async def test_a_duplicate_that_is_known_only_by_its_text_is_skipped_in_sight(
     progress = await watched(client, second.document_id)
     assert (progress[-1].state, progress[-1].related_document_id) == (SKIPPED, first.document_id)
     assert (await diagnosis(client, second.document_id)).cause == pb.Diagnosis.CAUSE_SKIPPED
-    # The bytes go after the commit that says so.
-    await until(lambda: [path.name for path in (originals_directory / tenant_id).iterdir()] == [first.document_id])
+    delete = pb.DeleteDocumentRequest(document_id=first.document_id)
+    await client.documents.DeleteDocument(delete, metadata=client.metadata)
+    retry = pb.RetryIngestionRequest(document_id=second.document_id)
+    await client.documents.RetryIngestion(retry, metadata=client.metadata)
+    assert (await watched(client, second.document_id))[-1].state == READY
 
 
 async def test_pages_without_text_are_counted(client: Client) -> None:

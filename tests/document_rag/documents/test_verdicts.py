@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from prosa.document_rag.v1 import document_service_pb2 as pb
@@ -191,6 +192,19 @@ async def test_a_retry_of_an_upload_that_was_not_kept_gets_the_same_answer(clien
     second = await client.upload(*again, request_id="r1", mime_type="text/plain")
     assert first.verdict == pb.VERDICT_DUPLICATE_OF
     assert second == first
+
+
+@pytest.mark.parametrize("return_early", [True, False])
+async def test_a_retry_of_an_upload_whose_document_was_deleted_says_that_it_is_gone(
+    client: Client, return_early: bool
+) -> None:
+    said: dict[str, Any] = {"request_id": "r1", "return_early": return_early}
+    first = await client.upload(samples.LIXO.encode(), "lixo.md", **said)
+    await deleted(client, first.document.document_id)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.upload(samples.LIXO.encode(), "lixo.md", **said)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert await listed(client) == []
 
 
 async def test_what_is_superseded_leaves_nothing_in_the_index(
