@@ -126,7 +126,7 @@ async def _conversations(store: ChatStore, reach: Reach, clock: Clock) -> AsyncG
 async def _records(store: ChatStore, reach: Reach, conversation: Conversation) -> AsyncGenerator[Record, None]:
     conversation_id = conversation.conversation_id
     yield Record(conversation_id, conversation)
-    # What is purged while it is read ends here.
+    # A conversation that is purged while it is read ends here.
     with suppress(NotFound):
         async for message in all_messages(store, reach, conversation_id):
             yield Record(conversation_id, message)
@@ -140,8 +140,10 @@ async def _records(store: ChatStore, reach: Reach, conversation: Conversation) -
 async def _pieces(
     store: ChatStore, reach: Reach, conversation_id: str, message_id: str
 ) -> AsyncGenerator[TextPiece, None]:
-    async for offset, text in text_chunks(store.text(reach, conversation_id, message_id)):
-        yield TextPiece(message_id, offset, text)
+    # A message that is trimmed while it is read takes nothing else of its conversation with it.
+    with suppress(NotFound):
+        async for offset, text in text_chunks(store.text(reach, conversation_id, message_id)):
+            yield TextPiece(message_id, offset, text)
 
 
 def _name(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
 
@@ -84,6 +85,22 @@ class PageContract:
         await workshop.load(reach, long, 1000)
         in_short, in_long = await _costs(workshop, reach, short), await _costs(workshop, reach, long)
         assert in_short == in_long
+
+    async def test_a_text_that_goes_while_it_is_read_is_not_cut_off(self, store: ChatStore) -> None:
+        reach = somebody()
+        conversation, size = await started(store, reach), 20 * BODY_CHUNK_BYTES
+        (message,) = await store.append(reach, conversation, batch_of(said("x" * size)))
+        read = 0
+        try:
+            async with aclosing(store.text(reach, conversation, message.message_id)) as chunks:
+                async for chunk in chunks:
+                    if not read:
+                        await store.upkeep.purge(reach.tenant_id, conversation)
+                    read += len(chunk)
+        except NotFound:
+            assert read < size
+        else:
+            assert read == size
 
     async def test_a_large_text_is_kept_apart_and_comes_back_whole(self, store: ChatStore) -> None:
         reach = somebody()

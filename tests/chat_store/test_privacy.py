@@ -170,3 +170,17 @@ async def test_what_is_written_during_an_export_hides_nothing_from_it(replicas: 
             if len(found) == 50:
                 await asyncio.gather(*(replicas.other.append(ana, name, pair("a")) for name in names[:20]))
     assert sorted(found) == sorted(names)
+
+
+async def test_a_message_that_leaves_during_an_export_takes_nothing_else_with_it(replicas: Replicas) -> None:
+    store, ana = replicas.store, somebody("ana")
+    await started(store, ana, conversation_id="c")
+    await store.append(ana, "c", batch_of(replace(said(LARGE), message_id="large")))
+    await store.append(ana, "c", pair("depois"))
+    await store.entries.act(ana, "c", EntryKind.TASK, "t1", AddEntry(label="pending"))
+    told = []
+    async for each in export(store, ana.tenant_id, "ana"):
+        told.append(each)
+        if isinstance(each, Record) and isinstance(each.what, Message) and each.what.message_id == "large":
+            assert await store.upkeep.trim(ana.tenant_id, "c", 2) == 1
+    assert told[-1] == {"conversations": 1, "messages": 3, "tasks": 1, "events": 0}

@@ -57,9 +57,13 @@ class MongoMessages:
                     yield whole[begin : begin + BODY_CHUNK_BYTES]
                 return
             chunks = body_chunks(self._headers.bodies, header["_id"], header["create_time"], draft.body.sha256)
+            lacking = draft.body.size_bytes
             async with aclosing(chunks):
                 async for chunk in chunks:
+                    lacking -= len(chunk)
                     yield chunk
+            if lacking:
+                raise NotFound("message", message_id)  # it went while it was read
 
     async def _header(self, reach: Reach, conversation_id: str) -> Document:
         return await self._headers.find(reach, conversation_id)
