@@ -17,6 +17,7 @@ from services.document_rag.documents.index_writer import add_vocabulary, one_wri
 from services.document_rag.search.postings import vocabulary_of
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.words import words_of
+from shared.errors import ServiceError
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 
@@ -78,16 +79,26 @@ class PushedWords:
         self._seen: dict[tuple[str, str], datetime] = {}
 
     async def keep(self) -> None:
-        """Indexes what is not indexed yet, and what is left of batches of which too little is left."""
+        """Indexes what is not indexed yet, and what is left of batches of which too little is left.
+
+        A collection that fails keeps no other waiting; it raises when all have had their turn.
+        """
         async with tenant_transaction(self._pool, "*") as connection:
             rows = await connection.fetch(_CHANGED)
+        failures: list[ServiceError] = []
         for row in rows:
             space = (row["tenant_id"], row["key"])
             if self._seen.get(space) == row["written_at"]:
                 continue
-            await self._index(row["tenant_id"], UUID(row["key"]))
-            await self._index_anew(row["tenant_id"], UUID(row["key"]))
-            self._seen[space] = row["written_at"]
+            try:
+                await self._index(row["tenant_id"], UUID(row["key"]))
+                await self._index_anew(row["tenant_id"], UUID(row["key"]))
+            except ServiceError as error:
+                failures.append(error)
+            else:
+                self._seen[space] = row["written_at"]
+        if failures:
+            raise failures[0]
 
     async def _index(self, tenant_id: str, collection_id: UUID) -> None:
         last = await self._settled(tenant_id, collection_id)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,6 +15,7 @@ from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.pushed_words import PushedWords
 from services.document_rag.search.stems import Stemmer
 from services.document_rag.search.vectors import VectorSearch
+from shared.errors import Unavailable
 from tests.document_rag.chunk_program import clustered
 from tests.document_rag.search.vector_bench import Bench, opened_bench
 
@@ -111,6 +114,29 @@ async def test_a_batch_of_which_little_is_left_leaves_no_word_in_the_statistics(
     assert await _totals(bench, collection.home) == (0, [])
 
 
+async def test_a_collection_that_cannot_be_indexed_keeps_no_other_waiting(bench: Bench) -> None:
+    """Collections of all tenants are taken in the order of their ids; the first one fails, whichever it is."""
+    collections = [await bench.collection(f"{name}-{uuid4()}", dimensions=0) for name in ("a", "b")]
+    for collection in collections:
+        await push(bench, collection, {"lixo": TEXTS["lixo"]})
+    with pytest.raises(Unavailable):
+        await PushedWords(bench.pool, _StumblingOnce(bench.pool)).keep()
+    first, second = [(await _totals(bench, each.home))[0] for each in collections]
+    assert (first, second) == (0, 1)
+
+
+class _StumblingOnce(Stemmer):
+    """Loses the database at its first question."""
+
+    has_stumbled = False
+
+    async def terms(self, *question: Any) -> Mapping[str, str]:
+        if not self.has_stumbled:
+            self.has_stumbled = True
+            raise Unavailable(dependency="postgres")
+        return await super().terms(*question)
+
+
 async def test_two_processes_that_index_the_same_words_count_them_once(
     bench: Bench, collection: PushedCollection
 ) -> None:
@@ -125,7 +151,7 @@ async def _totals(bench: Bench, tenant_id: str) -> tuple[int, list[str]]:
         rows = await connection.fetch(
             "select word from words where tenant_id = $1 and word in ('iptu', 'lixo')", tenant_id
         )
-    return chunks, sorted(row["word"] for row in rows)
+    return chunks or 0, sorted(row["word"] for row in rows)
 
 
 @pytest.mark.parametrize("mode", SearchMode)
