@@ -15,6 +15,8 @@ fake-silent         nothing at all, not even headers
 fake-verdict        a verdict on a conversation, as analytics wants it
 fake-verdict-odd    the same with a feeling that there is not
 fake-empty          nothing, and says that it is done
+fake-page           an HTML page with status 200, as a wrong base URL gives one
+fake-hollow         JSON with status 200 that has a choice, and in it no message
 fake-broken         three words, then the connection breaks in the middle of the body
 fake-garbage        three words, then an event that is no JSON
 fake-error          500
@@ -46,7 +48,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from deploy.local.ports import LOOPBACK, free_port
@@ -143,6 +145,10 @@ class FakeProvider:
                 return _error(429, "rate_limit_exceeded", {"Retry-After": str(RETRY_AFTER_SECONDS)})
             case "fake-unauthorised":
                 return _error(401, "invalid_api_key")
+            case "fake-page":
+                return HTMLResponse("<h1>It works!</h1>")
+            case "fake-hollow":
+                return JSONResponse({"object": "chat.completion", "choices": [{}]})
             case "fake-flaky":
                 self._failures[turn.last_user_message] += 1
                 if self._failures[turn.last_user_message] <= FLAKY_FAILURES:

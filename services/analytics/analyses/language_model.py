@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import openai
+from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from services.analytics.analyses.model import MAX_SUMMARY_CHARACTERS, MAX_TOPIC_CHARACTERS, Spent, Transcript
@@ -79,7 +80,7 @@ class LanguageModel:
         messages = _messages(transcript)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                completion = await self._client.chat.completions.create(
+                completion: Any = await self._client.chat.completions.create(
                     model=self.model,
                     messages=messages,
                     max_tokens=MAX_ANSWER_TOKENS,
@@ -90,8 +91,11 @@ class LanguageModel:
             # The endpoint's own words may quote the conversation, so only the kind of failure is logged.
             _log.warning("classification_failed", kind=type(error).__name__, status=getattr(error, "status_code", None))
             raise LanguageModelFailedError from error
-        text = (completion.choices[0].message.content or "") if completion.choices else ""
-        return Reply(_verdict(text), _spent(completion, messages, text))
+        if not isinstance(completion, ChatCompletion):  # a page, from an address that is no endpoint's
+            _log.warning("classification_failed", kind="no_completion", status=None)
+            raise LanguageModelFailedError
+        text = _text(completion)
+        return Reply(_verdict(text), _spent(completion, completion.model or self.model, messages, text))
 
 
 def worst_case_tokens(transcript: Transcript) -> int:
@@ -119,6 +123,12 @@ def _told(transcript: Transcript) -> str:
     return f"{text[:beginning]} […] {text[-(MAX_TRANSCRIPT_CHARACTERS - beginning) :]}"
 
 
+def _text(completion: ChatCompletion) -> str:
+    """What it says. Parts that the contract promises may be missing: nobody has checked the endpoint's answer."""
+    message: Any = completion.choices[0].message if completion.choices else None
+    return (message.content if message else None) or ""
+
+
 def _verdict(text: str) -> Verdict | None:
     try:
         verdict = Verdict.model_validate_json(text)
@@ -139,9 +149,9 @@ def _response_format() -> Any:
     return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
 
-def _spent(completion: Any, messages: Any, text: str) -> Spent:
+def _spent(completion: ChatCompletion, model: str, messages: Any, text: str) -> Spent:
     """The figures made disjoint; where the endpoint reports none, by length."""
-    usage, model = completion.usage, completion.model or ""
+    usage = completion.usage
     if usage is None:
         asked = sum(len(message["content"]) for message in messages)
         tokens = asked // _CHARACTERS_PER_TOKEN, 0, len(text) // _CHARACTERS_PER_TOKEN, 0

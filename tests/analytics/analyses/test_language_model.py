@@ -85,6 +85,8 @@ async def test_what_is_certain_is_not_asked(modern: World, provider: "FakeProvid
         ("fake-plain", "junk", True),
         ("fake-verdict-odd", "junk", True),
         ("fake-empty", "junk", True),
+        ("fake-hollow", "junk", True),
+        ("fake-page", "failed", False),
         ("fake-error", "failed", False),
         ("fake-rate-limited", "failed", False),
     ],
