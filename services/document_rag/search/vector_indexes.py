@@ -28,7 +28,8 @@ _LOCK = "select pg_try_advisory_lock(hashtextextended('document_rag vector index
 _SWALLOWS_UP_TO = 2  # times its own rows
 _BUSY_FACTOR = 4  # a space that is never quiet is indexed when so many times the worthwhile wait
 _KIB, _MIB = 1024, 1024 * 1024
-_M, _EF_CONSTRUCTION = 16, 64
+# With 64 instead of 100 a build is a tenth faster, but a search in 100 000 rows must keep 1.7 times as many candidates.
+_M, _EF_CONSTRUCTION = 16, 100
 
 # Spaces that may want a segment, or have one.
 _SPACES = """
