@@ -1,7 +1,8 @@
 """Ingestion over the wire: answered early, watched, diagnosed, retried, listed, changed, downloaded."""
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.document_rag import samples
 from tests.document_rag.conftest import Client
 from tests.house.in_process import as_caller, token
 from tests.house.signing import SigningKeys
+from tests.house.waiting import until
 
 READY, FAILED, SKIPPED = pb.DOCUMENT_STATE_READY, pb.DOCUMENT_STATE_FAILED, pb.DOCUMENT_STATE_SKIPPED
 
@@ -101,6 +103,24 @@ async def test_a_duplicate_that_is_known_only_by_its_text_is_skipped_in_sight_an
     retry = pb.RetryIngestionRequest(document_id=second.document_id)
     await client.documents.RetryIngestion(retry, metadata=client.metadata)
     assert (await watched(client, second.document_id))[-1].state == READY
+
+
+async def test_an_upload_that_is_cut_off_leaves_nothing(
+    client: Client, originals_directory: Path, tenant_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def without_end() -> AsyncIterator[pb.UploadDocumentRequest]:
+        yield pb.UploadDocumentRequest(filename="lixo.md", request_id="r1", chunk=samples.LIXO.encode())
+        await asyncio.sleep(600)
+
+    call = client.documents.UploadDocument(without_end(), metadata=client.metadata)
+    await until(lambda: list(tmp_path.iterdir()))
+    call.cancel()
+    await until(lambda: not list(tmp_path.iterdir()))
+    assert await listed(client) == []
+    assert not (originals_directory / tenant_id).exists()
+    assert (await client.upload(samples.LIXO.encode(), "lixo.md", request_id="r1")).verdict == pb.VERDICT_NEW
 
 
 async def test_pages_without_text_are_counted(client: Client) -> None:
