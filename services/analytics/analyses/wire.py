@@ -23,6 +23,7 @@ from services.analytics.analyses.model import (
     TopicSums,
     Trigger,
 )
+from services.analytics.wire import moment_of
 from shared.errors import FieldViolation, InvalidArgument
 from shared.paging import JSON, page_position, page_token
 
@@ -237,8 +238,8 @@ def _before(position: Mapping[str, Any]) -> Place:
 
 def _moment(request: pb.ListAnalysesRequest, field: str) -> datetime | None:
     try:
-        return getattr(request, field).ToDatetime(UTC) if request.HasField(field) else None  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
+        return moment_of(getattr(request, field)) if request.HasField(field) else None  # type: ignore[arg-type]
+    except ValueError:
         raise _wrong(field, "a time outside the calendar") from None
 
 
