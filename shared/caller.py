@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from pydantic import SecretStr
@@ -109,13 +110,7 @@ class TokenSigner:
     """Issues tokens; only tenant_quota holds the private key. CannotStartError when it is no Ed25519 key."""
 
     def __init__(self, private_key_pem: SecretStr, lifetime_seconds: float = 60.0, clock: Clock | None = None) -> None:
-        try:
-            key = load_pem_private_key(private_key_pem.get_secret_value().encode(), password=None)
-        except ValueError:
-            raise CannotStartError("the signing key must be an Ed25519 private key in PEM") from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise CannotStartError("the signing key must be an Ed25519 private key in PEM")
-        self._key = key
+        self._key = _private_key(private_key_pem.get_secret_value())
         self._lifetime_seconds = lifetime_seconds
         self._clock = clock or SystemClock()
 
@@ -231,10 +226,20 @@ class TokenVerifier:
         )
 
 
+def _private_key(pem: str) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a password
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise CannotStartError("the signing key must be an Ed25519 private key in PEM, without a password")
+    return key
+
+
 def _public_key(pem: str) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(pem.encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise CannotStartError("PROSA_TOKEN_PUBLIC_KEY must be an Ed25519 public key in PEM")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from shared.config import CannotStartError, ServiceConfig, describe
 from shared.errors import ServiceError
@@ -57,6 +58,9 @@ def command(
         for problem in error.errors(include_input=False, include_url=False):
             where = ".".join(map(str, problem["loc"])) or "settings"
             _say(f"{name}: {where}: {problem['msg']}")
+        sys.exit(2)
+    except SettingsError as error:
+        _say(f"{name}: {error}")
         sys.exit(2)
     except (CannotStartError, ServiceError) as error:
         _say(f"{name}: {error}")

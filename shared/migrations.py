@@ -7,8 +7,8 @@ CREATE INDEX CONCURRENTLY). A file that was applied must never change: its check
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,10 @@ _NO_TRANSACTION = "-- no-transaction"
 _TRY_LOCK = "select pg_try_advisory_lock(hashtext($1))"
 _CATALOG_ATTEMPTS = 5
 CONNECT_SECONDS = 30.0
+# The driver's own words for it may quote a piece of the password.
+NOT_A_DATABASE_URL = (
+    "DATABASE_URL is not readable: postgresql://user:password@host:5432/name; in a password, write @ : / # ? % as %40 …"
+)
 
 
 class MigrationError(CannotStartError):
@@ -44,18 +48,21 @@ async def migrate(url: SecretStr, *, schema: str, directory: Path) -> list[str]:
 
     Creates the schema and the role `prosa_<schema>` (no login, no superuser, bound by row-level security) and grants
     it the use of the schema's tables. Raises MigrationError when an applied file changed, is missing a number below
-    an applied one, or a name is not `0001_words.sql`, or when the database refuses a file; CannotStartError when the
-    database cannot be reached.
+    an applied one, or a name is not `0001_words.sql`, or when the database refuses a file or us; CannotStartError when
+    the database cannot be reached.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", schema):
         raise MigrationError(f"not a schema name: {schema!r}")
     migrations = _read(directory)
     async with _locked(url, schema) as connection:
-        await _create_schema(connection, schema)
-        missing = _missing(migrations, await _applied(connection))
+        with _refusals("the schema"):
+            await _create_schema(connection, schema)
+            missing = _missing(migrations, await _applied(connection))
         for migration in missing:
-            await _apply(connection, migration)
-        await _grant(connection, schema)
+            with _refusals(migration.name):
+                await _apply(connection, migration)
+        with _refusals("the grants"):
+            await _grant(connection, schema)
     return [migration.name for migration in missing]
 
 
@@ -90,8 +97,19 @@ async def _locked(url: SecretStr, schema: str) -> AsyncIterator[asyncpg.Connecti
 async def _connected(url: SecretStr) -> asyncpg.Connection:
     try:
         return await asyncpg.connect(url.get_secret_value(), timeout=CONNECT_SECONDS)
+    except ValueError:
+        raise CannotStartError(NOT_A_DATABASE_URL) from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CannotStartError(f"the database cannot be reached: {str(error) or type(error).__name__}") from error
+
+
+@contextmanager
+def _refusals(of: str) -> Iterator[None]:
+    """What the database says against it, in words for an operator: mostly a right that our user does not have."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise MigrationError(f"{of}: {str(error) or type(error).__name__}") from error
 
 
 async def _create_schema(connection: asyncpg.Connection, schema: str) -> None:
@@ -146,14 +164,11 @@ def _missing(migrations: list[_Migration], applied: Mapping[int, tuple[str, str]
 
 
 async def _apply(connection: asyncpg.Connection, migration: _Migration) -> None:
-    try:
-        if migration.sql.startswith(_NO_TRANSACTION):
+    if migration.sql.startswith(_NO_TRANSACTION):
+        await _execute(connection, migration)
+    else:
+        async with connection.transaction():
             await _execute(connection, migration)
-        else:
-            async with connection.transaction():
-                await _execute(connection, migration)
-    except asyncpg.PostgresError as error:
-        raise MigrationError(f"{migration.name}: {error}") from error
 
 
 async def _execute(connection: asyncpg.Connection, migration: _Migration) -> None:

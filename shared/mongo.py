@@ -14,6 +14,7 @@ import pymongo.errors
 from pydantic import SecretStr
 
 from shared.cancellation import cancellation_kept
+from shared.config import CannotStartError
 from shared.errors import Conflict, Unavailable
 
 # What AsyncIOMotorDatabase and AsyncDatabase share; neither is a subtype of the other.
@@ -41,11 +42,12 @@ async def open_mongo(
     min_pool_size: int = 0,
     timeout_ms: int = 10_000,
 ) -> AsyncIterator[MongoDatabase]:
-    """The database, its client closed at the end of the block. Connects on first use, so it never raises itself.
+    """The database, its client closed at the end of the block. Connects on first use; CannotStartError for a bad URL.
 
     `timeout_ms` bounds every operation, retries included.
     """
-    client = _client_class(driver)(
+    client = _client(
+        driver,
         url.get_secret_value(),
         w="majority",
         journal=True,
@@ -66,6 +68,16 @@ async def open_mongo(
         closing = client.close()
         if inspect.isawaitable(closing):
             await closing
+
+
+def _client(driver: MongoDriver, url: str, **options: Any) -> Any:
+    try:
+        return _client_class(driver)(url, **options)
+    except (pymongo.errors.ConfigurationError, ValueError):  # whose words may quote a piece of the password
+        raise CannotStartError(
+            "MONGODB_URL is not readable: mongodb://user:password@host:27017/?replicaSet=name; in a password, write "
+            "@ : / # ? % as %40 …"
+        ) from None
 
 
 def _client_class(driver: MongoDriver) -> Any:

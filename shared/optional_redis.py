@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from shared.errors import Unavailable
-from shared.redis_streams import redis_errors
+from shared.redis_streams import redis_client, redis_errors
 from shared.telemetry import get_logger
 
 # A Redis that is away is asked again, by nobody's request, at pauses that grow up to the longest.
@@ -26,9 +26,9 @@ _log = get_logger()
 async def open_optional_redis(
     url: SecretStr, *, used_for: str, patience_seconds: float
 ) -> "AsyncIterator[OptionalRedis]":
-    """A client of its own that never tries again; `used_for` names it in logs. Never raises itself."""
-    client: Redis = Redis.from_url(
-        url.get_secret_value(),
+    """A client of its own that never tries again; `used_for` names it in logs. CannotStartError for a bad URL."""
+    client = redis_client(
+        url,
         socket_timeout=patience_seconds,
         socket_connect_timeout=patience_seconds,
         retry=Retry(NoBackoff(), 0),

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from shared.config import CannotStartError
 from shared.errors import Conflict, InvalidArgument, ServiceError, Unavailable
-from shared.migrations import migrate
+from shared.migrations import NOT_A_DATABASE_URL, migrate
 from shared.telemetry import get_logger
 
 __all__ = [
@@ -97,12 +97,13 @@ async def open_pool(
     `session` are the settings, by name, that a connection begins with.
     """
     role = f"prosa_{schema}"
+    start_up = {**_session(schema, role, command_timeout_seconds), **(session or {})}
 
     async def prepare(connection: asyncpg.Connection) -> None:
         await _refuse_unsafe_role(connection, role)
         await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
         if on_connect is not None:
-            await on_connect(connection)
+            await _introduced(on_connect, connection)
 
     async def connect() -> asyncpg.Pool:
         return await asyncpg.create_pool(
@@ -114,7 +115,7 @@ async def open_pool(
             init=prepare,
             reset=_leave_as_it_is,
             connection_class=connection_class,
-            server_settings={**_session(schema, role, command_timeout_seconds), **(session or {})},
+            server_settings=start_up,
         )
 
     pool = await _patiently(connect, patience_seconds)
@@ -122,6 +123,15 @@ async def open_pool(
         yield pool
     finally:
         await _close(pool)
+
+
+async def _introduced(
+    on_connect: Callable[[asyncpg.Connection], Awaitable[None]], connection: asyncpg.Connection
+) -> None:
+    try:
+        await on_connect(connection)
+    except ValueError as error:
+        raise CannotStartError(f"the database lacks something: {error} (has `migrate` been run?)") from error
 
 
 async def _leave_as_it_is(_: asyncpg.Connection) -> None:
@@ -265,6 +275,8 @@ async def _patiently(connect: Callable[[], Awaitable[asyncpg.Pool]], patience_se
             _log.warning("database_not_reachable_yet", cause=type(error.__cause__).__name__)
         except asyncpg.PostgresError as error:
             raise CannotStartError(f"the database refuses us: {error} (has `migrate` been run?)") from error
+        except ValueError:
+            raise CannotStartError(NOT_A_DATABASE_URL) from None
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 jitter needs no secrecy
         pause = min(pause * 2, 2.0)
 

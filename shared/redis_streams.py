@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from shared.cancellation import cancellation_kept
+from shared.config import CannotStartError
 from shared.errors import Unavailable
 from shared.identifiers import new_id
 
@@ -74,14 +75,22 @@ def consumer_name() -> str:
 
 @asynccontextmanager
 async def open_redis(url: SecretStr) -> AsyncIterator[Redis]:
-    """A client, closed at the end of the block. Connects on first use, so it never raises itself."""
-    client: Redis = Redis.from_url(
-        url.get_secret_value(), socket_timeout=SOCKET_TIMEOUT_SECONDS, socket_connect_timeout=2.0
-    )
+    """A client, closed at the end of the block. Connects on first use; CannotStartError for a bad URL."""
+    client = redis_client(url, socket_timeout=SOCKET_TIMEOUT_SECONDS, socket_connect_timeout=2.0)
     try:
         yield client
     finally:
         await client.aclose()
+
+
+def redis_client(url: SecretStr, **options: Any) -> Redis:
+    """A client that connects on first use; CannotStartError for a URL that is none."""
+    try:
+        return Redis.from_url(url.get_secret_value(), **options)
+    except ValueError:  # whose words may quote a piece of the password
+        raise CannotStartError(
+            "REDIS_URL is not readable: redis://:password@host:6379/0; in a password, write @ : / # ? % as %40 …"
+        ) from None
 
 
 @contextmanager

@@ -144,7 +144,8 @@ def _stop_signal() -> asyncio.Event:
 
 
 def _bind(server: grpc.aio.Server, config: ServiceConfig) -> int:
-    address = f"{config.host}:{config.port}"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"{host}:{config.port}"
     try:
         port: int = server.add_insecure_port(address)
     except RuntimeError as error:

@@ -8,7 +8,9 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
@@ -251,3 +253,11 @@ def test_acting_as_somebody_ends_with_the_block() -> None:
             assert current_caller() is inner
         assert current_caller() is outer
     assert caller_or_none() is None
+
+
+def test_a_signing_key_with_a_password_is_told_in_words() -> None:
+    locked = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    with pytest.raises(CannotStartError, match="without a password"):
+        TokenSigner(SecretStr(locked.decode()))

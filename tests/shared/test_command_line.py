@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +118,17 @@ def test_bad_settings_end_the_command_with_words(
     told = capsys.readouterr().err
     assert "CHAT_STORE_PORT" in told or "port" in told
     assert "s3cret" not in told
+
+
+def test_secrets_that_are_no_directory_are_told_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    class Mounted(ServiceConfig):
+        model_config = {**service_settings("CHAT_STORE_"), "secrets_dir": tmp_path / "file"}  # noqa: RUF012
+
+        port: int = 50052
+
+    with pytest.raises(SystemExit) as ended:
+        command("services.chat_store", Mounted, serve=nothing, arguments=[])
+    assert ended.value.code == 2
+    assert "must reference a directory" in capsys.readouterr().err

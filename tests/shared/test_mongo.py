@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local.ports import free_port
+from shared.config import CannotStartError
 from shared.errors import Conflict, Unavailable
 from shared.identifiers import new_id
 from shared.mongo import (
@@ -148,3 +149,11 @@ def test_a_duplicate_among_many_documents_is_left_to_the_engine() -> None:
     known = {"writeErrors": [{"index": 1, "code": 11000, "errmsg": "E11000"}], "writeConcernErrors": []}
     with pytest.raises(pymongo.errors.BulkWriteError), mongo_errors():
         raise pymongo.errors.BulkWriteError(known)
+
+
+@pytest.mark.parametrize("unreadable", ["http://db", "mongodb://app:hun/ter2@db/", "mongodb://app:hunter2@db:port/"])
+async def test_a_url_that_is_none_is_told_without_its_password(unreadable: str) -> None:
+    with pytest.raises(CannotStartError, match="MONGODB_URL is not readable") as told:
+        async with open_mongo(SecretStr(unreadable), "prosa"):
+            pass
+    assert "hun" not in str(told.value)

@@ -1,8 +1,10 @@
 """PostgreSQL: tenants cannot meet, faults have names, migrations run once. On a real server."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -302,3 +304,41 @@ async def test_an_owner_who_is_no_superuser_can_migrate_and_serve(url: SecretStr
         await admin.execute("drop role if exists prosa_street_owned")
         await admin.execute(f"drop role if exists {owner}")
         await admin.close()
+
+
+@pytest.mark.parametrize(
+    "unreadable", ["nonsense", "postgresql://app:hun#ter2@db/prosa", "mysql://app:hunter2@db/prosa"]
+)
+async def test_a_url_that_is_none_is_told_without_its_password(directory: Path, unreadable: str) -> None:
+    for opening in (
+        migrate(SecretStr(unreadable), schema=SCHEMA, directory=directory),
+        open_pool(SecretStr(unreadable), schema=SCHEMA).__aenter__(),
+    ):
+        with pytest.raises(CannotStartError, match="DATABASE_URL is not readable") as told:
+            await opening
+        assert "hun" not in str(told.value)
+
+
+async def test_a_right_that_our_user_lacks_is_told_in_words(url: SecretStr, directory: Path) -> None:
+    weak = f"weak_{uuid.uuid4().hex[:8]}"
+    administrator = await asyncpg.connect(url.get_secret_value())
+    try:
+        await administrator.execute(f"create role {weak} login password 'x'")
+        parts = urlsplit(url.get_secret_value())
+        theirs = SecretStr(parts._replace(netloc=f"{weak}:x@{parts.hostname}:{parts.port}").geturl())
+        with pytest.raises(MigrationError, match="the schema: permission denied"):
+            await migrate(theirs, schema="weakling", directory=directory)
+    finally:
+        await administrator.execute(f"drop role {weak}")
+        await administrator.close()
+
+
+async def test_a_type_that_the_database_lacks_is_told_in_words(url: SecretStr, directory: Path) -> None:
+    await migrate(url, schema=SCHEMA, directory=directory)
+
+    async def wants_a_type(connection: asyncpg.Connection) -> None:
+        await connection.set_type_codec("nothing_like_it", encoder=str, decoder=str)
+
+    with pytest.raises(CannotStartError, match="lacks something: unknown type"):
+        async with open_pool(url, schema=SCHEMA, on_connect=wants_a_type):
+            pass

@@ -8,7 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from deploy.local.ports import free_port
+from shared.config import CannotStartError
 from shared.errors import Unavailable
+from shared.optional_redis import open_optional_redis
 from shared.redis_streams import Stream, Stuck, consumer_name, open_redis
 
 NAME = "test:entries"
@@ -155,3 +157,14 @@ async def test_a_cancellation_is_never_swallowed_whenever_it_comes(redis: Any, t
     forgotten = not done
     task.cancel()
     assert not forgotten
+
+
+@pytest.mark.parametrize("unreadable", ["nonsense", "redis://:hun#ter2@cache/0"])
+async def test_a_url_that_is_none_is_told_without_its_password(unreadable: str) -> None:
+    for opening in (
+        open_redis(SecretStr(unreadable)),
+        open_optional_redis(SecretStr(unreadable), used_for="tests", patience_seconds=1),
+    ):
+        with pytest.raises(CannotStartError, match="REDIS_URL is not readable") as told:
+            await opening.__aenter__()
+        assert "hun" not in str(told.value)

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from deploy.local.ports import free_port
 from shared import server as server_module
 from shared.caller import TokenVerifier
+from shared.channels import open_channel
 from shared.errors import Unavailable
 from shared.server import BindError, running_server
 from tests.house.in_process import Metadata
@@ -225,3 +226,14 @@ async def test_the_first_words_are_json(signing_keys: SigningKeys) -> None:
         child.send_signal(signal.SIGTERM)
         line = json.loads(await printed(child, "draining"))
     assert (line["service"], line["level"]) == ("drained", "info")
+
+
+async def test_a_server_listens_on_ipv6(signing_keys: SigningKeys) -> None:
+    config = quick_config(host="::1")
+    verifier = TokenVerifier(signing_keys.public_pem)
+    async with (
+        running_server(config, [], verifier=verifier, ready={}) as port,
+        open_channel(f"[::1]:{port}") as channel,
+    ):
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
