@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from deploy.local.cast import Cast, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig, wants_colour
-from deploy.local.data_directory import DirectoryHeldError, held, write_json
+from deploy.local.data_directory import DirectoryHeldError, FileUnreadableError, held, write_json
 from deploy.local.demo import Demo, Seeder, asking_assistant, asking_team
 from deploy.local.engine import EngineFailedError, EngineMissingError
 from deploy.local.keyring import keyring_in
@@ -29,6 +29,7 @@ EXPECTED = (
     DirectoryHeldError,
     EngineFailedError,
     EngineMissingError,
+    FileUnreadableError,
     PortTakenError,
     StartFailedError,
 )
@@ -103,7 +104,10 @@ class Run:
             "ports": dict(self._cast.ports),
             "processes": {"supervisor": os.getpid(), **pids},
         }
-        write_json(self._demo_file, content)
+        try:
+            write_json(self._demo_file, content)
+        except OSError as error:  # a program that was started again runs all the same
+            self._output.say(f"{self._demo_file} could not be written: {error.strerror or error}")
 
     def _greet(self) -> None:
         gateway = self._cast.gateway_url
@@ -140,6 +144,10 @@ def main(arguments: list[str]) -> int:
             asyncio.run(Run(cast, output).until_stopped())
     except EXPECTED as error:
         output.say(str(error))
+        return 1
+    except OSError as error:
+        where = error.filename or config.data_dir
+        output.say(f"{where}: {error.strerror or error} (PROSA_DATA_DIR names another directory)")
         return 1
     except grpc.aio.AioRpcError as error:
         output.say(f"the demo tenant could not be created: {error.code().name}: {error.details()}")

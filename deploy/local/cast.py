@@ -34,18 +34,31 @@ class PortTakenError(RuntimeError):
 
 
 def choose_ports(config: LocalConfig, say: Callable[[str], None]) -> dict[str, int]:
-    """A free port for every `*_port` of the settings, by its name without the ending."""
-    chosen: dict[str, int] = {}
+    """A free port for every `*_port` of the settings, by its name without the ending; one that was set stays."""
+    wanted = {name: int(getattr(config, name)) for name in PORT_FIELDS}
+    chosen = _insisted_on({name: wanted[name] for name in PORT_FIELDS if name in config.model_fields_set})
     for name in PORT_FIELDS:
-        wanted: int = getattr(config, name)
-        if not wanted or wanted in chosen.values():
-            wanted = _another_port(chosen.values())
-        elif not is_free(wanted):
-            if name in config.model_fields_set:
-                raise PortTakenError(f"PROSA_{name.upper()}={wanted}: the port is taken by another program")
-            taken, wanted = wanted, _another_port(chosen.values())
-            say(f"port {taken} is taken: {name.removesuffix('_port')} listens on {wanted}")
-        chosen[name.removesuffix("_port")] = wanted
+        if name in chosen:
+            continue
+        if wanted[name] and wanted[name] not in chosen.values() and is_free(wanted[name]):
+            chosen[name] = wanted[name]
+            continue
+        chosen[name] = _another_port(chosen.values())
+        if wanted[name]:
+            say(f"port {wanted[name]} is taken: {name.removesuffix('_port')} listens on {chosen[name]}")
+    return {name.removesuffix("_port"): chosen[name] for name in PORT_FIELDS}
+
+
+def _insisted_on(wanted: Mapping[str, int]) -> dict[str, int]:
+    """Those that are not 0; PortTakenError for one that cannot be had."""
+    chosen: dict[str, int] = {}
+    for name, port in wanted.items():
+        if not port:
+            continue
+        other = next((f"PROSA_{known.upper()}" for known in chosen if chosen[known] == port), "")
+        if other or not is_free(port):
+            raise PortTakenError(f"PROSA_{name.upper()}={port}: the port is taken by {other or 'another program'}")
+        chosen[name] = port
     return chosen
 
 

@@ -13,6 +13,13 @@ class DirectoryHeldError(RuntimeError):
     """Another run works on this directory."""
 
 
+class FileUnreadableError(RuntimeError):
+    """A file of ours is not as we wrote it; the message names it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}: bring it back from a backup; without it, keys are made anew")
+
+
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
     """Holds the directory for the block; the system lets go of it even after a kill -9."""
@@ -33,11 +40,15 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file; empty when there is no file."""
+    """The object in the file; empty when there is no file. FileUnreadableError when it holds something else."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError:
+        raise FileUnreadableError(path, "holds no JSON") from None
+    if not isinstance(content, dict):
+        raise FileUnreadableError(path, "holds no JSON object")
     return content
 
 

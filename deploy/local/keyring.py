@@ -1,13 +1,13 @@
 """The secrets of an all-in-one run, made on the first start and kept for the directory's owner alone."""
 
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from deploy.local.data_directory import read_json, write_json
+from deploy.local.data_directory import FileUnreadableError, read_json, write_json
 from services.tenant_quota.model import new_secret
 
 FILE = "secrets.json"
@@ -25,12 +25,14 @@ class Keyring:
 
 
 def keyring_in(directory: Path) -> Keyring:
-    """The directory's keyring; made now if there is none."""
+    """The directory's keyring; made now if there is none. FileUnreadableError when its file is not whole."""
     path = directory / FILE
     kept = read_json(path)
     if not kept:
         kept = asdict(_new_keyring())
         write_json(path, kept)
+    if kept.keys() != {each.name for each in fields(Keyring)}:
+        raise FileUnreadableError(path, "is not as it was written")
     return Keyring(**kept)
 
 

@@ -1,6 +1,7 @@
 """One stream of lines from many programs, each with its program's name in front."""
 
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
@@ -33,5 +34,7 @@ class Output:
         self._write(f"{text}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        # A closed terminal or a full disk behind the log is no reason to stop, nor to leave a program's pipe unread.
+        with suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()

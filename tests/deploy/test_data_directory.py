@@ -15,6 +15,7 @@ from deploy.local.cast import PORT_FIELDS, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig
 from deploy.local.data_directory import DirectoryHeldError, held, read_json, write_json
 from deploy.local.keyring import keyring_in
+from deploy.local.ports import free_port
 from services.tenant_quota.model import parse_secret
 from shared.caller import TokenSigner, TokenVerifier
 
@@ -41,6 +42,38 @@ def test_a_second_run_on_the_same_directory_is_told_so(tmp_path: Path) -> None:
     assert second.returncode == 1
     assert "is in use by process" in second.stdout
     assert "set PROSA_DATA_DIR" in second.stdout
+
+
+@pytest.mark.parametrize(
+    ("kept", "content", "told"),
+    [
+        (".", None, "File exists"),
+        ("lock", None, "Is a directory"),
+        ("secrets.json", "{", "secrets.json holds no JSON"),
+        ("secrets.json", '{"pepper": "x"}', "secrets.json is not as it was written"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_told_in_words(
+    tmp_path: Path, kept: str, content: str | None, told: str
+) -> None:
+    directory = tmp_path / "data"
+    if kept == ".":
+        directory.touch()
+    elif content is None:
+        (directory / kept).mkdir(parents=True)
+    else:
+        directory.mkdir()
+        (directory / kept).write_text(content)
+    run = subprocess.run(
+        [sys.executable, "-m", "deploy.local"],
+        env={"PROSA_DATA_DIR": str(directory), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (1, "")
+    assert told in run.stdout
+    assert str(directory) in run.stdout
 
 
 def test_a_directory_is_free_again_when_its_holder_is_gone(tmp_path: Path) -> None:
@@ -88,6 +121,24 @@ def test_a_default_port_that_is_taken_gives_way_and_says_so(taken: int) -> None:
 def test_a_port_that_was_asked_for_is_insisted_on(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROSA_GATEWAY_PORT", str(taken))
     with pytest.raises(PortTakenError, match=f"PROSA_GATEWAY_PORT={taken}: the port is taken"):
+        choose_ports(LocalConfig(), lambda _: None)
+
+
+def test_a_port_that_was_asked_for_goes_before_another_s_default() -> None:
+    wanted = free_port()
+    fields = {**ALL_FREE, "gateway_port": wanted, "redis_port": wanted}
+    config = LocalConfig.model_construct(_fields_set={"redis_port"}, **fields)
+    said: list[str] = []
+    ports = choose_ports(config, said.append)
+    assert ports["redis"] == wanted
+    assert said == [f"port {wanted} is taken: gateway listens on {ports['gateway']}"]
+
+
+def test_one_port_cannot_be_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = free_port()
+    monkeypatch.setenv("PROSA_GATEWAY_PORT", str(wanted))
+    monkeypatch.setenv("PROSA_REDIS_PORT", str(wanted))
+    with pytest.raises(PortTakenError, match=f"PROSA_REDIS_PORT={wanted}: the port is taken by PROSA_GATEWAY_PORT"):
         choose_ports(LocalConfig(), lambda _: None)
 
 

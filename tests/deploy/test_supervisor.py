@@ -1,6 +1,7 @@
 """The supervisor: it waits for readiness, starts again what dies, gives up in words, and leaves nothing behind."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -142,6 +143,19 @@ def test_names_are_coloured_when_wanted() -> None:
     output.line("b", "2")
     output.plain("3")
     assert stream.getvalue() == ("\x1b[36ma            |\x1b[0m 1\n\x1b[32mb            |\x1b[0m 2\n3\n")
+
+
+async def test_a_reader_of_the_log_that_is_gone_stops_nobody() -> None:
+    reading, writing = os.pipe()
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w") as stream:
+        supervisor = Supervisor(Output(stream), lambda _: None)
+        os.close(reading)
+        async with asyncio.timeout(20):
+            await supervisor.run_once("talker", python("print('x' * 1_000_000)"))
+            await supervisor.start([Program("next", lambda: python(FOREVER))])
+            (pid,) = supervisor.pids.values()
+            await supervisor.stop()
+    assert not _runs(pid)
 
 
 async def _never() -> None:
