@@ -4,6 +4,9 @@ import pytest
 
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
 from prosa.document_rag.v1 import team_service_pb2 as team_pb
+from services.document_rag.assistants.token_budget import Hold, TokenBudget, Wanted
+from services.document_rag.assistants.turns import Turn
+from shared.errors import Unavailable
 from tests.document_rag.neighbourhood import Tenant, Told, request_id
 from tests.document_rag.team_people import TAXES, WASTE, team_of
 
@@ -71,6 +74,24 @@ async def test_the_answer_before_the_one_that_fails_comes_with_its_citations(ten
     assert _ended(told) == ["ANSWER FINISHED", "ANSWER FAILED"]
     assert "10 de março" in told.text
     assert _cited(told)[1] == TAXES
+    assert await tenant.counters() == (told.tokens, 0)
+
+
+async def test_what_was_found_is_cited_also_where_the_last_step_never_began(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_part = TokenBudget.hold_part
+
+    async def away_for_the_last(budget: TokenBudget, turn: Turn, whole: Hold, wanted: Wanted, name: str) -> Hold:
+        if name == "step-3":
+            raise Unavailable(dependency="tenant_quota")
+        return await hold_part(budget, turn, whole, wanted, name)
+
+    monkeypatch.setattr(TokenBudget, "hold_part", away_for_the_last)
+    told = await (await team_of(tenant, COORDINATE)).asked(BOTH)
+    assert _ended(told) == ["ANSWER FINISHED", "ANSWER FINISHED", "COMPOSE FAILED"]
+    assert _cited(told) == {1: TAXES, 2: WASTE}
+    assert all(f"[{number}]" in told.text for number in _cited(told))
     assert await tenant.counters() == (told.tokens, 0)
 
 
