@@ -54,19 +54,25 @@ segunda linha</pre></main>
 <footer>Direitos reservados</footer><script>alert("oi")</script></body></html>"""
 
 
+_FONT = "<< /Type /Font /Subtype /Type1 /BaseFont /{} /Encoding /WinAnsiEncoding >>"
+
+
 def pdf(*pages: str, bookmarks: dict[str, int] | None = None, locked: bool = False) -> bytes:
-    """A PDF of one text line a line, "{20}" before it for 20 points; one without text draws a rectangle, like a scan.
+    """A PDF of one text line a line, "{20}" before it for 20 points, "{b}" for bold letters up to "{/b}" or its end.
+
+    A page without text draws a rectangle, like a scan.
 
     `bookmarks`: title → index of the page. `locked`: under a password that nobody knows.
     """
-    objects = ["", "", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>"]
+    fonts = [_FONT.format("Helvetica"), _FONT.format("Helvetica-Bold")]
+    objects = ["", "", *fonts]
     kids = []
     for page in pages:
         lines = " ".join(map(_drawn, page.split("\n")))
         drawing = f"BT /F1 11 Tf 14 TL 50 800 Td {lines} ET" if page else "0 0 100 100 re f"
         objects.append(f"<< /Length {len(drawing.encode('cp1252'))} >>\nstream\n{drawing}\nendstream")
         objects.append(
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 3 0 R >> >>"
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << /F1 3 0 R /F2 4 0 R >> >>"
             f" /Contents {len(objects)} 0 R >>"
         )
         kids.append(f"{len(objects)} 0 R")
@@ -139,8 +145,9 @@ def _outline(objects: list[str], bookmarks: dict[str, int], kids: list[str]) -> 
 
 
 def _drawn(line: str) -> str:
-    size, text = re.fullmatch(r"(?:\{(\d+)\})?(.*)", line).groups()  # type: ignore[union-attr]  # matches any line
-    return f"/F1 {size or 11} Tf ({_escaped(text)}) Tj T*"
+    size, bold, text = re.fullmatch(r"(?:\{(\d+)\})?(?:\{b\}(.*?)(?:\{/b\}|$))?(.*)", line).groups()  # type: ignore[union-attr]
+    parts = [f"/F2 {size or 11} Tf ({_escaped(bold)}) Tj"] if bold else []
+    return " ".join([*parts, f"/F1 {size or 11} Tf ({_escaped(text)}) Tj T*"])
 
 
 def _escaped(line: str) -> str:

@@ -18,6 +18,7 @@ from tests.document_rag import office_samples, samples
 from tests.house.processes import REPOSITORY
 from tests.house.waiting import until
 
+BODY = "\n".join(["O imposto sobre a propriedade predial e territorial urbana é devido por todos os donos."] * 8)
 EVIL_CONTAINER = '<container><rootfiles><rootfile full-path="../../etc/passwd"/></rootfiles></container>'
 # The event loop of production, and calls that fail at once: threads of gRPC are never idle.
 BESIDE_GRPC = """
@@ -192,6 +193,17 @@ async def test_taller_lines_of_a_pdf_without_bookmarks_are_headings_and_the_tall
     for chunk in extracted.chunks:
         sections[chunk.section.removeprefix("Plano Diretor › ")].add(chunk.page)
     assert sections == {"1. Zonas": {1}, "2. Vias": {1, 2}, "3. Obras": {2}}
+
+
+async def test_short_bold_lines_of_a_pdf_are_headings_below_the_divisions_of_a_law(tmp_path: Path) -> None:
+    body = "\n".join([BODY, "{b}Art. 7{/b} O imposto vence em março, na data que o calendário fixar.", BODY])
+    law = f"{{b}}CAPÍTULO II\n{{b}}DO IMPOSTO\n{BODY}\n{{b}}Quem paga\n{body}\n{{b}}Observação:\n{BODY}"
+    sections = [chunk.section for chunk in (await read(tmp_path, samples.pdf(law))).chunks]
+    assert set(sections) == {"CAPÍTULO II DO IMPOSTO", "CAPÍTULO II DO IMPOSTO › Quem paga"}
+    shouted = "\n".join(f"{{b}}{line}" for line in law.replace("{b}", "").replace("{/b}", "").split("\n"))
+    assert {chunk.section for chunk in (await read(tmp_path, samples.pdf(shouted))).chunks} == {
+        "CAPÍTULO II DO IMPOSTO"
+    }
 
 
 async def test_bookmarks_begin_where_their_titles_stand(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from services.document_rag.documents.extracted import Heading
 
 MAX_HEADING_CHARACTERS = 150
+SENTENCE_ENDS = (".", ";", ",", ":")
 
 _NUMBER = r"(?:[IVXLCDM]+|\d+|[A-Z]|ÚNIC[AO]|PRIMEIR[AO]|PRELIMINAR)"
 _DIVISIONS = {
@@ -15,12 +16,11 @@ _DIVISIONS = {
     "SUBSEÇÃO": 5, "SUBSECTION": 5, "SUBSECCIÓN": 5,
 }  # fmt: skip
 _DIVISION = re.compile(rf"({'|'.join(_DIVISIONS)})\s+{_NUMBER}(?:\s*[-–—:.]\s*\S.*|\s*)", re.IGNORECASE)
-_SENTENCE_ENDS = (".", ";", ",", ":")
 
 
 def division_level(line: str) -> int | None:
     """The depth, from 1, of a line such as "CAPÍTULO II - DAS TAXAS"; None for a line that is none."""
-    if len(line) > MAX_HEADING_CHARACTERS or line.endswith(_SENTENCE_ENDS) or not line[:1].isupper():
+    if len(line) > MAX_HEADING_CHARACTERS or line.endswith(SENTENCE_ENDS) or not line[:1].isupper():
         return None
     found = _DIVISION.fullmatch(line)
     return _DIVISIONS[found[1].upper()] if found else None
@@ -28,7 +28,7 @@ def division_level(line: str) -> int | None:
 
 def is_name_of_division(line: str) -> bool:
     """Whether a line right below a division is its name: "DAS DISPOSIÇÕES GERAIS"."""
-    return line.isupper() and 3 <= len(line) <= MAX_HEADING_CHARACTERS and not line.endswith(_SENTENCE_ENDS)
+    return line.isupper() and 3 <= len(line) <= MAX_HEADING_CHARACTERS and not line.endswith(SENTENCE_ENDS)
 
 
 def division_headings(text: str) -> tuple[Heading, ...]:

@@ -3,17 +3,28 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from ctypes import c_int, create_string_buffer
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pypdfium2
-from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY, FPDFText_GetCharIndexFromTextIndex
+from pypdfium2.raw import (
+    FPDF_ERR_PASSWORD,
+    FPDF_ERR_SECURITY,
+    FPDFText_GetCharIndexFromTextIndex,
+    FPDFText_GetFontInfo,
+)
 
 from services.document_rag.documents.decoding import lines, on_one_line, tidied
 from services.document_rag.documents.extracted import Extracted, Heading, Page, UnreadableError
-from services.document_rag.documents.headings import MAX_HEADING_CHARACTERS, division_level, is_name_of_division
+from services.document_rag.documents.headings import (
+    MAX_HEADING_CHARACTERS,
+    SENTENCE_ENDS,
+    division_level,
+    is_name_of_division,
+)
 
 MAX_PAGES = 10_000
 MAX_BOOKMARKS = 10_000
@@ -24,6 +35,11 @@ _SAMPLED_PAGES = 8
 _MAX_LINES_MEASURED = 1_000
 # A line so much taller than the body of the document is a heading.
 _HEADING_HEIGHT = 1.12
+# So is a short line all in bold, unless the body is; below the divisions of a law, which are bold as well.
+_BOLD_FONT = re.compile(rb"bold|black|heavy|cmbx", re.IGNORECASE)
+_BOLD_LEVEL = 10.0
+_MAX_BOLD_CHARACTERS = 80
+_MAX_FONT_NAME_BYTES = 128
 # Lines of a table of contents, and addresses.
 _NO_HEADING = re.compile(r"(?:\. ?){4}|https?:|\S@\S")
 _LONGEST_NUMBER = 12
@@ -33,10 +49,19 @@ _NO_TITLE = re.compile(r"^Microsoft Word - |^untitled|^sem título|\.(docx?|odt|
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line as printed, and how tall its letters are in points; 0 when that is not known."""
+    """A line as printed, how tall its letters are in points, 0 when that is not known, and whether all are bold."""
 
     text: str
-    height: float
+    height: float = 0.0
+    is_bold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """How most letters of a document look. Without a height no line is told from it."""
+
+    height: float = 0.0
+    is_bold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +84,7 @@ def read_pdf(path: Path) -> Extracted:
         raise UnreadableError("the PDF is damaged: it cannot be opened") from error
     if len(document) > MAX_PAGES:
         raise UnreadableError(f"the PDF has more than {MAX_PAGES:,} pages; split it")
-    body = _body_height(document)
+    body = _body(document)
     return Extracted(_stated_title(document) or _printed_title(document, body), _pages(document, body))
 
 
@@ -69,19 +94,19 @@ def _stated_title(document: Any) -> str:
     return "" if _NO_TITLE.search(title) else title
 
 
-def _printed_title(document: Any, body: float) -> str:
+def _printed_title(document: Any, body: _Body) -> str:
     """The tallest heading of the first page, if it is much taller than the body."""
     try:
         headings = _page(1, _printed(document[0]), [], body).headings
     except pypdfium2.PdfiumError:
         return ""
     first = min(headings, key=lambda heading: heading.level, default=None)
-    return first.title if first and first.level < -_TITLE_HEIGHT * body else ""
+    return first.title if first and first.level < -_TITLE_HEIGHT * body.height else ""
 
 
-def _pages(document: Any, body: float) -> Iterator[Page]:
+def _pages(document: Any, body: _Body) -> Iterator[Page]:
     bookmarks = _bookmarks(document)
-    body = 0.0 if bookmarks else body
+    body = _Body() if bookmarks else body
     unreadable = 0
     for index in range(len(document)):
         try:
@@ -106,16 +131,16 @@ def _bookmarks(document: Any) -> dict[int, list[_Bookmark]]:
     return found
 
 
-def _body_height(document: Any) -> float:
-    """How tall most letters of a few pages are."""
-    heights: Counter[float] = Counter()
+def _body(document: Any) -> _Body:
+    """The look of most letters of a few pages."""
+    letters: Counter[_Body] = Counter()
     for index in range(0, len(document), -(-len(document) // _SAMPLED_PAGES)):
         try:
             for line in _printed(document[index]):
-                heights[line.height] += len(line.text)
+                letters[_Body(line.height, line.is_bold)] += len(line.text)
         except pypdfium2.PdfiumError:
             continue
-    return max(heights, key=lambda height: heights[height], default=0.0)
+    return max(letters, key=lambda look: letters[look], default=_Body())
 
 
 def _printed(page: Any) -> list[_Line]:
@@ -124,11 +149,24 @@ def _printed(page: Any) -> list[_Line]:
     found: list[_Line] = []
     start = 0
     for line in text.split("\r\n"):
-        found.append(_Line(line, _height(text_page, start) if len(found) < _MAX_LINES_MEASURED else 0.0))
+        found.append(_line(text_page, start, line) if len(found) < _MAX_LINES_MEASURED else _Line(line))
         start += len(line) + 2
     text_page.close()
     page.close()
     return found
+
+
+def _line(text_page: Any, start: int, text: str) -> _Line:
+    end = start + len(text.rstrip()) - 1
+    is_bold = end >= start and all(_is_bold(text_page, place) for place in (start, end))
+    return _Line(text, _height(text_page, start), is_bold)
+
+
+def _is_bold(text_page: Any, place: int) -> bool:
+    name = create_string_buffer(_MAX_FONT_NAME_BYTES)
+    index = FPDFText_GetCharIndexFromTextIndex(text_page, place)
+    length = FPDFText_GetFontInfo(text_page, index, name, _MAX_FONT_NAME_BYTES, c_int()) if index >= 0 else 0
+    return length > 0 and _BOLD_FONT.search(name.value) is not None
 
 
 def _height(text_page: Any, start: int) -> float:
@@ -142,7 +180,7 @@ def _height(text_page: Any, start: int) -> float:
     return float(round(top - bottom, 1))
 
 
-def _page(number: int, printed: list[_Line], bookmarks: list[_Bookmark], body: float) -> Page:
+def _page(number: int, printed: list[_Line], bookmarks: list[_Bookmark], body: _Body) -> Page:
     """Blocks of running text and the headings between them, one empty line between any two."""
     longest = max((len(line.text) for line in printed), default=0)
     waiting = list(bookmarks)
@@ -169,14 +207,15 @@ def _unseen(waiting: list[_Bookmark], headings: list[Heading], length: int) -> I
         headings.extend(Heading(length, length, each.level, each.title) for each in waiting)
 
 
-def _blocks(printed: Iterable[_Line], bookmarks: list[_Bookmark], body: float) -> Iterator[tuple[float | None, str]]:
+def _blocks(printed: Iterable[_Line], bookmarks: list[_Bookmark], body: _Body) -> Iterator[tuple[float | None, str]]:
     """Lines of one kind together: a heading of some level, or, None, running text. Takes the bookmarks it meets."""
     kept: list[str] = []
     kind: float | None = None
     for line in printed:
         text = line.text.strip()
-        level = _bookmarked(text, bookmarks) if bookmarks else _level(text, line.height, body)
-        if level is None and kind is not None and kind > 0 and len(kept) == 1 and is_name_of_division(text):
+        level = _bookmarked(text, bookmarks) if bookmarks else _level(text, line, body)
+        is_plain, is_below_division = level in (None, _BOLD_LEVEL), kind is not None and 0 < kind < _BOLD_LEVEL
+        if is_plain and is_below_division and len(kept) == 1 and is_name_of_division(text):
             level = kind
         if text and level != kind:
             yield kind, "\n".join(kept)
@@ -195,11 +234,18 @@ def _bookmarked(text: str, bookmarks: list[_Bookmark]) -> float | None:
     return None
 
 
-def _level(text: str, height: float, body: float) -> float | None:
-    """Taller lines are above smaller ones, and all of them above the divisions of a law."""
-    if not body or len(text) > MAX_HEADING_CHARACTERS or _LETTERS.search(text) is None or _NO_HEADING.search(text):
+def _level(text: str, line: _Line, body: _Body) -> float | None:
+    """Taller lines are above smaller ones, all of them above the divisions of a law, and these above bold lines."""
+    if not body.height or len(text) > MAX_HEADING_CHARACTERS:
         return None
-    return -height if height > _HEADING_HEIGHT * body else division_level(text)
+    if _LETTERS.search(text) is None or _NO_HEADING.search(text):
+        return None
+    if line.height > _HEADING_HEIGHT * body.height:
+        return -line.height
+    if (level := division_level(text)) is not None:
+        return level
+    is_bold = line.is_bold and not body.is_bold and line.height >= body.height and len(text) <= _MAX_BOLD_CHARACTERS
+    return _BOLD_LEVEL if is_bold and not text.endswith(SENTENCE_ENDS) else None
 
 
 def _joined_words(printed: list[_Line]) -> Iterator[_Line]:
@@ -207,8 +253,8 @@ def _joined_words(printed: list[_Line]) -> Iterator[_Line]:
     broken: _Line | None = None
     for line in printed:
         text = line.text if broken is None else broken.text + line.text
-        whole = _Line(lines(text.removesuffix("\ufffe").replace("\ufffe", "")), (broken or line).height)
-        broken = _Line(whole.text, whole.height) if text.endswith("\ufffe") else None
+        whole = replace(broken or line, text=lines(text.removesuffix("\ufffe").replace("\ufffe", "")))
+        broken = whole if text.endswith("\ufffe") else None
         if broken is None:
             yield whole
     if broken is not None:
