@@ -47,7 +47,8 @@ Messages
   engine (`test_no_conversation_hits_16_mb`).
 - A text that is kept apart must come back whole, byte for byte, and pages must stay small
   (`test_a_large_text_is_kept_apart_and_comes_back_whole`); one that goes while it is read must not look like a shorter
-  one (`test_a_text_that_goes_while_it_is_read_is_not_cut_off`).
+  one (`test_a_text_that_goes_while_it_is_read_is_not_cut_off`), and one that was refused must leave nothing behind
+  (`test_a_refused_text_is_not_kept`).
 - A changed message must be shown as it is now wherever it is shown, and each of its revisions must be kept
   (`test_a_revised_message_is_shown_as_it_is_now`, `test_every_revision_is_kept`).
 - A version must change with every acknowledged write to the messages or the conversation, and what is read after it

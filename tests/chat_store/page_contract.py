@@ -8,16 +8,35 @@ from itertools import pairwise
 
 import pytest
 
-from services.chat_store.acts import AddEntry, ClearFeedback, Describe, EditMessage, LinkMessageAnalysis, SetFeedback
+from services.chat_store.acts import (
+    AddEntry,
+    ClearFeedback,
+    Describe,
+    EditMessage,
+    Finalize,
+    LinkMessageAnalysis,
+    SetFeedback,
+)
 from services.chat_store.batch import inline_of
 from services.chat_store.entries import EntryKind
 from services.chat_store.limits import BEGINNING_CHARACTERS, BODY_CHUNK_BYTES, INLINE_BYTES, MAX_TEXT_BYTES, PAGE_BYTES
-from services.chat_store.model import Feedback, Message, Part, PartKind, Reference, Sentiment
+from services.chat_store.model import (
+    ConversationClosed,
+    Feedback,
+    Message,
+    Part,
+    PartKind,
+    Reference,
+    RevisionMismatch,
+    Sentiment,
+)
 from services.chat_store.selection import Page, Reach, Search, Version, Window
+from services.chat_store.snapshot import KeptBody
 from services.chat_store.store import ChatStore
 from services.chat_store.words import words_of
 from shared.clock import ManualClock
-from shared.errors import InvalidArgument, NotFound
+from shared.errors import AlreadyExists, InvalidArgument, NotFound, RequestIdReused
+from tests.chat_store.pictures import dumped
 from tests.chat_store.workshop import (
     HOSTILE_TEXTS,
     Work,
@@ -85,6 +104,29 @@ class PageContract:
         await workshop.load(reach, long, 1000)
         in_short, in_long = await _costs(workshop, reach, short), await _costs(workshop, reach, long)
         assert in_short == in_long
+
+    async def test_a_refused_text_is_not_kept(self, store: ChatStore) -> None:
+        reach, text = somebody(), "y" * (INLINE_BYTES + 1)
+        conversation, closed = await started(store, reach), await started(store, reach)
+        await store.append(reach, conversation, batch_of(said(text, message_id="m1"), request_id="r1"))
+        await store.act(reach, closed, Finalize(reason="done"))
+        refused, bodies = inline_of(said(text + "z"))
+        edit = EditMessage(text=refused.text, body=refused.body, bodies=bodies, revision=7)
+        again = replace(edit, text=inline_of(said(text))[0].text)
+        for refusal, attempt in [
+            (ConversationClosed, store.append(reach, closed, batch_of(said(text)))),
+            (RequestIdReused, store.append(reach, conversation, batch_of(said(text + "z"), request_id="r1"))),
+            (AlreadyExists, store.append(reach, conversation, batch_of(said(text + "z", message_id="m1")))),
+            (AlreadyExists, store.append(reach, conversation, batch_of(said(text), said("", message_id="m1")))),
+            (RevisionMismatch, store.revise(reach, conversation, "m1", edit)),
+            (RevisionMismatch, store.revise(reach, conversation, "m1", again)),
+            (NotFound, store.revise(reach, conversation, "nothing", edit)),
+        ]:
+            with pytest.raises(refusal):
+                await attempt
+        kept = [piece for piece in await dumped(store, reach.tenant_id) if isinstance(piece, KeptBody)]
+        assert [(piece.conversation_id, piece.content) for piece in kept] == [(conversation, text.encode())]
+        assert await whole(store.text(reach, conversation, "m1")) == text.encode()
 
     async def test_a_text_that_goes_while_it_is_read_is_not_cut_off(self, store: ChatStore) -> None:
         reach = somebody()

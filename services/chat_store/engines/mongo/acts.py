@@ -5,22 +5,20 @@ their update of the header. What an act left is kept as one change: told by the 
 a retry is known.
 """
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
-from pymongo.errors import DuplicateKeyError, PyMongoError
-
 from services.chat_store.acts import Act, ConversationAct, EntryAct, MessageAct
 from services.chat_store.engines.mongo import documents
-from services.chat_store.engines.mongo.bodies import beginnings, keep_bodies
+from services.chat_store.engines.mongo.bodies import beginnings
 from services.chat_store.engines.mongo.changes import change_document, target_of
 from services.chat_store.engines.mongo.codec import Document, document_of, read
 from services.chat_store.engines.mongo.headers import MongoHeaders
 from services.chat_store.engines.mongo.pages import messages_now
+from services.chat_store.engines.mongo.sessions import insist
+from services.chat_store.engines.mongo.texts import with_texts
 from services.chat_store.engines.mongo.words import terms_in
 from services.chat_store.entries import Entry, EntryKind
 from services.chat_store.model import Conversation, Message
@@ -29,12 +27,7 @@ from services.chat_store.snapshot import KeptChange
 from shared.errors import NotFound, RequestIdReused
 from shared.mongo import MongoSession, mongo_errors, transaction
 
-# How long an act gives way to other writers before it gives up.
-PATIENCE_SECONDS = 8.0
-LONGEST_PAUSE_SECONDS = 0.064
-
 State = TypeVar("State", Conversation, Message, Entry)
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +77,6 @@ class MongoActs:
     async def on_message(self, reach: Reach, conversation_id: str, message_id: str, act: MessageAct) -> Message:
         """See ChatStore.revise."""
         target = target_of(Message, message_id)
-        if act.bodies:
-            with mongo_errors():
-                header = await self._headers.find_kept(reach, conversation_id)
-                await keep_bodies(self._headers.bodies, header, act.bodies)
 
         async def change(scene: Scene) -> Outcome[Message]:
             _check_present(scene)
@@ -104,7 +93,14 @@ class MongoActs:
                 return before, False
             return await self._keep_message(scene, append, before, replace(after, update_time=at)), True
 
-        return await self._done(reach, conversation_id, act, target, Message, change)
+        async def done() -> list[Message]:
+            return [await self._done(reach, conversation_id, act, target, Message, change)]
+
+        if not act.bodies:
+            return (await done())[0]
+        with mongo_errors():
+            header = await self._headers.find_kept(reach, conversation_id)
+            return (await with_texts(self._headers, header, act.bodies, done))[0]
 
     async def on_entry(
         self, reach: Reach, conversation_id: str, kind: EntryKind, entry_id: str, act: EntryAct
@@ -229,21 +225,6 @@ async def enter(headers: MongoHeaders, tenant_id: str, conversation_id: str, ses
     now = {**stored, **documents.header_after(last)} if last is not None and ahead else stored
     conversation = documents.conversation_of(now)
     return Scene(session, stored, conversation, max(headers.now(), conversation.last_activity_time))
-
-
-async def insist(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """The transaction's outcome; tried again for a while when another writer was in the way or the primary moved."""
-    clock = asyncio.get_running_loop().time
-    end, tries = clock() + PATIENCE_SECONDS, 0
-    while True:
-        try:
-            return await attempt()
-        except PyMongoError as error:
-            passing = isinstance(error, DuplicateKeyError) or error.has_error_label("TransientTransactionError")
-            if not passing or clock() > end:
-                raise
-        tries += 1
-        await asyncio.sleep(random.uniform(0, min(0.001 * 2**tries, LONGEST_PAUSE_SECONDS)))  # noqa: S311
 
 
 def entry_key(conversation: str, kind: EntryKind, entry_id: str) -> str:

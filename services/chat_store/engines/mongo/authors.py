@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 from services.chat_store.engines.mongo import documents
-from services.chat_store.engines.mongo.acts import Scene, enter, insist
+from services.chat_store.engines.mongo.acts import Scene, enter
 from services.chat_store.engines.mongo.changes import state_of
 from services.chat_store.engines.mongo.codec import Document, document_of
 from services.chat_store.engines.mongo.headers import MongoHeaders
 from services.chat_store.engines.mongo.pages import messages_now
-from services.chat_store.engines.mongo.trimming import drop_texts
+from services.chat_store.engines.mongo.sessions import insist
+from services.chat_store.engines.mongo.texts import drop_texts
 from services.chat_store.entries import Entry
 from services.chat_store.model import Message, MessageType
 from shared.mongo import mongo_errors, transaction
@@ -69,7 +70,7 @@ class MongoAuthors:
             if scene is not None and "preview" in update.get("$set", {}):
                 await self._forget_preview(scene, append["preview"])
         texts = {each.draft.body.sha256 for each in now if each.draft.body and _is_by(each, user_id)}
-        await drop_texts(self._headers, append, texts)
+        await drop_texts(self._headers, _key(append), append["since"], texts)
         return counts
 
     async def _forget_preview(self, scene: Scene, preview: str) -> None:
@@ -90,7 +91,7 @@ class MongoAuthors:
             update.setdefault("$set", {})["actor"] = ""
         await self._headers.changes.update_one({"_id": change["_id"]}, update)
         if isinstance(state, Message) and state.draft.body is not None and _is_by(state, user_id):
-            await drop_texts(self._headers, change, {state.draft.body.sha256})
+            await drop_texts(self._headers, _key(change), change["since"], {state.draft.body.sha256})
         return Counter({documents.CHANGES: 1})
 
 
@@ -122,6 +123,10 @@ def _forgotten(message: Message, user_id: str) -> Message:
 
 def _is_by(message: Message, user_id: str) -> bool:
     return message.draft.type is MessageType.USER and message.draft.user_id == user_id
+
+
+def _key(place: Document) -> str:
+    return documents.conversation_key(place["tenant_id"], place["conversation_id"])
 
 
 def _names(value: Any, user_id: str) -> bool:

@@ -24,6 +24,12 @@ async def keep_bodies(collection: MongoCollection, header: Mapping[str, Any], bo
         await insert_absent(collection, _chunks(header, sha256, content))
 
 
+async def touch_body(collection: MongoCollection, header: Mapping[str, Any], sha256: str) -> bool:
+    """Collides with whoever is about to remove the text; False when it is gone."""
+    first = f"{_body_key(header['_id'], header['create_time'], sha256)}:{0:04d}"
+    return bool((await collection.update_one({"_id": first}, {"$inc": {"touched": 1}})).matched_count)
+
+
 async def insert_absent(collection: MongoCollection, wanted: Iterable[Document]) -> None:
     """Inserts those that are not there yet."""
     try:

@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from pymongo.errors import DuplicateKeyError
 
@@ -19,7 +20,6 @@ from services.chat_store.batch import Batch
 from services.chat_store.engines.mongo import documents
 from services.chat_store.engines.mongo.acts import MongoActs
 from services.chat_store.engines.mongo.audit import MongoAudit
-from services.chat_store.engines.mongo.bodies import keep_bodies
 from services.chat_store.engines.mongo.codec import Document
 from services.chat_store.engines.mongo.entries import MongoEntries
 from services.chat_store.engines.mongo.feed import MongoFeed
@@ -28,6 +28,7 @@ from services.chat_store.engines.mongo.lists import select_conversations
 from services.chat_store.engines.mongo.messages import MongoMessages
 from services.chat_store.engines.mongo.pages import read_page
 from services.chat_store.engines.mongo.search import MongoSearch
+from services.chat_store.engines.mongo.texts import with_texts
 from services.chat_store.engines.mongo.upkeep import MongoUpkeep
 from services.chat_store.engines.mongo.words import terms_in
 from services.chat_store.happenings import Event, Shard
@@ -121,15 +122,8 @@ class MongoChatStore:
         with mongo_errors():
             async with self._headers.turn(documents.conversation_key(reach.tenant_id, conversation_id)):
                 header = await self._headers.find(reach, conversation_id)
-                await keep_bodies(self._headers.bodies, header, batch.bodies)
-                terms = await terms_in(batch.drafts, batch.bodies)
-                for attempt in range(APPEND_ATTEMPTS):
-                    stored = await self._try_append(header, batch, terms)
-                    if stored is not None:
-                        return documents.said_in(stored)
-                    await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, LONGEST_PAUSE_SECONDS)))  # noqa: S311
-                    header = await self._looked_at_again(reach, header)
-        raise Conflict("too many writers append to this conversation at once")
+                write = partial(self._appended, reach, header, batch)
+                return await (with_texts(self._headers, header, batch.bodies, write) if batch.bodies else write())
 
     async def read(self, reach: Reach, conversation_id: str, window: Window) -> Page:
         """One query, because a page and who may read it belong together; more only for what seems not to be there."""
@@ -185,6 +179,16 @@ class MongoChatStore:
         if same_request and header["fingerprint"] != new.fingerprint:
             raise RequestIdReused
         return await self.get(reach, new.conversation_id)
+
+    async def _appended(self, reach: Reach, header: Document, batch: Batch) -> list[Message]:
+        terms = await terms_in(batch.drafts, batch.bodies)
+        for attempt in range(APPEND_ATTEMPTS):
+            stored = await self._try_append(header, batch, terms)
+            if stored is not None:
+                return documents.said_in(stored)
+            await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, LONGEST_PAUSE_SECONDS)))  # noqa: S311
+            header = await self._looked_at_again(reach, header)
+        raise Conflict("too many writers append to this conversation at once")
 
     async def _try_append(self, header: Document, batch: Batch, terms: list[list[str]]) -> Document | None:
         """The append as stored, now or by an earlier try of the same request; None when its place is taken."""

@@ -1,12 +1,10 @@
 """The oldest messages of a conversation leave in whole appends, with all that was kept because of them."""
 
-from collections.abc import Iterable, Sequence
-
 from services.chat_store.engines.mongo import documents
-from services.chat_store.engines.mongo.bodies import body_range
 from services.chat_store.engines.mongo.codec import Document
 from services.chat_store.engines.mongo.headers import MongoHeaders
 from services.chat_store.engines.mongo.pages import append_holding
+from services.chat_store.engines.mongo.texts import drop_texts
 
 APPENDS_AT_ONCE = 200
 _OWN = ("tenant_id", "conversation_id", "since")
@@ -45,16 +43,5 @@ async def _remove_what_hangs_on(headers: MongoHeaders, header: Document, appends
         of_these = {**own, "message_id": {"$in": [message["message_id"] for message in messages]}}
         texts |= set(await headers.changes.distinct("state.draft.body.sha256", of_these))
         await headers.changes.delete_many(of_these)
-    await drop_texts(headers, appends[0], texts, leaving=[append["_id"] for append in appends])
-
-
-async def drop_texts(headers: MongoHeaders, place: Document, texts: Iterable[str], leaving: Sequence[str] = ()) -> None:
-    """Removes texts that no message says any more, in the conversation of `place`; `leaving` are appends that go."""
-    own = {name: place[name] for name in ("tenant_id", "conversation_id")}
-    key = documents.conversation_key(**own)
-    for sha256 in texts:
-        said = {"_id": {**documents.appends_of(key)["_id"], "$nin": list(leaving)}, "messages.body.sha256": sha256}
-        edited = {**own, "state.draft.body.sha256": sha256}
-        if await headers.appends.find_one(said, {"_id": 1}) or await headers.changes.find_one(edited, {"_id": 1}):
-            continue
-        await headers.bodies.delete_many(body_range(key, place["since"], sha256))
+    leaving = [append["_id"] for append in appends]
+    await drop_texts(headers, header["_id"], header["create_time"], texts, leaving)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.chat_store.engines.mongo import documents
-from services.chat_store.engines.mongo.acts import enter, insist
+from services.chat_store.engines.mongo.acts import enter
 from services.chat_store.engines.mongo.authors import MongoAuthors
 from services.chat_store.engines.mongo.codec import Document, document_of, read
 from services.chat_store.engines.mongo.dump import dump, load
 from services.chat_store.engines.mongo.headers import MongoHeaders
+from services.chat_store.engines.mongo.sessions import insist
 from services.chat_store.engines.mongo.trimming import trim
 from services.chat_store.model import Conversation
 from services.chat_store.policy import Policy
