@@ -85,7 +85,6 @@ class Gateway:
 
     async def _serve(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> None:
         metadata = await self._metadata(exchange, route)
-        call = self._upstreams.callable_of(route)
         timeout = self._timeout(exchange, route)
         if route.uploads:
             body = exchange.body(
@@ -95,9 +94,11 @@ class Gateway:
             )
             messages = upload_messages(route, variables, exchange, body)
             first = await anext(messages)  # what is wrong with the description is found before anybody is called
-            await self.calls.upload(exchange, route, call(timeout=timeout, metadata=metadata), _again(first, messages))
+            under_way = self._upstreams.callable_of(route)(timeout=timeout, metadata=metadata)
+            await self.calls.upload(exchange, route, under_way, _again(first, messages))
             return
-        request = await self._request(exchange, route, variables)
+        request, repeatable = await self._request(exchange, route, variables)
+        call = self._upstreams.callable_of(route, retries=repeatable)
         under_way = call(request, timeout=timeout, metadata=metadata)
         if route.streams:
             await self.calls.events(exchange, route, under_way, lambda error: json_of(self._status(exchange, error)))
@@ -111,7 +112,8 @@ class Gateway:
         token = await self._credentials.token(exchange.headers)
         return (("authorization", f"Bearer {token}"),)
 
-    async def _request(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> bytes:
+    async def _request(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> tuple[bytes, bool]:
+        """The request's bytes, and whether they may be sent twice."""
         async with self._bodies.held(exchange, route) as body:
             if body and route.body and not _is_json(exchange.media_type):
                 raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
@@ -176,8 +178,9 @@ class Gateway:
         await exchange.reply(204, b"", headers=headers if allowed else [])
 
 
-def _request_bytes(route: Route, variables: Mapping[str, str], query: bytes, body: bytes) -> bytes:
-    return request_of(route, variables, query, body).SerializeToString()
+def _request_bytes(route: Route, variables: Mapping[str, str], query: bytes, body: bytes) -> tuple[bytes, bool]:
+    request = request_of(route, variables, query, body)
+    return request.SerializeToString(), bool(getattr(request, "request_id", True))
 
 
 async def _again(first: Any, rest: Any) -> Any:

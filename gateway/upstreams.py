@@ -22,16 +22,17 @@ class Upstreams:
 
     def __init__(self, targets: Mapping[str, str]) -> None:
         self._channels = {name: open_channel(target) for name, target in targets.items()}
-        self._callables: dict[str, Any] = {}
+        self._without_retries = {name: open_channel(target, retries=False) for name, target in targets.items()}
+        self._callables: dict[tuple[str, bool], Any] = {}
 
-    def callable_of(self, route: Route) -> Any:
+    def callable_of(self, route: Route, *, retries: bool = True) -> Any:
         """gRPC's callable for a route, from request bytes to response bytes."""
-        found = self._callables.get(route.rpc_path)
+        found = self._callables.get((route.rpc_path, retries))
         if found is None:
-            channel = self._channels[route.upstream]
+            channel = (self._channels if retries else self._without_retries)[route.upstream]
             arity = ("stream" if route.uploads else "unary") + ("_stream" if route.streams else "_unary")
             found = getattr(channel, arity)(route.rpc_path)
-            self._callables[route.rpc_path] = found
+            self._callables[route.rpc_path, retries] = found
         return found
 
     async def authenticate(self, credential: str) -> Token:
@@ -51,7 +52,8 @@ class Upstreams:
 
     async def close(self) -> None:
         """Closes the channels; calls in flight are cancelled."""
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        channels = (*self._channels.values(), *self._without_retries.values())
+        await asyncio.gather(*(channel.close() for channel in channels))
 
     @staticmethod
     async def _health(channel: grpc.aio.Channel) -> str:

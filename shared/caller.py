@@ -4,6 +4,7 @@ A credential is exchanged at tenant_quota for a short token (JWT, EdDSA); every 
 public key. The interceptor puts the caller where `current_caller()` finds it; nothing else tells who calls.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ EARLY_SECONDS = 5.0
 # How long past its end a token may still name the subject of an internal call: a long stream must finish.
 SUBJECT_GRACE_SECONDS = 15 * 60.0
 VERIFIED_TOKENS_KEPT = 4096
+
+_ONE_PEM = re.compile(r"-----BEGIN .+?-----END [A-Z ]+-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +148,13 @@ class TokenSigner:
 
 
 class TokenVerifier:
-    """Checks tokens against the public key and remembers the good ones until they end."""
+    """Checks tokens against the public keys and remembers the good ones until they end.
+
+    One key, or several while the signing key is being changed: one PEM behind the other.
+    """
 
     def __init__(self, public_key_pem: str, clock: Clock | None = None) -> None:
-        self._key = _public_key(public_key_pem)
+        self._keys = [_public_key(pem) for pem in _ONE_PEM.findall(public_key_pem) or [public_key_pem]]
         self._clock = clock or SystemClock()
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
@@ -179,25 +185,14 @@ class TokenVerifier:
 
     def _decoded(self, token: str) -> Caller:
         """Everything but the expiry, which is asked again on every use."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=[ALGORITHM],
-                audience=AUDIENCE,
-                issuer=ISSUER,
-                options={
-                    "require": ["exp", "iat", "aud", "iss", "sub"],
-                    "strict_aud": True,
-                    # Time is judged here, by our clock.
-                    "verify_exp": False,
-                    "verify_iat": False,
-                    "verify_nbf": False,
-                },
-            )
-        except jwt.PyJWTError:
-            raise Unauthenticated from None
-        return self._caller(token, claims)
+        for key in self._keys:
+            try:
+                return self._caller(token, _claims(token, key))
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.PyJWTError:
+                break
+        raise Unauthenticated
 
     def _caller(self, token: str, claims: dict[str, object]) -> Caller:
         subject, tenant, user = claims["sub"], claims.get("tenant"), claims.get("user")
@@ -224,6 +219,25 @@ class TokenVerifier:
             token=token,
             expires_at=_seconds(expires),
         )
+
+
+def _claims(token: str, key: Ed25519PublicKey) -> dict[str, object]:
+    claims: dict[str, object] = jwt.decode(
+        token,
+        key,
+        algorithms=[ALGORITHM],
+        audience=AUDIENCE,
+        issuer=ISSUER,
+        options={
+            "require": ["exp", "iat", "aud", "iss", "sub"],
+            "strict_aud": True,
+            # Time is judged by the verifier, by its clock.
+            "verify_exp": False,
+            "verify_iat": False,
+            "verify_nbf": False,
+        },
+    )
+    return claims
 
 
 def _private_key(pem: str) -> Ed25519PrivateKey:

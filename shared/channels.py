@@ -48,18 +48,20 @@ class TokenSource(Protocol):
         ...
 
 
-def open_channel(target: str, *, token: TokenSource | None = None, on_behalf: bool = True) -> grpc.aio.Channel:
+def open_channel(
+    target: str, *, token: TokenSource | None = None, on_behalf: bool = True, retries: bool = True
+) -> grpc.aio.Channel:
     """A channel to `target` ("host:port" or "dns:///name:port"); the caller closes it.
 
     Calls without a timeout get 10 s (streams 300 s), or what is left of the current RPC's time when that is less; an
-    explicit timeout is taken as it is. UNAVAILABLE is retried, only for reads and methods with a `request_id`.
-    `on_behalf=False` with a `token` keeps the current caller out of it.
+    explicit timeout is taken as it is. UNAVAILABLE is retried, only for reads and methods with a `request_id`: whoever
+    leaves it empty wants `retries=False`. `on_behalf=False` with a `token` keeps the current caller out of it.
     """
     return grpc.aio.insecure_channel(
         target,
         options=[
             ("grpc.service_config", _service_config()),
-            ("grpc.enable_retries", 1),
+            ("grpc.enable_retries", int(retries)),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -61,7 +61,8 @@ class ServiceConfig(BaseSettings):
     """json for machines, console for people."""
 
     token_public_key: str = Field(default="", validation_alias=AliasChoices("PROSA_TOKEN_PUBLIC_KEY"))
-    """Ed25519 public key (PEM) that verifies callers' tokens; "\\n" may stand for a line end."""
+    """Ed25519 public key (PEM) that verifies callers' tokens, or the old and the new one while it is changed; "\\n" may
+    stand for a line end."""
 
     otlp_endpoint: str = Field(default="", validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"))
     """Where traces go (OTLP over gRPC); empty keeps them at home."""

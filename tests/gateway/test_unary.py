@@ -166,3 +166,10 @@ async def test_other_media_types_are_refused(client: httpx.AsyncClient) -> None:
 
 async def test_the_error_body_is_json_even_for_the_smallest_answer(client: httpx.AsyncClient) -> None:
     assert json.loads((await client.get("/nope")).content)["code"] == 5
+
+
+async def test_a_write_without_a_request_id_is_not_sent_twice(client: httpx.AsyncClient, seen: Seen) -> None:
+    response = await client.post("/v1/conversations", headers=KEY, json={"title": "down"})
+    assert (response.status_code, len(seen.requests)) == (503, 1)
+    again = await client.post("/v1/conversations", headers=KEY, json={"title": "down", "requestId": "r"})
+    assert (again.status_code, len(seen.requests)) == (503, 1 + 4)

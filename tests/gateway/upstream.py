@@ -123,6 +123,8 @@ class Conversations(chat_grpc.ConversationServiceServicer):
 
     async def CreateConversation(self, request, context):
         self._seen.note(request, context)
+        if request.title == "down":
+            raise errors.Unavailable(dependency="mongodb")
         return chat.Conversation(
             conversation_id=request.conversation_id, title=request.title, metadata=request.metadata
         )

@@ -261,3 +261,18 @@ def test_a_signing_key_with_a_password_is_told_in_words() -> None:
     )
     with pytest.raises(CannotStartError, match="without a password"):
         TokenSigner(SecretStr(locked.decode()))
+
+
+def test_while_the_signing_key_is_changed_both_verify(signing_keys: SigningKeys) -> None:
+    following = new_signing_keys()
+    both = TokenVerifier(f"{signing_keys.public_pem.strip()}\n{following.public_pem}")
+    for keys in (signing_keys, following):
+        token, _ = TokenSigner(SecretStr(keys.private_pem)).sign(key_id="k", tenant_id="t", user_id="u", scopes=[])
+        assert both.verify(token).key_id == "k"
+    foreign, _ = TokenSigner(SecretStr(new_signing_keys().private_pem)).sign(
+        key_id="k", tenant_id="t", user_id="u", scopes=[]
+    )
+    with pytest.raises(Unauthenticated):
+        both.verify(foreign)
+    with pytest.raises(CannotStartError, match="PROSA_TOKEN_PUBLIC_KEY"):
+        TokenVerifier(signing_keys.public_pem + "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
