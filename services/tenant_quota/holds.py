@@ -159,6 +159,7 @@ def wish_outcome(wish: Wish, answer: asyncpg.Record, place: int) -> Outcome:
         answer["now"] + timedelta(seconds=wish.lease_seconds),
         parent_reservation_id=wish.parent_reservation_id,
         granted_cost_micros=answer["granted_cost"][place],
+        model=wish.model,
     )
 
 
@@ -191,6 +192,7 @@ def reservation_of(row: asyncpg.Record) -> Reservation:
         row["child_tokens"],
         row["granted_cost"],
         row["priced"],
+        row["model"],
     )
 
 

@@ -140,6 +140,7 @@ class Reservation:
     child_tokens: int = 0
     granted_cost_micros: int = 0
     priced: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +277,10 @@ class Settlement:
         if self.target is State.COMMITTED:
             if now.state is not State.COMMITTED:
                 raise over(now.state)
-            # The cost of a priced one is the price book's, whatever its holder reported.
+            # The cost of a priced one is the price book's, whatever its holder reported; no model is the one it had.
             cost_micros = now.cost_micros if now.priced else self.cost_micros
-            if (now.usage, now.usage_source, now.cost_micros) != (self.usage, self.usage_source, cost_micros):
+            told = (self.usage, self.usage_source, cost_micros, self.model or now.model)
+            if (now.usage, now.usage_source, now.cost_micros, now.model) != told:
                 raise over(now.state)
         elif now.state is State.COMMITTED:
             raise over(now.state)

@@ -32,7 +32,7 @@ Item = TypeVar("Item", Wish, Extension, Settlement)
 
 SETTLE = """
 SELECT tenant_id, reservation_id, user_id, key_id, state, granted, granted_cost, create_time, expire_time, cost_micros,
-       priced, parent_reservation_id, child_tokens
+       priced, model, parent_reservation_id, child_tokens
   FROM unnest(settle($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11))
 """
 NAME_TENANTS = "SELECT set_config('app.tenants', jsonb_object($1, $1)::text, true)"
@@ -290,6 +290,7 @@ def _moved_outcome(settlement: Settlement, row: asyncpg.Record) -> Outcome:
         row["child_tokens"],
         row["granted_cost"],
         row["priced"],
+        row["model"],
     )
     return _judged(settlement, now, moved=True)
 

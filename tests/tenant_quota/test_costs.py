@@ -127,3 +127,17 @@ async def test_children_share_the_cost_that_their_parent_holds(pool: asyncpg.Poo
     usage = await month(pool, tenant_id)
     assert (usage.used_cost_micros, usage.held_cost_micros) == (35, 0)
     assert await discrepancies(pool, tenant_id) == []
+
+
+async def test_a_commit_repeated_with_another_model_contradicts_the_first(
+    pool: asyncpg.Pool, store: Reservations
+) -> None:
+    tenant_id = await new_tenant(pool)
+    held = await store.reserve(ask(tenant_id, 10, model="one"))
+    first = replace(commit(tenant_id, held.reservation_id, 4), model="other")
+    settled = await store.settle(first)
+    for again in (first, replace(first, model="")):
+        assert (await store.settle(again)).usage == settled.usage
+    with pytest.raises(FailedPrecondition) as refused:
+        await store.settle(replace(first, model="one"))
+    assert refused.value.reason == "RESERVATION_SETTLED"
