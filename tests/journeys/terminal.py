@@ -25,6 +25,10 @@ class Terminal:
         settings = {"PROSA_URL": client.gateway, "PROSA_API_KEY": client.key, "LANG": "C.UTF-8", "LC_ALL": ""}
         return cls({**os.environ, **settings, "XDG_STATE_HOME": str(directory / "state"), "COLUMNS": "200"})
 
+    def but(self, **settings: str) -> Self:
+        """The same shell with other settings."""
+        return type(self)({**self.environment, **settings})
+
     def run(self, command: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         """Runs prosa-`command` to its end."""
         return subprocess.run(

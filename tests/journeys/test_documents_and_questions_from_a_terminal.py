@@ -69,7 +69,7 @@ def test_files_that_fail_are_told_and_do_not_stop_the_others(terminal: Terminal,
     (folder / "foto.pdf").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     told = terminal.run("ingest", str(folder), "--lang", "pt")
     assert told.returncode == 1
-    assert "docs/foto.pdf: falhou: this is a PNG picture" in told.stdout
+    assert "docs/foto.pdf: falhou: isto é uma imagem PNG" in told.stdout
     assert "pesquisável" in told.stdout
     assert "DOCUMENT_UNREADABLE" in told.stdout
 
@@ -108,7 +108,7 @@ def test_the_exit_code_says_what_went_wrong(
     terminal: Terminal, folder: Path, arguments: list[str], key: str | None, code: int, says: str
 ) -> None:
     if key is not None:
-        terminal.environment = {**terminal.environment, "PROSA_API_KEY": key}
+        terminal = terminal.but(PROSA_API_KEY=key)
     arguments = [str(folder) if each == "docs" else each for each in arguments]
     told = terminal.run("ingest", *arguments)
     assert (told.returncode, says in " ".join(told.stderr.split())) == (code, True), told.stderr
