@@ -1,4 +1,7 @@
-"""A worker process that is killed between commit and acknowledgement: `python -m … <mongo> <database> <redis>`."""
+"""A worker process that is killed between commit and acknowledgement, or inside its commit.
+
+`python -m … <mongo> <database> <redis> behind|inside`
+"""
 
 import asyncio
 import os
@@ -10,6 +13,7 @@ from pydantic import SecretStr
 from services.analytics.intake.streams import GROUP, Kind
 from services.analytics.intake.worker import Desk, Worker
 from services.analytics.intake.works import Turns
+from services.analytics.rollups import series
 from shared.mongo import open_mongo
 from shared.redis_streams import Stream, open_redis
 from tests.analytics.intake_site import Site
@@ -22,8 +26,15 @@ class Deadly(Stream):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def main(mongo_url: str, name: str, redis_url: str) -> None:
+async def _die(*_: object) -> None:
+    """In the place of adding to the series: facts and rollups are written by then, and nothing is committed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(mongo_url: str, name: str, redis_url: str, where: str) -> None:
     async with open_mongo(SecretStr(mongo_url), name) as database, open_redis(SecretStr(redis_url)) as redis:
+        if where == "inside":
+            series.updated = _die
         site = Site(database, redis, name="dying")
         stream = Deadly(redis, "metrics:execution", group=GROUP, consumer=f"dying-{os.getpid()}")
         desk = Desk(Kind.EXECUTION, site.intake.inbox, site.intake.letters)

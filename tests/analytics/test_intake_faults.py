@@ -14,9 +14,10 @@ from deploy.local.ports import free_port
 from prosa.analytics.v1 import metrics_service_pb2 as pb
 from services.analytics.intake.entries import fields_of
 from services.analytics.intake.streams import Kind
-from services.analytics.intake.wire import entry_bytes
+from services.analytics.intake.wire import entry_bytes, fact_of
+from services.analytics.rollups.abandoned import end_abandoned
 from services.analytics.rollups.rollup_store import RollupStore
-from shared.mongo import MongoDatabase, open_mongo
+from shared.mongo import MongoDatabase, MongoDriver, open_mongo, transaction
 from shared.redis_streams import Stream
 from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle
@@ -42,21 +43,38 @@ async def test_processes_killed_between_commit_and_acknowledgement_count_nothing
     events = many_events(700)
     await send_packed(stream_for(redis, "sender"), events)
     for _ in range(2):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.analytics.dying_worker",
-            mongo_url,
-            database.name,
-            own_redis_url,
-            cwd=REPOSITORY,
-        )
-        assert await asyncio.wait_for(process.wait(), 30) == -9
+        await _killed_worker(mongo_url, database.name, own_redis_url, "behind")
     assert 0 < await database["facts"].count_documents({}) < 700
     site = Site(database, redis)
     async with site.working(worker_claim_idle_seconds=0.1):
         await until(lambda: _done(site))
     assert await rollups() == expected(events)
+
+
+async def _killed_worker(mongo_url: str, database: str, redis_url: str, where: str) -> None:
+    arguments = ("-m", "tests.analytics.dying_worker", mongo_url, database, redis_url, where)
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=REPOSITORY)
+    assert await asyncio.wait_for(process.wait(), 30) == -9
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_a_process_killed_inside_its_commit_keeps_nobody_waiting(
+    mongo_url: str, driver: MongoDriver, database: MongoDatabase, own_redis_url: str, redis: Redis
+) -> None:
+    """MongoDB would keep the dead one's writes from all others for seconds or a minute; one commit tries for less."""
+    events = many_events(10)
+    await send_packed(stream_for(redis, "sender"), events)
+    await _killed_worker(mongo_url, database.name, own_redis_url, "inside")
+    async with open_mongo(SecretStr(mongo_url), database.name, driver=driver) as opened:
+        assert await RollupStore(opened).commit([fact_of(entry_bytes(event)) for event in events]) == 10
+
+
+async def test_a_commit_that_takes_its_time_is_not_taken_for_abandoned(database: MongoDatabase) -> None:
+    async with transaction(database) as session:
+        await database["facts"].insert_one({"_id": "slow"}, session=session)
+        await asyncio.sleep(0.1)
+        assert await end_abandoned(database) == 0
+    assert await RollupStore(database).settled(["slow"]) == {"slow"}
 
 
 async def _done(site: Site) -> bool:

@@ -1,4 +1,4 @@
-"""One commit for all that a batch changes: marks, facts, sums. Rivals are waited for, races are taken again."""
+"""One commit for all that a batch changes: marks, facts, sums. Rivals are waited for, dead ones are not."""
 
 import asyncio
 import random
@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pymongo.errors import BulkWriteError
 
+from services.analytics.rollups.abandoned import end_abandoned
 from shared.errors import Conflict
 from shared.mongo import MongoCollection, MongoDatabase, MongoSession, mongo_errors, transaction
 
@@ -29,6 +30,7 @@ async def committed(database: MongoDatabase, write: Callable[[MongoSession], Awa
         try:
             return await _once(database, write)
         except Conflict:
+            await end_abandoned(database)
             await asyncio.sleep(random.uniform(0, 0.005 * attempt))  # noqa: S311 only spreads rivals
     return await _once(database, write)
 
