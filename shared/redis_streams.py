@@ -20,9 +20,6 @@ from shared.config import CannotStartError
 from shared.errors import Unavailable
 from shared.identifiers import new_id
 
-DEAD_SUFFIX = ":dead"
-# Dead letters are for people to look at; beyond this many the oldest go.
-MAX_DEAD = 100_000
 SOCKET_TIMEOUT_SECONDS = 5.0
 
 # Each entry comes as the number of its parts, then its fields and values in turn.
@@ -113,7 +110,6 @@ class Stream:
         self._group = group
         self._consumer = consumer
         self.name = name
-        self.dead_name = name + DEAD_SUFFIX
         self._add: Any = client.register_script(_ADD)
         self._forget: Any = client.register_script(_FORGET)
 
@@ -144,7 +140,7 @@ class Stream:
             return int(await self._redis.xlen(self.name))
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Takes entries that nobody has taken, waiting up to `block_ms` for the first."""
+        """Takes entries that nobody has taken, waiting up to `block_ms` for the first; 0 for not at all."""
         with redis_errors():
             try:
                 answer = await self._read(count, block_ms)
@@ -156,7 +152,10 @@ class Stream:
         return [Entry(_text(entry_id), fields, 1) for _, entries in answer or () for entry_id, fields in entries]
 
     async def _read(self, count: int, block_ms: int) -> Any:
-        return await self._redis.xreadgroup(self._group, self._consumer, {self.name: ">"}, count=count, block=block_ms)
+        # To Redis, 0 would mean for ever.
+        return await self._redis.xreadgroup(
+            self._group, self._consumer, {self.name: ">"}, count=count, block=block_ms or None
+        )
 
     async def _make_group(self) -> None:
         """From the first entry on: what is in the stream and in no group has not been done."""
@@ -198,6 +197,16 @@ class Stream:
                 await self._forget_vanished(list(deliveries))
         return entries
 
+    async def hold(self, entries: Sequence[Entry]) -> None:
+        """Says that this consumer still works on them: it is as if they had just been taken, and no delivery more."""
+        entry_ids = [entry.entry_id for entry in entries]
+        with redis_errors():
+            try:
+                await self._redis.xclaim(self.name, self._group, self._consumer, 0, entry_ids, justid=True)
+            except redis.exceptions.ResponseError as error:
+                if not _group_is_missing(error):
+                    raise
+
     async def _forget_vanished(self, entry_ids: Sequence[str]) -> None:
         for entry_id in entry_ids:
             if not await self._redis.xrange(self.name, entry_id, entry_id, count=1):
@@ -212,17 +221,6 @@ class Stream:
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.xack(self.name, self._group, *entry_ids)
             pipeline.xdel(self.name, *entry_ids)
-            await pipeline.execute()
-
-    async def bury(self, entry: Entry, reason: str) -> None:
-        """Moves an entry to the dead letters as it is, with the reason and where it came from."""
-        letter: dict[Any, Any] = dict(entry.fields)
-        letter |= {"reason": reason, "entry_id": entry.entry_id, "deliveries": entry.deliveries}
-        with redis_errors():
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.xadd(self.dead_name, letter, maxlen=MAX_DEAD, approximate=True)
-            pipeline.xack(self.name, self._group, entry.entry_id)
-            pipeline.xdel(self.name, entry.entry_id)
             await pipeline.execute()
 
     async def leave(self) -> None:

@@ -34,7 +34,7 @@ async def _die(*_: object) -> None:
 async def main(mongo_url: str, name: str, redis_url: str, where: str) -> None:
     async with open_mongo(SecretStr(mongo_url), name) as database, open_redis(SecretStr(redis_url)) as redis:
         if where == "inside":
-            series.updated = _die
+            vars(series)["updated"] = _die
         site = Site(database, redis, name="dying")
         stream = Deadly(redis, "metrics:execution", group=GROUP, consumer=f"dying-{os.getpid()}")
         desk = Desk(Kind.EXECUTION, site.intake.inbox, site.intake.letters)

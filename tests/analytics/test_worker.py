@@ -9,7 +9,7 @@ from bson import Int64
 from pydantic import SecretStr
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
-from services.analytics.intake.entries import EVENT
+from services.analytics.intake.entries import EVENT, fields_of
 from services.analytics.intake.wire import entry_bytes
 from services.analytics.intake.worker import Worker
 from services.analytics.intake.works import Turns
@@ -53,6 +53,14 @@ class AbsentStore(RollupStore):
         if self.failures:
             self.failures -= 1
             raise Unavailable("away", dependency="mongodb")
+        return await super().commit(facts)
+
+
+class SlowStore(RollupStore):
+    """Takes its time, as an analysis does that waits for a language model."""
+
+    async def commit(self, facts: Sequence[Fact]) -> int:
+        await asyncio.sleep(0.5)
         return await super().commit(facts)
 
 
@@ -252,6 +260,31 @@ async def test_sums_larger_than_32_bits_are_exact(store: RollupStore, stream: St
     await worker_on(stream, store).step()
     rollup = await database["rollups"].find_one()
     assert rollup["input_tokens"] == Int64(5 * 10**12)
+
+
+async def test_what_takes_longer_than_a_dead_worker_is_waited_for_is_taken_over_by_nobody(
+    database: MongoDatabase, redis: Redis, rollups: ReadRollups
+) -> None:
+    events = many_events(20)
+    await send(stream_for(redis, "sender"), events)
+    slow = asyncio.create_task(worker_on(stream_for(redis, "slow"), SlowStore(database), claim_idle_seconds=0.1).step())
+    other = stream_for(redis, "other")
+    while not slow.done():
+        await asyncio.sleep(0.02)
+        assert await other.stuck(0.1, 100) == []
+    assert await slow == 20
+    assert await other.length() == 0
+    assert await rollups() == expected(events)
+
+
+async def test_one_worker_takes_no_more_than_a_commit(store: RollupStore, stream: Stream, redis: Redis) -> None:
+    """What a killed one holds waits until somebody takes it over: of a long backlog that must be little."""
+    events = [appended(f"e{number}", answer()) for number in range(1000)]
+    packed = fields_of([entry_bytes(event) for event in events])
+    for _ in range(30):
+        await stream.add([packed])
+    await worker_on(stream, store).step()
+    assert await stream.length() == 20
 
 
 async def test_a_stopped_worker_finishes_its_batch_and_leaves_the_group(

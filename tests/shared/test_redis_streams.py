@@ -40,6 +40,7 @@ async def test_entries_come_once_and_in_order_to_whoever_asks(redis: Any) -> Non
     rest = await consumer(redis, "two").read(10, 10)
     assert [entry.fields[b"n"] for entry in [*first, *rest]] == [b"0", b"1", b"2", b"3", b"4"]
     assert await stream.read(10, 10) == []
+    assert await stream.read(10, 0) == []
 
 
 async def test_what_is_done_leaves_the_stream(redis: Any) -> None:
@@ -90,16 +91,16 @@ async def test_entries_that_vanished_while_pending_are_forgotten(redis: Any) -> 
     assert (await redis.xpending(NAME, "group"))["pending"] == 2
 
 
-async def test_a_dead_letter_keeps_the_entry_and_says_why(redis: Any) -> None:
-    stream = await filled(redis, 1)
-    (entry,) = await stream.read(1, 10)
-    await stream.bury(entry, "não presta")
-    ((_, letter),) = await redis.xrange(stream.dead_name)
-    assert letter[b"n"] == b"0"
-    assert letter[b"reason"].decode() == "não presta"
-    assert letter[b"entry_id"].decode() == entry.entry_id
-    assert await stream.length() == 0
-    assert (await redis.xpending(NAME, "group"))["pending"] == 0
+async def test_what_is_held_is_not_stuck_and_was_delivered_no_more_often(redis: Any) -> None:
+    stream = await filled(redis, 3)
+    held, done, left = await stream.read(3, 10)
+    await stream.done([done])
+    await asyncio.sleep(0.05)
+    await stream.hold([held, done])
+    assert await stream.stuck(0.03, 10) == [Stuck(left.entry_id, 1)]
+    assert await stream.stuck(0, 10) == [Stuck(held.entry_id, 1), Stuck(left.entry_id, 1)]
+    await redis.flushdb()
+    await stream.hold([held])
 
 
 async def test_a_consumer_leaves_only_empty_handed(redis: Any) -> None:

@@ -5,8 +5,8 @@ can never be counted goes to the dead letters; the rest of its batch does not wa
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,12 +19,17 @@ from services.analytics.intake.works import Item, Work
 from services.analytics.model import UncountableEventError
 from shared.errors import Conflict, ServiceError, Unavailable
 from shared.redis_streams import Entry, Stream, Stuck
+from shared.steadily import in_background
 from shared.telemetry import get_logger
 
 # Entries that failed before are tried alone; so few at a time that new ones hardly wait for them.
 SUSPECTS_AT_ONCE = 20
 # Items of several entries that are one commit.
 ITEMS_AT_ONCE = 5000
+# Entries read at once: each may carry a thousand items.
+READ_AT_ONCE = 10
+# Longer than any batch takes. Whoever holds on for longer hangs, and others may have what is in his hand.
+HELD_SECONDS = 600.0
 # Deliveries after which an entry is tried by itself, yet whole.
 FIRST_SUSPICION = 2
 # How long a consumer is remembered that is given nothing.
@@ -50,11 +55,6 @@ class Desk:
     kind: Kind
     inbox: Inbox
     letters: DeadLetters
-
-    async def prepare(self) -> None:
-        """Creates their indexes; again and again is fine."""
-        await self.inbox.prepare()
-        await self.letters.prepare()
 
 
 class Worker(Generic[_Item]):
@@ -83,14 +83,12 @@ class Worker(Generic[_Item]):
 
     async def run(self) -> None:
         """Works until `stop`; outages of the engines are waited out."""
-        patience, prepared = Patience(), False
+        patience, tidied = Patience(), False
         while not self._stopping.is_set():
             try:
-                if not prepared:
-                    await self._work.prepare()
-                    await self._desk.prepare()
+                if not tidied:
                     await self._stream.forget_absent(ABSENT_SECONDS)
-                    prepared = True
+                    tidied = True
                 await self.step()
             except Exception as error:
                 _complain("worker_waits", error)
@@ -110,9 +108,21 @@ class Worker(Generic[_Item]):
         if now >= self._next_rescue:
             self._next_rescue = now + self._claim_idle_seconds / 4
             await self.rescue()
-        entries = await self._stream.read(self._batch_size, self._block_ms)
-        await self._process(entries)
-        return len(entries)
+        taken = await self._taken()
+        await self._process(taken)
+        return len(taken)
+
+    async def _taken(self) -> list[Opened[_Item]]:
+        """New entries, no more than make one commit: what is in this hand no other worker can do."""
+        taken: list[Opened[_Item]] = []
+        block_ms = self._block_ms
+        while len(taken) < self._batch_size and sum(len(opened.items) for opened in taken) < ITEMS_AT_ONCE:
+            entries = await self._stream.read(min(READ_AT_ONCE, self._batch_size - len(taken)), block_ms)
+            if not entries:
+                break
+            taken += [await self._open(entry) for entry in entries]
+            block_ms = 0
+        return taken
 
     async def rescue(self) -> None:
         """Takes over entries that a consumer took too long ago.
@@ -125,8 +135,9 @@ class Worker(Generic[_Item]):
         stuck = await self._stream.stuck(self._claim_idle_seconds, self._batch_size)
         once = [each for each in stuck if each.deliveries <= 1]
         suspects = [each for each in stuck if each.deliveries > 1]
-        if once:
-            await self._process(await self._stream.claim(once, self._claim_idle_seconds))
+        for first in range(0, len(once), READ_AT_ONCE):
+            together = await self._stream.claim(once[first : first + READ_AT_ONCE], self._claim_idle_seconds)
+            await self._process([await self._open(entry) for entry in together])
         for suspect in suspects[:SUSPECTS_AT_ONCE]:
             await self._try_alone(suspect)
 
@@ -141,20 +152,36 @@ class Worker(Generic[_Item]):
             if suspect.deliveries >= self._max_deliveries:
                 await self._give_up(opened, f"not done after {suspect.deliveries} deliveries")
             elif suspect.deliveries == FIRST_SUSPICION:
-                await self._process_together([opened])
+                await self._process([opened])
             else:
                 in_turn = opened.items if suspect.deliveries % 2 else opened.items[::-1]
-                await self._process_singly([Opened(entry, in_turn)])
+                async with self._in_hand([opened]):
+                    await self._process_singly([Opened(entry, in_turn)])
 
-    async def _process(self, entries: Sequence[Entry]) -> None:
-        batch: list[Opened[_Item]] = []
-        for entry in entries:
-            batch.append(await self._open(entry))
-            if sum(len(opened.items) for opened in batch) >= ITEMS_AT_ONCE:
+    async def _process(self, taken: Sequence[Opened[_Item]]) -> None:
+        """In commits of bounded size."""
+        async with self._in_hand(taken):
+            batch: list[Opened[_Item]] = []
+            for opened in taken:
+                batch.append(opened)
+                if sum(len(each.items) for each in batch) >= ITEMS_AT_ONCE:
+                    await self._process_together(batch)
+                    batch = []
+            if batch:
                 await self._process_together(batch)
-                batch = []
-        if batch:
-            await self._process_together(batch)
+
+    @asynccontextmanager
+    async def _in_hand(self, taken: Sequence[Opened[_Item]]) -> AsyncIterator[None]:
+        """Says now and then, inside the block, that they are still worked on: only of the dead is anything taken."""
+        async with in_background(self._hold([opened.entry for opened in taken])):
+            yield
+
+    async def _hold(self, entries: Sequence[Entry]) -> None:
+        seconds = self._claim_idle_seconds / 3
+        for _ in range(max(1, int(HELD_SECONDS / seconds))):
+            await asyncio.sleep(seconds)
+            with suppress(Unavailable):
+                await self._stream.hold(entries)
 
     async def _process_together(self, batch: Sequence[Opened[_Item]]) -> None:
         items = [item for opened in batch for _, item in opened.items]

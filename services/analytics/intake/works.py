@@ -46,9 +46,6 @@ class Work(Protocol[_Item]):
     async def settled(self, event_ids: Collection[str]) -> set[str]:
         """Which of them have been dealt with."""
 
-    async def prepare(self) -> None:
-        """Makes what it needs; again and again is fine."""
-
     async def ready(self) -> None:
         """Answers within seconds or raises Unavailable."""
 
@@ -59,9 +56,6 @@ class _Marked(Generic[_Item]):
 
     async def settled(self, event_ids: Collection[str]) -> set[str]:
         return await self._store.settled(event_ids)
-
-    async def prepare(self) -> None:
-        await self._store.prepare()
 
     async def ready(self) -> None:
         await self._store.ready()
