@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import open_redis
 from shared.server import run
 from shared.steadily import in_background
-from tests.analytics.events import many_events
+from tests.analytics.events import NOON, many_events
 from tests.analytics.feed_source import FeedSource, feed_stub, served
 from tests.bench.table import Row, publish
 from tests.house.in_process import as_caller, token
@@ -106,6 +106,7 @@ async def _measure() -> list[Row]:
 def _events(count: int) -> list[feed_pb.Event]:
     """Turns of some hundred people, each with one assistant of one tenant; of the present hour, one in twenty late."""
     events = many_events(count, hours=1)
+    since = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - NOON
     for number, event in enumerate(events):
         person = number * 7919 % USERS
         late = timedelta(hours=1 + number % HOURS) if number % 20 == 0 else timedelta()
@@ -114,7 +115,7 @@ def _events(count: int) -> list[feed_pb.Event]:
         event.messages_appended.user_id = f"u{person}"
         for message in event.messages_appended.messages:
             message.user_id, message.assistant_id = f"u{person}", f"helper-{person % 4}"
-            message.create_time.FromDatetime(message.create_time.ToDatetime(UTC) - late)
+            message.create_time.FromDatetime(message.create_time.ToDatetime(UTC) + since - late)
             message.latency_ms = 200 + number * 7919 % 9000
     return events
 
