@@ -199,7 +199,7 @@ class Stream:
 
     async def hold(self, entries: Sequence[Entry]) -> None:
         """Says that this consumer still works on them: it is as if they had just been taken, and no delivery more."""
-        entry_ids = [entry.entry_id for entry in entries]
+        entry_ids: list[Any] = [entry.entry_id for entry in entries]
         with redis_errors():
             try:
                 await self._redis.xclaim(self.name, self._group, self._consumer, 0, entry_ids, justid=True)

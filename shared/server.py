@@ -111,7 +111,7 @@ async def serve(
         stop = _stop_signal()
         async with running_server(config, endpoints, verifier=verifier, ready=ready) as port:
             _log.info("serving", host=config.host, port=port)
-            _keep_for_good()
+            keep_for_good()
             await stop.wait()
             _log.info("draining")
         _log.info("stopped")
@@ -129,10 +129,15 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         uvloop.run(main())
 
 
-def _keep_for_good() -> None:
-    """Spares the collector what was made by starting: looking through it again and again takes 90 ms each time."""
+def keep_for_good() -> None:
+    """Spares the collector what was made by starting, and what lives for one batch: called when all is ready.
+
+    To look through the former takes 90 ms each time; of the latter, after every 700 objects, a third of all the time
+    in which a worker of analytics counts.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _stop_signal() -> asyncio.Event:

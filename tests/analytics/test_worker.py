@@ -277,7 +277,7 @@ async def test_what_takes_longer_than_a_dead_worker_is_waited_for_is_taken_over_
     assert await rollups() == expected(events)
 
 
-async def test_one_worker_takes_no_more_than_a_commit(store: RollupStore, stream: Stream, redis: Redis) -> None:
+async def test_one_worker_holds_no_more_than_the_next_commit(store: RollupStore, stream: Stream, redis: Redis) -> None:
     """What a killed one holds waits until somebody takes it over: of a long backlog that must be little."""
     events = [appended(f"e{number}", answer()) for number in range(1000)]
     packed = fields_of([entry_bytes(event) for event in events])
@@ -285,6 +285,7 @@ async def test_one_worker_takes_no_more_than_a_commit(store: RollupStore, stream
         await stream.add([packed])
     await worker_on(stream, store).step()
     assert await stream.length() == 20
+    assert (await redis.xpending("metrics:execution", "rollups"))["pending"] == 10
 
 
 async def test_a_stopped_worker_finishes_its_batch_and_leaves_the_group(

@@ -40,7 +40,7 @@ from shared.clock import SystemClock
 from shared.identifiers import new_id
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import open_redis
-from shared.server import run
+from shared.server import keep_for_good, run
 from shared.steadily import in_background
 from tests.analytics.events import NOON, many_events
 from tests.analytics.feed_source import FeedSource, feed_stub, served
@@ -90,6 +90,7 @@ async def _measure() -> list[Row]:
             events, few = _events(EVENTS), _events(NAIVE_EVENTS)
             told = _by_tenant(events)
             urls = mongo.url(), redis.url()
+            keep_for_good()
             naive, recorded, fed = [], [], []
             for _ in range(TURNS):
                 naive.append(await _rate(mongo, redis, partial(_naive, few), few))

@@ -13,7 +13,7 @@ from services.analytics.intake.pipeline import intake_of, running
 from services.analytics.rollups.projection import Projection
 from shared.mongo import open_mongo
 from shared.redis_streams import consumer_name, open_redis
-from shared.server import run
+from shared.server import keep_for_good, run
 
 
 async def main(mongo_url: str, name: str, redis_url: str) -> None:
@@ -24,6 +24,7 @@ async def main(mongo_url: str, name: str, redis_url: str) -> None:
     ):
         intake = intake_of(database, redis, Projection(database), consumer=consumer_name())
         await intake.prepare()
+        keep_for_good()
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         async with running(intake, Config(worker_block_ms=100, worker_claim_idle_seconds=1.0)):

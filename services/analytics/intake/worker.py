@@ -79,12 +79,13 @@ class Worker(Generic[_Item]):
         self._claim_idle_seconds = claim_idle_seconds
         self._max_deliveries = max_deliveries
         self._next_rescue = 0.0
+        self._ahead: list[Opened[_Item]] = []
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Works until `stop`; outages of the engines are waited out."""
         patience, tidied = Patience(), False
-        while not self._stopping.is_set():
+        while self._ahead or not self._stopping.is_set():
             try:
                 if not tidied:
                     await self._stream.forget_absent(ABSENT_SECONDS)
@@ -108,21 +109,30 @@ class Worker(Generic[_Item]):
         if now >= self._next_rescue:
             self._next_rescue = now + self._claim_idle_seconds / 4
             await self.rescue()
-        taken = await self._taken()
-        await self._process(taken)
+        taken = self._ahead or await self._taken(self._block_ms)
+        self._ahead = []
+        if self._stopping.is_set() or not self._enough(taken):
+            await self._process(taken)
+            return len(taken)
+        # There is a backlog: MongoDB works on one batch while this process reads the next.
+        async with in_background(ahead := asyncio.ensure_future(self._taken(0))):
+            await self._process(taken)
+            self._ahead = await ahead
         return len(taken)
 
-    async def _taken(self) -> list[Opened[_Item]]:
+    async def _taken(self, block_ms: int) -> list[Opened[_Item]]:
         """New entries, no more than make one commit: what is in this hand no other worker can do."""
         taken: list[Opened[_Item]] = []
-        block_ms = self._block_ms
-        while len(taken) < self._batch_size and sum(len(opened.items) for opened in taken) < ITEMS_AT_ONCE:
-            entries = await self._stream.read(min(READ_AT_ONCE, self._batch_size - len(taken)), block_ms)
+        while not self._enough(taken):
+            count = min(READ_AT_ONCE, self._batch_size - len(taken))
+            entries = await self._stream.read(count, 0 if taken else block_ms)
             if not entries:
                 break
             taken += [await self._open(entry) for entry in entries]
-            block_ms = 0
         return taken
+
+    def _enough(self, taken: Sequence[Opened[_Item]]) -> bool:
+        return len(taken) >= self._batch_size or sum(len(opened.items) for opened in taken) >= ITEMS_AT_ONCE
 
     async def rescue(self) -> None:
         """Takes over entries that a consumer took too long ago.
@@ -164,7 +174,7 @@ class Worker(Generic[_Item]):
             batch: list[Opened[_Item]] = []
             for opened in taken:
                 batch.append(opened)
-                if sum(len(each.items) for each in batch) >= ITEMS_AT_ONCE:
+                if self._enough(batch):
                     await self._process_together(batch)
                     batch = []
             if batch:

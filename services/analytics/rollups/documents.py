@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import compress
 from operator import attrgetter
 from typing import Any
 
@@ -28,7 +29,8 @@ def fact_document(fact: Fact) -> dict[str, Any]:
 
 
 def _message_document(message: MessageFact) -> dict[str, Any]:
-    kept = {name: value for name, value in zip(_MESSAGE_FIELDS, _values(message), strict=True) if value}
+    values = _values(message)
+    kept = dict(compress(zip(_MESSAGE_FIELDS, values, strict=True), values))
     kept["speaker"], kept["ending"] = message.speaker.value, message.ending.value
     return kept
 
