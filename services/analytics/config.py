@@ -84,8 +84,8 @@ class Config(ServiceConfig):
     worker_block_ms: int = Field(default=1000, gt=0, le=2000)
     """How long a worker waits for new entries, in milliseconds."""
 
-    worker_claim_idle_seconds: float = Field(default=60.0, gt=0)
-    """After how long an entry that a worker took and did not finish is given to another one."""
+    worker_claim_idle_seconds: float = Field(default=10.0, gt=0)
+    """After how long without a sign of the worker that took it an entry is given to another one."""
 
     worker_max_deliveries: int = Field(default=5, gt=0)
     """Failed deliveries after which an entry goes to the dead letters."""

@@ -13,6 +13,8 @@ from deploy.local.engines import Mongo
 from deploy.local.ports import free_port
 from prosa.analytics.v1 import metrics_service_pb2 as pb
 from services.analytics.intake.entries import fields_of
+from services.analytics.intake.metrics_wire import wish_item
+from services.analytics.intake.pipeline import WISHES_IN_A_BATCH
 from services.analytics.intake.streams import Kind
 from services.analytics.intake.wire import entry_bytes, fact_of
 from services.analytics.rollups.abandoned import end_abandoned
@@ -130,6 +132,24 @@ def _execution(event_id: str) -> bytes:
     made = pb.Execution(event_id=event_id, cost_micros=1)
     made.create_time.GetCurrentTime()
     return made.SerializeToString()
+
+
+async def test_one_process_leaves_most_of_many_wishes_to_the_others(database: MongoDatabase, redis: Redis) -> None:
+    never = asyncio.Event()
+    site = Site(database, redis, fulfil=lambda _: never.wait())
+    stream = site.intake.streams[Kind.CLASSIFICATION].quick
+    await stream.add([fields_of([wish_item(f"w{number}", "c")], tenant_id="acme") for number in range(100)])
+
+    async def in_hand() -> int:
+        return len(await stream.stuck(0, 1000))
+
+    async def some() -> bool:
+        return await in_hand() >= 2 * WISHES_IN_A_BATCH
+
+    async with site.working():
+        await until(some)
+        await asyncio.sleep(0.1)
+        assert await in_hand() == 2 * WISHES_IN_A_BATCH
 
 
 async def test_a_burst_ten_times_the_usual_is_counted_whole(

@@ -267,12 +267,13 @@ async def test_what_takes_longer_than_a_dead_worker_is_waited_for_is_taken_over_
 ) -> None:
     events = many_events(20)
     await send(stream_for(redis, "sender"), events)
-    slow = asyncio.create_task(worker_on(stream_for(redis, "slow"), SlowStore(database), claim_idle_seconds=0.1).step())
+    slow = worker_on(stream_for(redis, "slow"), SlowStore(database), batch_size=10, claim_idle_seconds=0.1)
+    steps = asyncio.create_task(drain(slow, stream_for(redis, "slow")))
     other = stream_for(redis, "other")
-    while not slow.done():
+    while not steps.done():
         await asyncio.sleep(0.02)
         assert await other.stuck(0.1, 100) == []
-    assert await slow == 20
+    await steps
     assert await other.length() == 0
     assert await rollups() == expected(events)
 

@@ -14,7 +14,7 @@ from services.analytics.intake.metrics_wire import wish_item
 from services.analytics.intake.patience import Patience
 from services.analytics.intake.streams import Kind, Lanes, open_lanes
 from services.analytics.intake.worker import Desk, Worker
-from services.analytics.intake.works import Contents, Endings, Forget, Fulfil, Turns, Wishes, Work
+from services.analytics.intake.works import WISHES_AT_ONCE, Contents, Endings, Forget, Fulfil, Turns, Wishes, Work
 from services.analytics.model import Statement
 from services.analytics.rollups.projection import Projection
 from services.analytics.rollups.rollup_store import RollupStore
@@ -26,6 +26,8 @@ from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 STOP_SECONDS = 2.0
+# An analysis may wait twenty seconds for a language model: the other replicas shall have their part of many.
+WISHES_IN_A_BATCH = 2 * WISHES_AT_ONCE
 
 log = get_logger()
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,7 +68,7 @@ class Intake:
                 stream,
                 work,
                 Desk(kind, self.inbox, self.letters),
-                batch_size=config.worker_batch_size,
+                batch_size=WISHES_IN_A_BATCH if kind is Kind.CLASSIFICATION else config.worker_batch_size,
                 block_ms=config.worker_block_ms,
                 claim_idle_seconds=config.worker_claim_idle_seconds,
                 max_deliveries=config.worker_max_deliveries,

@@ -115,10 +115,13 @@ class Worker(Generic[_Item]):
             await self._process(taken)
             return len(taken)
         # There is a backlog: MongoDB works on one batch while this process reads the next.
-        async with in_background(ahead := asyncio.ensure_future(self._taken(0))):
+        async with in_background(ahead := asyncio.ensure_future(self._take_ahead())):
             await self._process(taken)
-            self._ahead = await ahead
+            await ahead
         return len(taken)
+
+    async def _take_ahead(self) -> None:
+        self._ahead = await self._taken(0)
 
     async def _taken(self, block_ms: int) -> list[Opened[_Item]]:
         """New entries, no more than make one commit: what is in this hand no other worker can do."""
@@ -183,15 +186,15 @@ class Worker(Generic[_Item]):
     @asynccontextmanager
     async def _in_hand(self, taken: Sequence[Opened[_Item]]) -> AsyncIterator[None]:
         """Says now and then, inside the block, that they are still worked on: only of the dead is anything taken."""
-        async with in_background(self._hold([opened.entry for opened in taken])):
+        async with in_background(self._hold(taken)):
             yield
 
-    async def _hold(self, entries: Sequence[Entry]) -> None:
+    async def _hold(self, taken: Sequence[Opened[_Item]]) -> None:
         seconds = self._claim_idle_seconds / 3
         for _ in range(max(1, int(HELD_SECONDS / seconds))):
             await asyncio.sleep(seconds)
             with suppress(Unavailable):
-                await self._stream.hold(entries)
+                await self._stream.hold([opened.entry for opened in (*taken, *self._ahead)])
 
     async def _process_together(self, batch: Sequence[Opened[_Item]]) -> None:
         items = [item for opened in batch for _, item in opened.items]
