@@ -49,6 +49,8 @@ from tests.house.in_process import as_caller, token
 from tests.house.signing import SigningKeys, new_signing_keys
 
 EVENTS = 20_000
+# A worker is killed after a third of them, another one after two thirds.
+EVENTS_WITH_KILLS = 100_000
 NAIVE_EVENTS = 1_000
 TURNS = 3
 CLIENT_BATCH = 500
@@ -88,18 +90,19 @@ async def _measure() -> list[Row]:
         mongo, redis = Mongo(directory / "mongo", free_port()), Redis(directory / "redis", free_port())
         with running_engine(mongo), running_engine(redis):
             events, few = _events(EVENTS), _events(NAIVE_EVENTS)
-            told = _by_tenant(events)
+            many = _events(EVENTS_WITH_KILLS)
+            told, much_told = _by_tenant(events), _by_tenant(many)
             urls = mongo.url(), redis.url()
             keep_for_good()
-            naive, recorded, fed = [], [], []
+            naive, recorded, fed, killed = [], [], [], []
             for _ in range(TURNS):
                 naive.append(await _rate(mongo, redis, partial(_naive, few), few))
                 recorded.append(await _rate(mongo, redis, partial(_recorded, told), events))
                 fed.append(await _rate(mongo, redis, partial(_fed, events), events))
-            killed = [await _rate(mongo, redis, partial(_recorded_and_killed, urls, told), events)]
+                killed.append(await _rate(mongo, redis, partial(_recorded_and_killed, urls, much_told), many))
     return [
         _row("RecordExecution (500 a call) to rollups, beside LPUSH, BRPOP, insert_one", recorded, naive, bar=20.0),
-        _row("the same, worker in a process of its own, two of them killed with -9", killed, naive[-1:], bar=None),
+        _row("the same, worker in a process of its own, two of them killed with -9", killed, naive, bar=20.0),
         _row("chat_store's feed to rollups (its server in this process)", fed, naive, bar=None),
     ]
 
