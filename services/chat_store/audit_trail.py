@@ -108,7 +108,8 @@ async def _before(store: AuditStore, tenant_id: str, place: TrailPlace | None) -
 
 def _backwards(link: AuditLink, place: TrailPlace | None) -> Iterator[tuple[int, AuditEntry]]:
     within = place is not None and place.index and place.link == link.number
-    for index in reversed(range(place.index if place is not None and within else len(link.entries))):
+    end = min(place.index, len(link.entries)) if place is not None and within else len(link.entries)
+    for index in reversed(range(end)):
         yield index, link.entries[index]
 
 

@@ -1,6 +1,6 @@
 """Where pages end and go on: positions in page tokens, and how much one response carries."""
 
-import math
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -14,6 +14,8 @@ from shared.paging import JSON
 
 # Year 9999, the end of what a date can hold.
 LAST_MILLISECOND = 253_402_300_800_000
+# What engines take for a place, and for a revision of a message.
+LAST_SEQ, LAST_REVISION = 2**63 - 1, 2**31 - 1
 
 Position = dict[str, Any] | None
 Sent = TypeVar("Sent", bound=Message)
@@ -66,7 +68,7 @@ def hit_place_at(position: Position) -> HitPlace | None:
         case None:
             return None
         case {"r": int() | float() as score, "t": int(at), "c": str(name), "s": int(seq)} if (
-            math.isfinite(score) and _is_time(at) and is_conversation_id(name) and seq > 0
+            abs(score) <= sys.float_info.max and _is_time(at) and is_conversation_id(name) and 0 < seq <= LAST_SEQ
         ):
             return HitPlace(float(score), _moment(at), name, seq)
     raise edited_token()
@@ -77,7 +79,7 @@ def window_at(asked: Window, position: Position) -> Window:
     match position:
         case None:
             return asked
-        case {"s": int(seq)} if asked.holds(seq):
+        case {"s": int(seq)} if asked.holds(seq) and seq <= LAST_SEQ:
             return asked.beyond(seq)
     raise edited_token()
 
@@ -87,7 +89,7 @@ def revision_at(position: Position) -> int:
     match position:
         case None:
             return -1
-        case {"v": int(revision)} if revision >= 0:
+        case {"v": int(revision)} if 0 <= revision <= LAST_REVISION:
             return revision
     raise edited_token()
 

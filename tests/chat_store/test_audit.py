@@ -9,8 +9,8 @@ import pytest
 
 from services.chat_store import audit as audit_module
 from services.chat_store.audit import Audit
-from services.chat_store.audit_chain import AuditEntry, AuditLink
-from services.chat_store.audit_trail import Numbered, Proof, TrailSelection, proofs, trail
+from services.chat_store.audit_chain import AuditEntry, AuditLink, next_link
+from services.chat_store.audit_trail import Numbered, Proof, TrailPlace, TrailSelection, proofs, trail
 from services.chat_store.selection import Period
 from services.chat_store.store import AuditStore
 from shared.errors import Unavailable
@@ -253,6 +253,12 @@ async def test_the_trail_is_read_newest_first_in_pages_without_gaps(kept: AuditS
         found = await _pages(kept, tenant_id, TrailSelection(limit=limit))
         assert [each.number for each in found] == list(range(15, 0, -1))
         assert [each.entry.outcome for each in found] == (await outcomes(kept, tenant_id))[::-1]
+
+
+async def test_a_place_behind_the_end_of_a_link_is_its_end(kept: AuditStore, tenant_id: str) -> None:
+    assert await kept.add(next_link(tenant_id, None, [AuditEntry(datetime.now(UTC), "ana", "", "Get", "c1", "OK")]))
+    behind = await trail(kept, tenant_id, TrailSelection(before=TrailPlace(1, 50)))
+    assert [numbered.number for numbered in behind.entries] == [1]
 
 
 async def test_the_trail_is_filtered(kept: AuditStore, tenant_id: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from services.chat_store.audit_trail import Numbered, Proof, TrailPlace, TrailSe
 from services.chat_store.audited import resource_of
 from services.chat_store.entries import Entry, EntryKind
 from services.chat_store.model import Conversation, Message
-from services.chat_store.pages import Position, edited_token
+from services.chat_store.pages import LAST_SEQ, Position, edited_token
 from services.chat_store.policy import Policy
 from services.chat_store.privacy import Counts, Receipt, Record, TextPiece
 from services.chat_store.wire.conversations import conversation_to_proto
@@ -125,6 +125,6 @@ def _trail_place(position: dict[str, Any] | None) -> TrailPlace | None:
     match position:
         case None:
             return None
-        case {"l": int(link), "i": int(index)} if link > 0 and index >= 0:
+        case {"l": int(link), "i": int(index)} if 0 < link <= LAST_SEQ and 0 <= index <= LAST_SEQ:
             return TrailPlace(link, index)
     raise edited_token()
