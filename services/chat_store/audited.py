@@ -112,8 +112,8 @@ class _Watch:
                 async with aclosing(answer(request, context)) as responses:
                     async for response in responses:
                         yield response
-            except ServiceError as error:
-                self._note(request, error.reason)
+            except Exception as error:
+                self._note(request, _outcome_of(error))
                 raise
 
         return watched

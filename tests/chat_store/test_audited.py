@@ -1,7 +1,7 @@
 """Every call leaves its entry: who, through whom, what, on what, and how it ended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc
@@ -16,7 +16,16 @@ from prosa.chat_store.v1 import (
     feed_service_pb2,
     task_service_pb2,
 )
-from services.chat_store.audited import waits_for_its_entry
+from prosa.chat_store.v1.feed_service_pb2_grpc import add_FeedServiceServicer_to_server
+from services.chat_store.audit import Audit
+from services.chat_store.audit_trail import TrailSelection, trail
+from services.chat_store.audited import audited, waits_for_its_entry
+from services.chat_store.engines.memory.store import MemoryChatStore
+from services.chat_store.feed_handlers import FeedHandler
+from services.chat_store.happenings import Event, Shard
+from services.chat_store.store import WHOLE_FEED
+from shared.caller import Caller, acting_as
+from shared.server import Endpoint
 from tests.chat_store.calls import call, create, got, refusal
 from tests.chat_store.conftest import World
 from tests.chat_store.test_admin import MANAGER, manager, talk
@@ -122,6 +131,26 @@ async def test_a_stream_is_entered_when_it_starts_and_when_it_fails(
         ("ConversationService.WatchConversation", "conversations/c2", "RESOURCE_NOT_FOUND"),
         ("ConversationService.WatchConversation", "conversations/c2", "STARTED"),
         ("ConversationService.WatchConversation", "conversations/c1", "STARTED"),
+    ]
+
+
+async def test_a_stream_that_breaks_by_a_fault_of_ours_is_entered_as_such() -> None:
+    class Faulty(MemoryChatStore):
+        async def watch(
+            self, tenant_id: str, resume_token: str, shard: Shard = WHOLE_FEED
+        ) -> AsyncGenerator[Event, None]:
+            raise LookupError
+            yield Event(resume_token)
+
+    store, name = Faulty(), "prosa.chat_store.v1.FeedService"
+    audit = Audit(store.audit)
+    endpoint: Any = audited(Endpoint(add_FeedServiceServicer_to_server, FeedHandler(store), name), audit)
+    async with audit.running():
+        with acting_as(Caller("t", "ana", "k", frozenset(), "", 0.0)), pytest.raises(LookupError):
+            await anext(endpoint.servicer.WatchEvents(feed_service_pb2.WatchEventsRequest(), None))
+    assert [each.entry.outcome for each in (await trail(store.audit, "t", TrailSelection())).entries] == [
+        "INTERNAL",
+        "STARTED",
     ]
 
 
