@@ -22,8 +22,7 @@ from services.chat_store.audit_trail import TrailSelection, trail
 from services.chat_store.audited import audited, waits_for_its_entry
 from services.chat_store.engines.memory.store import MemoryChatStore
 from services.chat_store.feed_handlers import FeedHandler
-from services.chat_store.happenings import Event, Shard
-from services.chat_store.store import WHOLE_FEED
+from services.chat_store.happenings import Event
 from shared.caller import Caller, acting_as
 from shared.server import Endpoint
 from tests.chat_store.calls import call, create, got, refusal
@@ -136,11 +135,8 @@ async def test_a_stream_is_entered_when_it_starts_and_when_it_fails(
 
 async def test_a_stream_that_breaks_by_a_fault_of_ours_is_entered_as_such() -> None:
     class Faulty(MemoryChatStore):
-        async def watch(
-            self, tenant_id: str, resume_token: str, shard: Shard = WHOLE_FEED
-        ) -> AsyncGenerator[Event, None]:
+        def watch(self, *_: object) -> AsyncGenerator[Event, None]:
             raise LookupError
-            yield Event(resume_token)
 
     store, name = Faulty(), "prosa.chat_store.v1.FeedService"
     audit = Audit(store.audit)
