@@ -64,7 +64,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise BindError(f"{host}:{port}") from error
+        raise BindError(f"{host}:{port}", error.strerror or "is another server there?") from error
     listener.listen(2048)
     listener.setblocking(False)  # noqa: FBT003 its only argument
     return listener

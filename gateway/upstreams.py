@@ -11,7 +11,7 @@ from gateway.credentials import Token
 from gateway.routes import Route
 from prosa.tenant_quota.v1 import tenant_service_pb2, tenant_service_pb2_grpc
 from shared.channels import AUTHENTICATE_TIMEOUT_SECONDS, open_channel
-from shared.errors import Internal, ServiceError, Unavailable, error_of
+from shared.errors import DeadlineExceeded, ServiceError, Unavailable, error_of
 
 HEALTH_TIMEOUT_SECONDS = 2.0
 SERVING = "SERVING"
@@ -67,6 +67,5 @@ class Upstreams:
 
 def _without_details(error: ServiceError) -> ServiceError:
     """Whatever keeps tenant_quota from answering keeps the caller out, and is no fault of the request."""
-    if isinstance(error, Internal):
-        return error
-    return Unavailable(dependency="tenant_quota") if isinstance(error, Unavailable) else error
+    no_answer = isinstance(error, Unavailable | DeadlineExceeded)
+    return Unavailable(dependency="tenant_quota") if no_answer else error

@@ -34,8 +34,8 @@ _log = get_logger()
 class BindError(CannotStartError):
     """The address is taken or not ours; a second server never shares a port silently."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(f"cannot listen on {address}: is another server there?")
+    def __init__(self, address: str, why: str = "is another server there?") -> None:
+        super().__init__(f"cannot listen on {address}: {why}")
 
 
 class _Register(Protocol):

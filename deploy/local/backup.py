@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local.__main__ import DEMO_FILE
 from deploy.local.cast import Cast
 from deploy.local.config import LocalConfig
-from deploy.local.data_directory import read_json
+from deploy.local.data_directory import is_held, read_json
 from deploy.local.keyring import keyring_in
 
 SERVICE = "chat_store"
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     config = LocalConfig()
     wanted = _parser().parse_args(arguments)
     running = read_json(config.data_dir / DEMO_FILE)
-    if not running:
+    if not running or not is_held(config.data_dir):
         print(f"nothing runs on {config.data_dir}: start it with `make run`", file=sys.stderr)  # noqa: T201
         return 1
     file = Path(wanted.file or _new_file(config.data_dir))

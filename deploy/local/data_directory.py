@@ -39,6 +39,15 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a run works on this directory, which exists."""
+    try:
+        with held(directory):
+            return False
+    except DirectoryHeldError:
+        return True
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in the file; empty when there is no file. FileUnreadableError when it holds something else."""
     try:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.__main__ import DEMO_FILE
+from deploy.local.cast import PORT_FIELDS
+from deploy.local.data_directory import write_json
 from tests.house.processes import REPOSITORY, System
 
 
@@ -59,3 +62,12 @@ def test_a_backup_has_a_name_of_its_own_unless_it_is_given_one(system: System) -
 def test_nothing_is_backed_up_where_nothing_runs(tmp_path: Path) -> None:
     code, told = run(System(tmp_path), "backup")
     assert (code, "make run" in told) == (1, True)
+
+
+def test_what_a_killed_run_left_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    ports = dict.fromkeys((name.removesuffix("_port") for name in PORT_FIELDS), 1)
+    write_json(directory / DEMO_FILE, {"ports": ports})
+    code, told = run(System(tmp_path), "backup")
+    assert (code, told) == (1, f"nothing runs on {directory}: start it with `make run`\n")

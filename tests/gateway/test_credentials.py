@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from gateway import upstreams
 from gateway.credentials import Credentials, Token
 from shared.clock import ManualClock
 from shared.errors import Unauthenticated, Unavailable
@@ -220,3 +221,12 @@ async def test_the_key_is_asked_about_once_for_many_requests(gateway: Gateway) -
     answers = await asyncio.gather(*(gateway.client.get(PATH, headers=KEY) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert gateway.seen.authentications == 1
+
+
+async def test_a_tenant_quota_that_does_not_answer_is_503_not_the_callers_timeout(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstreams, "AUTHENTICATE_TIMEOUT_SECONDS", 0.3)
+    response = await client.get(PATH, headers={"x-api-key": "pk_test_slow"})
+    assert (response.status_code, "retry-after" in response.headers) == (503, True)
+    assert response.json()["details"][0]["metadata"] == {"dependency": "tenant_quota"}

@@ -84,4 +84,4 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(signing_keys: Signing
         command = [sys.executable, "-m", "gateway"]
         ended = subprocess.run(command, env=settings(signing_keys, port), capture_output=True, timeout=20, text=True)
     assert ended.returncode == 1
-    assert ended.stderr == f"gateway: cannot listen on {LOOPBACK}:{port}: is another server there?\n"
+    assert ended.stderr == f"gateway: cannot listen on {LOOPBACK}:{port}: Address already in use\n"

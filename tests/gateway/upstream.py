@@ -65,6 +65,8 @@ class Tenants(tenants_grpc.TenantServiceServicer):
             raise errors.Unauthenticated
         if user == "down":
             raise errors.Unavailable(dependency="postgresql")
+        if user == "slow":
+            await asyncio.sleep(20)
         token, expires = self._signer.sign(key_id="k", tenant_id="t", user_id=user, scopes=SCOPES)
         response = tenants.AuthenticateResponse(access_token=token)
         response.expire_time.FromSeconds(int(expires))
