@@ -35,7 +35,7 @@ class CrashedError(Exception):
 
 
 class _DyingMongoChatStore(MongoChatStore):
-    async def _bring_up_to_date(self, header: Document, append: Document) -> None:
+    async def _bring_up_to_date(self, header: Document, append: Document) -> bool:
         raise CrashedError
 
 

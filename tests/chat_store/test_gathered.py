@@ -28,12 +28,12 @@ class PurgingStore(MongoChatStore):
 
     purged = ""
 
-    async def _bring_up_to_date(self, header: Document, append: Document) -> None:
+    async def _bring_up_to_date(self, header: Document, append: Document) -> bool:
         if self.purged:
             if header["conversation_id"] == self.purged:
                 await self._headers.conversations.delete_one({"_id": header["_id"]})
             await self._all_are_here.wait()
-        await super()._bring_up_to_date(header, append)
+        return await super()._bring_up_to_date(header, append)
 
     @cached_property
     def _all_are_here(self) -> asyncio.Barrier:

@@ -206,17 +206,26 @@ class MongoChatStore:
             # By majority: the acknowledgement of the first try may never have come.
             await self._headers.bring_up_to_date(header, append, durable=True)
         else:
-            await self._bring_up_to_date(header, append)
+            return append if await self._bring_up_to_date(header, append) else None
         return append
 
-    async def _bring_up_to_date(self, header: Document, append: Document) -> None:
-        """The header, unless another writer was faster; a conversation that was purged meanwhile took no message."""
+    async def _bring_up_to_date(self, header: Document, append: Document) -> bool:
+        """The header, unless another writer was faster; a conversation that was purged meanwhile took no message.
+
+        False when the place was free only because what stood there had been trimmed, long after this writer looked.
+        """
         if await self._headers.bring_up_to_date(header, append):
-            return
+            return True
         same = {"_id": header["_id"], "create_time": header["create_time"]}
-        if await self._headers.conversations.find_one(same, {"_id": 1}) is None:
-            await self._headers.appends.delete_one({"_id": append["_id"], "since": header["create_time"]})
+        kept = await self._headers.conversations.find_one(same, {"first_seq": 1})
+        if kept is not None and append["first_seq"] >= kept.get("first_seq", 1):
+            return True
+        misplaced = {"_id": append["_id"], "since": header["create_time"], "fingerprint": append["fingerprint"]}
+        removed = await self._headers.appends.delete_one(misplaced)
+        if kept is None:
             raise NotFound("conversation", header["conversation_id"])
+        # What is gone already was stored in time, and trimmed since.
+        return not removed.deleted_count
 
     async def _looked_at_again(self, reach: Reach, header: Document) -> Document:
         """The header with what the end of the appends says, after a collision there."""
