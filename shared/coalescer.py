@@ -122,6 +122,8 @@ class Coalescer(Generic[Item, Answer]):
             await self._answer_together(batch)
         finally:
             self._identities.difference_update(self._identity(waiting.item) for waiting in batch)
+            # Cancelled from within by a library, or answered too little: nobody may wait for ever.
+            _refuse(batch, Unavailable("the statement was broken off"))
 
     async def _answer_together(self, batch: list[_Waiting[Item, Answer]]) -> None:
         try:

@@ -133,3 +133,16 @@ async def test_closing_finishes_what_is_in_and_takes_nothing_new(statement: Stat
     assert await asyncio.gather(*waiting) == list("ABC")
     with pytest.raises(Unavailable):
         await gatherer.submit("d")
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_nobody_waits_for_ever_for_a_statement_that_was_broken_off(*, cancelled: bool) -> None:
+    async def too_little(items: Sequence[str]) -> Sequence[str]:
+        if cancelled:
+            raise asyncio.CancelledError
+        return items[:-1]
+
+    gatherer = Coalescer(too_little)
+    async with asyncio.timeout(2):
+        answers = await asyncio.gather(*(gatherer.submit(item) for item in "ab"), return_exceptions=True)
+    assert isinstance(answers[1], Unavailable)
