@@ -132,7 +132,7 @@ class Admission:
         RequestIdReused for the request_id of another upload; NotFound for a collection that is not there.
         """
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await _one_judge(connection, tenant_id)
+            await one_judge(connection, tenant_id)
             await _require_collection(connection, tenant_id, upload.said.collection_id)
             result, _ = await _judged(connection, tenant_id, upload)
             return result
@@ -146,7 +146,7 @@ class Admission:
 
     async def _admit(self, tenant_id: str, upload: NewDocument) -> UploadResult:
         async with tenant_transaction(self._pool, tenant_id) as connection:
-            await _one_judge(connection, tenant_id)
+            await one_judge(connection, tenant_id)
             await _require_collection(connection, tenant_id, upload.said.collection_id)
             result, finding = await _judged(connection, tenant_id, upload)
             if result is not None:
@@ -161,7 +161,7 @@ class Admission:
     async def settle(self, job: Job, text: ReadText) -> bool:
         """Judges the document by its text and writes down what was read; False if it is not kept after all."""
         async with tenant_transaction(self._pool, job.tenant_id) as connection:
-            await _one_judge(connection, job.tenant_id)
+            await one_judge(connection, job.tenant_id)
             await require_lease(connection, job)
             document = await _document(connection, job.tenant_id, UUID(job.document_id), locked=True)
             title = document_title(document.given_title, text.title, document.filename)
@@ -179,7 +179,8 @@ class Admission:
             return True
 
 
-async def _one_judge(connection: asyncpg.Connection, tenant_id: str) -> None:
+async def one_judge(connection: asyncpg.Connection, tenant_id: str) -> None:
+    """Until the end of the transaction nobody else judges what the tenant has, or changes what judges go by."""
     await connection.execute(
         "select pg_advisory_xact_lock(hashtextextended($1, 0))", f"document_rag admissions of {tenant_id}"
     )

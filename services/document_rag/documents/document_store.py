@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
+from services.document_rag.documents.admission import one_judge
 from services.document_rag.documents.document_rows import COLUMNS, DOCUMENTS, STATE, document_of, stage_error_of
 from services.document_rag.documents.index_writer import one_writer, remove_from_index
 from services.document_rag.documents.job_queue import enqueue_again, tell
@@ -150,6 +151,7 @@ class DocumentStore:
     async def retry(self, tenant_id: str, document_id: str) -> Document:
         """Sets the document to be worked on at once: anew, without a pause, or read again. NotFound as in get."""
         async with tenant_transaction(self._pool, tenant_id) as connection:
+            await one_judge(connection, tenant_id)
             document = await _get(connection, [tenant_id], document_id)
             key = UUID(document.document_id)
             await connection.execute(_REVIVE, tenant_id, key)

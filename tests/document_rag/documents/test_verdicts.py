@@ -63,12 +63,39 @@ async def test_the_index_over_the_bytes_holds_where_the_judge_does_not(
         await together.wait()
         await insert(*arguments)
 
-    monkeypatch.setattr(admission, "_one_judge", nobody)
+    monkeypatch.setattr(admission, "one_judge", nobody)
     monkeypatch.setattr(admission, "_insert", insert_together)
     uploads = [client.upload(samples.IPTU.encode(), f"{n}.md", return_early=True) for n in range(4)]
     responses = await asyncio.gather(*uploads)
     assert len({response.document.document_id for response in responses}) == 1
     assert sum(response.kept for response in responses) == 1
+
+
+async def test_a_retry_waits_for_an_upload_of_the_same_bytes_that_is_being_admitted(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = samples.pdf("")
+    failed = (await client.upload(scan, "scan.pdf", return_early=True)).document
+    watching = pb.WatchIngestionRequest(document_id=failed.document_id)
+    *_, end = [each async for each in client.documents.WatchIngestion(watching, metadata=client.metadata)]
+    assert end.state == pb.DOCUMENT_STATE_FAILED
+    inserted, may_commit = asyncio.Event(), asyncio.Event()
+    enqueue = admission.enqueue
+
+    async def enqueue_slowly(*arguments: Any) -> None:
+        inserted.set()
+        await may_commit.wait()
+        await enqueue(*arguments)
+
+    monkeypatch.setattr(admission, "enqueue", enqueue_slowly)
+    uploading = asyncio.create_task(client.upload(scan, "scan.pdf", return_early=True))
+    await inserted.wait()
+    retry = pb.RetryIngestionRequest(document_id=failed.document_id)
+    retrying = client.documents.RetryIngestion(retry, metadata=client.metadata)
+    await asyncio.sleep(0.2)
+    may_commit.set()
+    assert (await uploading).kept
+    assert (await retrying).document_id == failed.document_id
 
 
 async def test_the_same_words_in_another_form_are_a_duplicate(client: Client) -> None:

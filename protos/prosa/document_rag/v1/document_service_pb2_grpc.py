@@ -185,8 +185,8 @@ class DocumentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryIngestion(self, request, context):
-        """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
-        on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+        """Works on a document at once: on a FAILED or SKIPPED one anew, on one that waits for its next attempt without the
+        wait, and on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
         Returns NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

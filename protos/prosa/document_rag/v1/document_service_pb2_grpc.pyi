@@ -81,8 +81,8 @@ class DocumentServiceStub:
     FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
     """
     RetryIngestion: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.RetryIngestionRequest, _document_service_pb2.Document]
-    """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
-    on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+    """Works on a document at once: on a FAILED or SKIPPED one anew, on one that waits for its next attempt without the
+    wait, and on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
     Returns NOT_FOUND if it does not exist.
     """
     DiagnoseDocument: _grpc.UnaryUnaryMultiCallable[_document_service_pb2.DiagnoseDocumentRequest, _document_service_pb2.Diagnosis]
@@ -144,8 +144,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     FAILED or SKIPPED). Returns NOT_FOUND if the document does not exist or is deleted meanwhile.
     """
     RetryIngestion: _aio.UnaryUnaryMultiCallable[_document_service_pb2.RetryIngestionRequest, _document_service_pb2.Document]  # type: ignore[assignment]
-    """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
-    on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+    """Works on a document at once: on a FAILED or SKIPPED one anew, on one that waits for its next attempt without the
+    wait, and on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
     Returns NOT_FOUND if it does not exist.
     """
     DiagnoseDocument: _aio.UnaryUnaryMultiCallable[_document_service_pb2.DiagnoseDocumentRequest, _document_service_pb2.Diagnosis]  # type: ignore[assignment]
@@ -258,8 +258,8 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _document_service_pb2.RetryIngestionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_document_service_pb2.Document, _abc.Awaitable[_document_service_pb2.Document]]:
-        """Works on a document at once: on a FAILED one anew, on one that waits for its next attempt without the wait, and
-        on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
+        """Works on a document at once: on a FAILED or SKIPPED one anew, on one that waits for its next attempt without the
+        wait, and on a READY one by reading its original again, while it stays READY and is found as it was until the commit.
         Returns NOT_FOUND if it does not exist.
         """
 
