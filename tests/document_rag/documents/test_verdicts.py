@@ -12,6 +12,7 @@ from prosa.document_rag.v1 import filter_pb2
 from prosa.document_rag.v1 import search_service_pb2 as search_pb2
 from services.document_rag.__main__ import Documents
 from services.document_rag.documents import admission
+from services.document_rag.documents.job_queue import enqueue
 from services.document_rag.documents.model import Fate, Finding, Likeness, Policy
 from tests.document_rag import samples
 from tests.document_rag.conftest import Client
@@ -80,7 +81,6 @@ async def test_a_retry_waits_for_an_upload_of_the_same_bytes_that_is_being_admit
     *_, end = [each async for each in client.documents.WatchIngestion(watching, metadata=client.metadata)]
     assert end.state == pb.DOCUMENT_STATE_FAILED
     inserted, may_commit = asyncio.Event(), asyncio.Event()
-    enqueue = admission.enqueue
 
     async def enqueue_slowly(*arguments: Any) -> None:
         inserted.set()
