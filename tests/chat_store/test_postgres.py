@@ -1,6 +1,7 @@
 """What PostgreSQL itself guarantees beneath the engine: tenants apart, an audit that stays, a feed without a gap."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.chat_store.engines import SCHEMA, SCHEMA_DIRECTORY
+from services.chat_store.engines.postgres import rows
 from services.chat_store.engines.postgres.feed import ENGINE
 from services.chat_store.engines.postgres.rows import plain, spoken, words_in
 from services.chat_store.engines.postgres.store import PostgresChatStore
@@ -18,7 +20,7 @@ from services.chat_store.feed_token import feed_token
 from services.chat_store.happenings import Appended, Event
 from services.chat_store.model import NewConversation
 from services.chat_store.selection import Search, SearchOrder
-from services.chat_store.words import words_of
+from services.chat_store.words import terms_of, words_of
 from shared.errors import InvalidArgument
 from shared.identifiers import new_id
 from shared.postgres import migrate, open_pool, tenant_transaction
@@ -207,6 +209,22 @@ async def test_an_id_that_is_used_again_at_the_same_moment_has_another_time(stor
         times.append((await store.create(reach, NewConversation(name, "ana"))).create_time)
         await store.upkeep.purge(reach.tenant_id, name)
     assert sorted(set(times)) == times
+
+
+@pytest.mark.parametrize("text", ["curto", "palavra " * 10_000, "enorme " * 100_000], ids=["short", "long", "apart"])
+async def test_long_texts_are_cut_into_terms_beside_the_event_loop(
+    store: PostgresChatStore, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    cut_in = list[int]()
+
+    def watched(words: str) -> list[str]:
+        cut_in.append(threading.get_ident())
+        return terms_of(words)
+
+    monkeypatch.setattr(rows, "terms_of", watched)
+    reach = somebody()
+    await store.append(reach, await started(store, reach), batch_of(said(text)))
+    assert (cut_in == [threading.get_ident()]) == (text == "curto")
 
 
 async def _next_telling(feed: AsyncGenerator[Event, None]) -> Event:

@@ -4,6 +4,7 @@ Every write is one transaction that holds the header, so `seq` is dense and nobo
 tells is written in it (schema/0001). Appending, a page and a version are one round trip each (schema/0002).
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -39,6 +40,8 @@ from shared.errors import AlreadyExists, RequestIdReused, ServiceError
 from shared.postgres import pool_ready
 
 LAST_SEQ = 2**63 - 1
+# From so many characters on they are cut into terms beside the event loop: a whole batch of long ones takes seconds.
+SHORT_CHARACTERS = 10_000
 # What append() says (schema/0002); whatever else: there is no such conversation.
 STORED, STORED_BEFORE, REUSED, TAKEN, CLOSED = 1, 2, 4, 5, 6
 
@@ -102,7 +105,7 @@ class PostgresChatStore:
         """One call: waits for its turn on the header, recognises what was stored before, stores."""
         called = self._database.called(reach, conversation_id)
         statement = "select * from append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"
-        arguments = _append_arguments(reach.tenant_id, batch)
+        arguments = await _append_arguments(reach.tenant_id, batch)
         request = (plain(batch.request_id), batch.fingerprint, self._database.now())
         outcome, first_seq, at, name = (await self._database.call(statement, *called, *request, *arguments))[0]
         if outcome == STORED:
@@ -178,7 +181,13 @@ def _refusal(outcome: int, conversation_id: str, message_id: str) -> ServiceErro
     return missing(conversation_id)
 
 
-def _append_arguments(tenant_id: str, batch: Batch) -> tuple[object, ...]:
+async def _append_arguments(tenant_id: str, batch: Batch) -> tuple[object, ...]:
+    if batch.bodies or sum(len(draft.words) for draft in batch.drafts) > SHORT_CHARACTERS:
+        return await asyncio.to_thread(_arguments_of, tenant_id, batch)
+    return _arguments_of(tenant_id, batch)
+
+
+def _arguments_of(tenant_id: str, batch: Batch) -> tuple[object, ...]:
     drafts = batch.drafts
     return (
         [plain(draft.message_id) for draft in drafts],
