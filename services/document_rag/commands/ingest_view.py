@@ -37,8 +37,8 @@ class IngestView(Protocol):
         ...
 
 
-class JsonView:
-    """A JSON object a file as each ends, then one of the totals, on standard output."""
+class _NoProgress:
+    """Says nothing until a file ends."""
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +48,10 @@ class JsonView:
 
     def stage(self, *_: object, **__: object) -> None:
         return
+
+
+class JsonView(_NoProgress):
+    """A JSON object a file as each ends, then one of the totals, on standard output."""
 
     def ended(self, outcome: Outcome) -> None:
         _write(
@@ -69,21 +73,12 @@ class JsonView:
         _write({"files": len(outcomes), "states": dict(states), "verdicts": dict(verdicts)})
 
 
-class QuietView:
+class QuietView(_NoProgress):
     """A line for each file that failed, and nothing else."""
 
     def __init__(self, console: Console, words: Words) -> None:
         self._console = console
         self._words = words
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def stage(self, *_: object, **__: object) -> None:
-        return
 
     def ended(self, outcome: Outcome) -> None:
         if outcome.state == FAILED:
