@@ -30,7 +30,7 @@ TENANT_ID = "prefeitura-de-exemplo"
 TENANT_NAME = "Prefeitura de Exemplo"
 USER_ID = "ana"
 QUESTION = "Até que dia posso pagar o IPTU em cota única com desconto?"
-TEAM_QUESTION = "Até que dia pago o IPTU em cota única, e quando passa a coleta seletiva?"
+TEAM_QUESTION = "Que desconto tem o IPTU em cota única, e a que horas passa o caminhão da coleta seletiva?"
 # Quotes from documents cost nothing, and the price book says so: a price of 0 is not an unknown one.
 FREE_MODEL = "extractive"
 TOKENS_PER_DAY = 2_000_000

@@ -60,11 +60,13 @@ class Outbox(Generic[Event]):
 
     def confirm(self, event: Event | Delta) -> None:
         """The event was written to the reader's connection."""
-        if isinstance(event, Delta) and not self.reader_left.is_set():
-            self._delivered.append(event.text)
+        if not self.reader_left.is_set():
+            self._count(event)
 
     def leave(self) -> None:
-        """The reader is gone: nothing waits for it any more."""
+        """The reader is gone: nothing waits for it any more. What was being written may have been read, and counts."""
+        if self._handed is not None:
+            self._count(self._handed)
         self.reader_left.set()
         self._waiting.clear()
         self._update()
@@ -80,11 +82,14 @@ class Outbox(Generic[Event]):
             async with asyncio.timeout(self._patience_seconds):
                 await self._room.wait()
         except TimeoutError:
-            if self._handed is not None:
-                self.confirm(self._handed)
             self.leave()
         finally:
             self._patience_seconds -= time.monotonic() - began
+
+    def _count(self, event: Event | Delta) -> None:
+        self._handed = None
+        if isinstance(event, Delta):
+            self._delivered.append(event.text)
 
     def _text_waiting(self) -> str:
         texts = []
