@@ -134,6 +134,12 @@ async def _introduced(
         raise CannotStartError(f"the database lacks something: {error} (has `migrate` been run?)") from error
 
 
+async def _refuse_pooler(connection: asyncpg.Connection) -> None:
+    """A pooler gives a process number of its own when it is connected to."""
+    if await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid():
+        raise CannotStartError("DATABASE_URL leads to a pooler of connections: name the PostgreSQL server itself")
+
+
 async def _leave_as_it_is(_: asyncpg.Connection) -> None:
     """Instead of the pool's RESET ALL, a round trip for every call: what our transactions set ends with them.
 
@@ -184,12 +190,21 @@ def open_readers(
     max_size: int = 10,
     on_connect: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
 ) -> AbstractAsyncContextManager[asyncpg.Pool]:
-    """A pool for `tenant_reading`: nothing can be written through it. Opened and closed as `open_pool` does."""
+    """A pool for `tenant_reading`: nothing can be written through it. Opened and closed as `open_pool` does.
+
+    Raises CannotStartError behind a pooler: what one connection was put under could be another's there.
+    """
+
+    async def prepare(connection: asyncpg.Connection) -> None:
+        await _refuse_pooler(connection)
+        if on_connect is not None:
+            await on_connect(connection)
+
     return open_pool(
         url,
         schema=schema,
         max_size=max_size,
-        on_connect=on_connect,
+        on_connect=prepare,
         connection_class=_Reader,
         session={"default_transaction_read_only": "on"},
     )

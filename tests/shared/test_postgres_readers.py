@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from shared.config import CannotStartError
 from shared.errors import Unavailable
 from shared.postgres import migrate, open_pool, open_readers, tenant_reading, tenant_transaction
 from tests.shared.notes import NOTES, SCHEMA, add, killed_by, notes
@@ -54,6 +55,15 @@ async def test_a_hurried_reader_has_its_own_settings_and_not_those_of_the_last(r
             assert await connection.fetchval("show enable_sort") == sorts
             assert await connection.fetchval("show timezone") == "UTC"
             assert await connection.fetchval("select current_user") == f"prosa_{SCHEMA}"
+
+
+async def test_behind_a_pooler_nobody_reads_in_a_hurry(
+    url: SecretStr, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda _: 7)
+    with pytest.raises(CannotStartError, match="pooler"):
+        async with open_readers(url, schema=SCHEMA, max_size=1):
+            pytest.fail("opened")
 
 
 async def test_a_hurried_reader_who_was_cancelled_while_it_was_put_under_settings_is_put_anew(
