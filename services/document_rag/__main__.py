@@ -1,10 +1,11 @@
 """Composition root of document_rag: `python -m services.document_rag [migrate]`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import asyncpg
 from openai import AsyncOpenAI
@@ -94,22 +95,20 @@ class Documents:
         return self.ingestion.ingest
 
 
+_OpenPool: TypeAlias = AbstractAsyncContextManager[asyncpg.Pool]
+
+
 @asynccontextmanager
 async def open_documents(config: Config) -> AsyncIterator[Documents]:
     """Everything between the handlers of documents and their database; closed at the end of the block."""
+
+    def connected(opening: Callable[..., _OpenPool]) -> _OpenPool:
+        size = config.database_max_connections
+        return opening(config.database_url, schema=SCHEMA, max_size=size, on_connect=register_vector_type)
+
     async with (
-        open_pool(
-            config.database_url,
-            schema=SCHEMA,
-            max_size=config.database_max_connections,
-            on_connect=register_vector_type,
-        ) as pool,
-        open_readers(
-            config.database_url,
-            schema=SCHEMA,
-            max_size=config.database_max_connections,
-            on_connect=register_vector_type,
-        ) as readers,
+        connected(open_pool) as pool,
+        connected(open_readers) as readers,
         _open_embedder(config) as embedder,
         _open_reranker(config) as reranker,
     ):

@@ -15,6 +15,7 @@ from services.analytics.intake.streams import Kind, open_lanes
 from services.analytics.intake.worker import Desk
 from services.analytics.rollups.projection import Projection
 from services.analytics.rollups.rollup_store import RollupStore
+from services.analytics.rollups.statements import StatementStore
 from shared.mongo import MongoDatabase, open_mongo
 from shared.redis_streams import Stream, open_redis
 from tests.analytics.events import COUNTED
@@ -41,6 +42,11 @@ async def store(database: MongoDatabase) -> RollupStore:
     opened = RollupStore(database)
     await opened.prepare()
     return opened
+
+
+@pytest.fixture
+def statements(database: MongoDatabase, store: RollupStore) -> StatementStore:
+    return StatementStore(database, store.projection)
 
 
 @pytest.fixture

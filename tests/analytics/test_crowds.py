@@ -21,7 +21,6 @@ from services.analytics.rollups.rollup_store import RollupStore
 from services.analytics.rollups.series import USERS
 from services.analytics.rollups.sketches import digest_of, users_merged
 from services.analytics.rollups.statements import StatementStore
-from shared.mongo import MongoDatabase
 from tests.analytics.events import NOON
 from tests.analytics.report_stub import Stub, content, reporting, start_of, tenant
 from tests.house.signing import SigningKeys
@@ -37,11 +36,6 @@ BEGIN, END = datetime(2026, 10, 1, 3, tzinfo=UTC), datetime(2026, 11, 1, 3, tzin
 async def stub(store: RollupStore, positions: FeedPositions, signing_keys: SigningKeys) -> AsyncIterator[Stub]:
     async with reporting(store, positions, signing_keys) as opened:
         yield opened
-
-
-@pytest.fixture
-def statements(database: MongoDatabase, store: RollupStore) -> StatementStore:
-    return StatementStore(database, store.projection)
 
 
 async def talk(statements: StatementStore, *spoken: tuple[str, str, datetime], first: int = 0) -> None:

@@ -39,11 +39,6 @@ async def stub(store: RollupStore, positions: FeedPositions, signing_keys: Signi
         yield opened
 
 
-@pytest.fixture
-def statements(database: MongoDatabase, store: RollupStore) -> StatementStore:
-    return StatementStore(database, store.projection)
-
-
 def timed(latency: int, first_token: int, *, at: datetime = NOON, **kept: Any) -> Any:
     message = answer(at=at, **kept)
     message.latency_ms, message.time_to_first_token_ms = latency, first_token

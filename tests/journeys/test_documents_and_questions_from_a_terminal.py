@@ -7,25 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.processes import REPOSITORY, System
-from tests.journeys.tenant import Tenant, new_tenant
+from tests.house.processes import REPOSITORY
+from tests.journeys.tenant import Tenant
 from tests.journeys.terminal import Terminal, records
 
 IPTU = "# Guia do IPTU\n\nA cota única do IPTU vence em 10 de março e tem desconto de 12%.\n"
 LIXO = "# Coleta de lixo\n\nA coleta seletiva passa às terças e quintas-feiras no bairro Centro, às 7 horas.\n"
 QUESTION = "Quando vence a cota única do IPTU?"
-
-
-@pytest.fixture
-def tenant(system: System) -> Tenant:
-    """A tenant nobody else uses."""
-    return new_tenant(system)
-
-
-@pytest.fixture
-def terminal(tenant: Tenant, tmp_path: Path) -> Terminal:
-    """The shell of its administrator."""
-    return Terminal.of(tenant.admin, tmp_path)
 
 
 @pytest.fixture

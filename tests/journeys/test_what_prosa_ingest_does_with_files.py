@@ -7,24 +7,12 @@ import pytest
 
 from tests.document_rag import samples
 from tests.house.processes import System
-from tests.journeys.tenant import Json, Tenant, eventually, new_tenant
+from tests.journeys.tenant import Json, Tenant, eventually
 from tests.journeys.terminal import Terminal, records
 
 IPTU = "# Guia do IPTU\n\nA cota única do IPTU vence em 10 de março e tem desconto de 12%.\n"
 LATER = IPTU.replace("10 de março", "20 de abril")
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"
-
-
-@pytest.fixture
-def tenant(system: System) -> Tenant:
-    """A tenant nobody else uses."""
-    return new_tenant(system)
-
-
-@pytest.fixture
-def terminal(tenant: Tenant, tmp_path: Path) -> Terminal:
-    """The shell of its administrator."""
-    return Terminal.of(tenant.admin, tmp_path)
 
 
 @pytest.fixture
