@@ -98,18 +98,21 @@ async def test_stop_goes_backwards_and_leaves_no_process_not_even_a_stubborn_one
         "time.sleep(600)"
     )
     polite = (
-        "import signal, sys, time;signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit())); time.sleep(600)"
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit()));"
+        "print('hello'); time.sleep(600)"
     )
     await stage.supervisor.start([Program("stubborn", lambda: python(stubborn), grace_seconds=0.5)])
     await stage.supervisor.start([Program("polite", lambda: python(polite))])
-    await asyncio.sleep(0.5)
+    await until(lambda: "stubborn     | " in stage.said and "hello" in stage.said)
     grandchild = int(stage.said.split("stubborn     | ")[1].split()[0])
     pids = list(stage.supervisor.pids.values())
 
     await stage.supervisor.stop()
 
     assert len(pids) == 2
-    assert not any(_runs(pid) for pid in [*pids, grandchild])
+    assert not any(_runs(pid) for pid in pids)
+    # It is killed by then, and not yet gone: it is nobody's child to wait for.
+    await until(lambda: not _runs(grandchild))
     assert stage.said.index("bye") < stage.said.index("stubborn did not stop when asked")
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -89,6 +90,8 @@ class CachedChatStore:
         self._shared = shared
         self._counts = Counter[tuple[str, str]]()
         self._waiting = set[asyncio.Task[None]]()
+        # What is written to Redis last of each conversation that anything waits for.
+        self._last_of = dict[tuple[str, str], asyncio.Task[None]]()
         self.upkeep: Upkeep = CachedUpkeep(store.upkeep, [shared, own] if shared is not None else [own])
         # Where the cache has no part, there is nothing in between.
         self.entries, self.audit = store.entries, store.audit
@@ -114,14 +117,15 @@ class CachedChatStore:
         if not made.totals.messages and made.first_seq == 1:
             key, version = (reach.tenant_id, made.conversation_id), Version(made.create_time, 1, 0, made.revision)
             await self._own.keep(*key, version, ())
-            self._later(lambda shared: shared.keep(*key, version, ()))
+            self._later(key, lambda shared: shared.keep(*key, version, ()))
         return made
 
     async def append(self, reach: Reach, conversation_id: str, batch: Batch) -> list[Message]:
         """Stores the batch, then lets the tails follow: reading follows most appends."""
         stored = await self._store.append(reach, conversation_id, batch)
-        await self._own.extend(reach.tenant_id, conversation_id, stored)
-        self._later(lambda shared: shared.extend(reach.tenant_id, conversation_id, stored))
+        key = (reach.tenant_id, conversation_id)
+        await self._own.extend(*key, stored)
+        self._later(key, lambda shared: shared.extend(*key, stored))
         return stored
 
     async def read(self, reach: Reach, conversation_id: str, window: Window) -> Page:
@@ -161,10 +165,11 @@ class CachedChatStore:
         hit = self._hit(self._shared, held, version)
         page = hit or await self._past(reach, conversation_id, window)
         if is_end and version is not None and _ends(page, version):
+            key = (reach.tenant_id, conversation_id)
             if self._own.times_forgotten == times_forgotten:
-                await self._own.keep(reach.tenant_id, conversation_id, version, page.messages)
+                await self._own.keep(*key, version, page.messages)
             if hit is None:
-                self._later(lambda shared: self._fill(shared, reach, conversation_id, version, page.messages))
+                self._later(key, lambda shared: self._fill(shared, reach, conversation_id, version, page.messages))
         return page
 
     async def _held(self, reach: Reach, conversation_id: str, window: Window) -> Held | None:
@@ -203,21 +208,31 @@ class CachedChatStore:
         if not still:
             await shared.forget(reach.tenant_id, conversation_id)
 
-    def _later(self, write: Callable[[Tails], Coroutine[Any, Any, None]]) -> None:
-        """To Redis, after the answer: nobody waits for it, and it may fail."""
-        shared = self._shared
+    def _later(self, key: tuple[str, str], write: Callable[[Tails], Coroutine[Any, Any, None]]) -> None:
+        """To Redis, after the answer: nobody waits for it, and it may fail. In order within a conversation.
+
+        A tail that is extended before it is kept is without what it was extended by.
+        """
+        shared, before = self._shared, self._last_of.get(key)
         if shared is None or not shared.available or len(self._waiting) >= MAX_WAITING:
             return
 
         async def written() -> None:
+            if before is not None:
+                await asyncio.wait([before])
             try:
                 await write(shared)
             except Unavailable:  # of Redis, which has said so already, or of the engine, whose next caller will hear it
                 return
 
-        task = asyncio.create_task(written())
+        task = self._last_of[key] = asyncio.create_task(written())
         self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        task.add_done_callback(partial(self._written, key))
+
+    def _written(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        self._waiting.discard(task)
+        if self._last_of.get(key) is task:
+            del self._last_of[key]
 
     def _count(self, outcome: str, level: str) -> None:
         self._counts[outcome, level] += 1

@@ -1,5 +1,6 @@
 """The cache is worth something, and never believed: what a level says counts only at the version the engine is at."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from services.chat_store.selection import Page, Reach, Window
 from services.chat_store.store import ChatStore
 from shared.errors import NotFound
 from shared.identifiers import new_id
-from tests.chat_store.cache.readings import END, OWN_BYTES, PROCESS, TTL_SECONDS, read
+from tests.chat_store.cache.readings import END, OWN_BYTES, PROCESS, REDIS, TTL_SECONDS, read
 from tests.chat_store.workshop import batch_of, pair, said, somebody, started
 
 
@@ -34,6 +35,22 @@ async def test_what_is_said_while_it_is_cached_comes_from_the_cache(
         "misses",
         await bare.read(reach, conversation, before_the_tail),
     )
+
+
+async def test_a_tail_is_written_to_redis_in_the_order_of_what_happened(
+    on_redis: CachedChatStore, tails: Tails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach, keep = somebody(), tails.keep
+
+    async def kept_slowly(*asked: Any) -> None:
+        await asyncio.sleep(0.2)
+        await keep(*asked)
+
+    monkeypatch.setattr(tails, "keep", kept_slowly)
+    await on_redis.create(reach, NewConversation("c1", "ana"))
+    await on_redis.append(reach, "c1", pair("a"))
+    outcome, page = await read(on_redis, reach, "c1")
+    assert (outcome, len(page.messages)) == (REDIS, 2)
 
 
 async def test_a_conversation_that_is_not_cached_is_from_its_first_read_on(
