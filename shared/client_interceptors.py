@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from shared.access import AUTHORIZATION, SUBJECT_TOKEN
 from shared.caller import caller_or_none
 from shared.deadline import seconds_left
+from shared.errors import ServiceError
 from shared.telemetry import histogram, tracer
 
 UNARY_TIMEOUT_SECONDS = 10.0
@@ -40,13 +41,21 @@ def client_interceptors(get_token: GetToken | None, *, on_behalf: bool) -> list[
 
 
 class _Departure:
-    """What all shapes share: the call's details completed, its span started, its end recorded."""
+    """What all shapes share: a trip begun, and the call's details completed for it."""
 
     def __init__(self, get_token: GetToken | None, on_behalf: bool) -> None:  # noqa: FBT001 handed down by name
         self._get_token = get_token
         self._on_behalf = on_behalf
 
-    async def details(self, details: Details, span: Span, default_timeout: float) -> Details:
+    async def begin(self, details: Details, default_timeout: float) -> "tuple[_Trip, Details]":
+        trip = _Trip(details.method)
+        try:
+            return trip, await self._completed(details, trip.span, default_timeout)
+        except BaseException as error:  # mostly no token: the call never leaves
+            trip.end(_code_of(error))
+            raise
+
+    async def _completed(self, details: Details, span: Span, default_timeout: float) -> Details:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         await self._identify(metadata)
         carrier: dict[str, str] = {}
@@ -118,8 +127,7 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Continuation, client_call_details: Details, request: Any
     ) -> Any:
-        trip = _Trip(client_call_details.method)
-        details = await self._departure.details(client_call_details, trip.span, UNARY_TIMEOUT_SECONDS)
+        trip, details = await self._departure.begin(client_call_details, UNARY_TIMEOUT_SECONDS)
         call = await continuation(details, request)
         await trip.end_with(call)
         return call
@@ -132,8 +140,7 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Continuation, client_call_details: Details, request: Any
     ) -> Any:
-        trip = _Trip(client_call_details.method)
-        details = await self._departure.details(client_call_details, trip.span, STREAM_TIMEOUT_SECONDS)
+        trip, details = await self._departure.begin(client_call_details, STREAM_TIMEOUT_SECONDS)
         return trip.end_when_done(await continuation(details, request))
 
 
@@ -144,8 +151,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Continuation, client_call_details: Details, request_iterator: Any
     ) -> Any:
-        trip = _Trip(client_call_details.method)
-        details = await self._departure.details(client_call_details, trip.span, STREAM_TIMEOUT_SECONDS)
+        trip, details = await self._departure.begin(client_call_details, STREAM_TIMEOUT_SECONDS)
         return trip.end_when_done(await continuation(details, request_iterator))
 
 
@@ -156,9 +162,14 @@ class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(
         self, continuation: Continuation, client_call_details: Details, request_iterator: Any
     ) -> Any:
-        trip = _Trip(client_call_details.method)
-        details = await self._departure.details(client_call_details, trip.span, STREAM_TIMEOUT_SECONDS)
+        trip, details = await self._departure.begin(client_call_details, STREAM_TIMEOUT_SECONDS)
         return trip.end_when_done(await continuation(details, request_iterator))
+
+
+def _code_of(error: BaseException) -> grpc.StatusCode:
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED
+    return error.code if isinstance(error, ServiceError) else grpc.StatusCode.UNKNOWN
 
 
 @cache

@@ -11,6 +11,8 @@ import pytest
 from google.protobuf import descriptor_pool
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
 from prosa.tenant_quota.v1 import tenant_service_pb2, tenant_service_pb2_grpc
@@ -185,25 +187,48 @@ async def test_an_error_of_the_callee_comes_back_typed(signing_keys: SigningKeys
     assert error_of(caught.value).reason == "CREDENTIALS_EXPIRED"
 
 
-@pytest.mark.parametrize("shape", ["ServerStream", "Bidi"])
-async def test_a_stream_is_measured_when_it_ends(
-    signing_keys: SigningKeys, shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ends: list[str] = []
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The codes of the calls that were measured."""
+    codes: list[str] = []
 
     class Durations:
         def record(self, seconds: float, attributes: dict[str, str]) -> None:
-            ends.append(attributes["rpc.response.status_code"])
+            codes.append(attributes["rpc.response.status_code"])
 
     monkeypatch.setattr(client_interceptors, "_durations", Durations())
+    return codes
 
+
+@pytest.mark.parametrize("shape", ["ServerStream", "Bidi"])
+async def test_a_stream_is_measured_when_it_ends(signing_keys: SigningKeys, shape: str, ends: list[str]) -> None:
     async def echo(text: str) -> str:
         return text
 
     async with timed(signing_keys, echo) as channel:
         await ask(channel, shape, "x")
-        await until(lambda: ends, 2)
+        await until(lambda: ends)
     assert ends == ["OK"]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_call_that_never_left_is_measured_and_traced(
+    signing_keys: SigningKeys, shape: str, ends: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(client_interceptors, "tracer", provider.get_tracer("test"))
+
+    class NoToken:
+        async def get(self) -> str:
+            raise Unavailable(dependency="tenant_quota")
+
+    async with target(signing_keys, endpoint(who)) as address, open_channel(address, token=NoToken()) as channel:
+        with pytest.raises(Unavailable):
+            await ask(channel, shape, "x")
+    assert ends == ["UNAVAILABLE"]
+    assert len(spans.get_finished_spans()) == 1
 
 
 def method(name: str) -> Any:
