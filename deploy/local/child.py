@@ -8,7 +8,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+# A log longer than this is put aside at the next start, and the one that was put aside before it is gone.
+LONGEST_LOG_BYTES = 32 * 1024 * 1024
 LEASH = Path(__file__).with_name("leash.py")
 # What a program sees of the environment when it is given nothing else.
 BARE_ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
@@ -46,7 +49,7 @@ class Child:
         identity = command.identity
         leash = [os.getpid(), int(command.orphan_signal), identity.uid, identity.gid]
         with contextlib.ExitStack() as stack:
-            sink = stack.enter_context(command.log.open("ab")) if command.log else subprocess.PIPE
+            sink = stack.enter_context(_opened(command.log)) if command.log else subprocess.PIPE
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(LEASH), *map(str, leash), *command.argv],
                 stdin=subprocess.DEVNULL,
@@ -113,3 +116,9 @@ class Child:
         """Lets go of the output pipe."""
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def _opened(log: Path) -> IO[bytes]:
+    if log.exists() and log.stat().st_size > LONGEST_LOG_BYTES:
+        log.replace(f"{log}.1")
+    return log.open("ab")
