@@ -121,22 +121,22 @@ async def test_a_call_without_a_timeout_gets_one(signing_keys: SigningKeys, shap
 
 async def test_a_call_does_not_outlive_the_rpc_it_is_made_for(signing_keys: SigningKeys) -> None:
     async def inside() -> list[str]:
-        set_deadline(2.0)
+        set_deadline(5.0)
         return await ask(channel, "Unary", "x", timeout=None)
 
     async with timed(signing_keys) as channel:
         (answer,) = await asyncio.create_task(inside())
-    assert float(answer) < 2.5
+    assert float(answer) < 5.5
 
 
 async def test_an_explicit_timeout_is_taken_as_it_is(signing_keys: SigningKeys) -> None:
     async def inside() -> list[str]:
-        set_deadline(2.0)
-        return await ask(channel, "Unary", "x", timeout=8.0)
+        set_deadline(5.0)
+        return await ask(channel, "Unary", "x", timeout=60.0)
 
     async with timed(signing_keys) as channel:
         (answer,) = await asyncio.create_task(inside())
-    assert float(answer) > 6.0
+    assert float(answer) > 30.0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -146,16 +146,16 @@ async def test_cancelling_the_task_reaches_the_server(signing_keys: SigningKeys,
     async def endless(text: str) -> str:
         entered.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(60)
         finally:
             ended.set()
         return text
 
     async with timed(signing_keys, endless) as channel:
         asking = asyncio.create_task(ask(channel, shape, "x"))
-        await asyncio.wait_for(entered.wait(), 5)
+        await asyncio.wait_for(entered.wait(), 20)
         asking.cancel()
-        await asyncio.wait_for(ended.wait(), 1)
+        await asyncio.wait_for(ended.wait(), 20)
         with pytest.raises(asyncio.CancelledError):
             await asking
 
@@ -294,7 +294,7 @@ async def test_a_service_token_is_renewed_before_it_ends(signing_keys: SigningKe
         assert await own.get() == "token1"
         clock.advance(2)
         assert await own.get() == "token1"  # still good: nobody waits for the renewal
-        await until(lambda: own._token == "token2", 2)
+        await until(lambda: own._token == "token2")
         assert await own.get() == "token2"
 
 
@@ -313,9 +313,8 @@ async def test_a_token_that_still_lives_outlasts_an_outage(signing_keys: Signing
         await own.get()
         tenants.failures = 1000
         clock.advance(45)
-        started = time.monotonic()
         assert await own.get() == "token1"
-        assert time.monotonic() - started < 0.1
+        assert tenants.calls == 1, "nobody waited for the renewal"
         clock.advance(20)
         with pytest.raises(Unavailable):
             await own.get()
@@ -333,8 +332,8 @@ async def test_a_service_that_is_down_answers_unavailable_within_a_second(signin
         started = time.monotonic()
         with pytest.raises(Unavailable):
             await ServiceToken(channel, SecretStr("pk_test")).get()
-    # Of which 0.7 s are pauses between the attempts.
-    assert 0.5 < time.monotonic() - started < 1.5
+    # Of which 0.7 s are pauses between the attempts; far from the five seconds that the call has.
+    assert 0.5 < time.monotonic() - started < 4
 
 
 async def test_a_callee_that_has_waited_long_enough_is_not_asked_again(signing_keys: SigningKeys) -> None:
@@ -353,4 +352,4 @@ async def test_nobody_listening_is_unavailable_within_the_deadline(signing_keys:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await dialled(channel, "Unary")(b"", timeout=1.0)
     assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 10

@@ -223,7 +223,7 @@ async def test_a_call_without_a_deadline_gets_the_servers(signing_keys: SigningK
 
     verifier = TokenVerifier(signing_keys.public_pem)
     server = running_server(
-        quick_config(), [endpoint(too_long)], verifier=verifier, ready={}, unary_deadline=0.2, stream_deadline=0.2
+        quick_config(), [endpoint(too_long)], verifier=verifier, ready={}, unary_deadline=0.5, stream_deadline=0.5
     )
     async with server as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         for shape in SHAPES:
@@ -239,8 +239,8 @@ async def test_the_handler_knows_how_much_time_is_left(street: Serving, walker: 
         return str(seconds_left())
 
     async with street(left) as channel:
-        (answer,) = await ask(channel, "Unary", "x", metadata=walker, timeout=5.0)
-    assert 3.0 < float(answer) < 5.5
+        (answer,) = await ask(channel, "Unary", "x", metadata=walker, timeout=60.0)
+    assert 30.0 < float(answer) < 60.5
 
 
 async def test_an_error_of_a_callee_is_passed_on(street: Serving, walker: Metadata) -> None:
@@ -263,16 +263,16 @@ async def test_a_cancelled_call_stops_its_handler_at_once(street: Serving, walke
     async def endless(text: str) -> str:
         entered.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(60)
         finally:
             left.set()
         return text
 
     async with street(endless) as channel:
         asking = asyncio.create_task(ask(channel, shape, "x", metadata=walker))
-        await asyncio.wait_for(entered.wait(), 5)
+        await asyncio.wait_for(entered.wait(), 20)
         asking.cancel()
-        await asyncio.wait_for(left.wait(), 1)
+        await asyncio.wait_for(left.wait(), 20)
 
 
 async def test_requests_that_are_broken_off_are_never_taken_for_all_of_them(
@@ -299,7 +299,7 @@ async def test_requests_that_are_broken_off_are_never_taken_for_all_of_them(
             begun.clear()
             call = dialled(channel, "ClientStream")(metadata=walker)
             await call.write(b"")
-            await asyncio.wait_for(begun.wait(), 5)
+            await asyncio.wait_for(begun.wait(), 20)
             call.cancel()
         await until(lambda: broken_off + completed == calls)
     assert completed == 0
@@ -328,7 +328,7 @@ async def test_a_reader_that_leaves_a_stream_stops_it(
         call = dialled(channel, "ServerStream")(b"", metadata=walker)
         await call.read()
         call.cancel()
-        await until(closed.is_set, 2)
+        await until(closed.is_set)
     assert "internal_error" not in capsys.readouterr().out
 
 

@@ -103,7 +103,7 @@ async def test_our_own_mistakes_are_not_called_an_outage(database: MongoDatabase
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_an_operation_that_takes_too_long_is_unavailable(mongo_url: str, driver: MongoDriver) -> None:
-    async with open_mongo(SecretStr(mongo_url), "street_slow", driver=driver, timeout_ms=400) as database:
+    async with open_mongo(SecretStr(mongo_url), "street_slow", driver=driver, timeout_ms=1500) as database:
         await database.notes.replace_one({"_id": 1}, {}, upsert=True)
         with pytest.raises(Unavailable), mongo_errors():
             await database.notes.find_one({"$where": "while (true) {}"})

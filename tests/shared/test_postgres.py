@@ -136,10 +136,10 @@ async def test_a_text_that_cannot_be_kept_is_the_requests_fault(
 
 async def test_a_statement_that_takes_too_long_is_unavailable(url: SecretStr, directory: Path) -> None:
     await migrate(url, schema=SCHEMA, directory=directory)
-    async with open_pool(url, schema=SCHEMA, command_timeout_seconds=0.2) as pool:
+    async with open_pool(url, schema=SCHEMA, command_timeout_seconds=1.5) as pool:
         with pytest.raises(Unavailable):
             async with tenant_transaction(pool, "t1") as connection:
-                await connection.execute("select pg_sleep(5)")
+                await connection.execute("select pg_sleep(60)")
         await pool_ready(pool)
 
 
@@ -172,10 +172,12 @@ async def test_a_lost_race_is_a_conflict(url: SecretStr, directory: Path) -> Non
         async with pool.acquire() as connection:
             await connection.execute("insert into counters values (1, 0), (2, 0)")
 
+        each_holds_one = asyncio.Barrier(2)
+
         async def both(first: int, second: int) -> None:
             async with tenant_transaction(pool, "t1") as connection:
                 await connection.execute("update counters set value = 1 where id = $1", first)
-                await asyncio.sleep(0.1)
+                await each_holds_one.wait()
                 await connection.execute("update counters set value = 1 where id = $1", second)
 
         outcomes = await asyncio.gather(both(1, 2), both(2, 1), return_exceptions=True)

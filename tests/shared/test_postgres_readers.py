@@ -126,5 +126,5 @@ async def test_a_hurried_reader_who_is_cancelled_gives_its_connection_back(reade
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    async with asyncio.timeout(5), tenant_reading(readers, "a") as connection:
+    async with asyncio.timeout(20), tenant_reading(readers, "a") as connection:
         assert await connection.fetchval("select 1") == 1

@@ -18,7 +18,7 @@ async def test_neither_an_outage_nor_a_bug_ends_it() -> None:
         done.set()
 
     async with in_background(steadily("work", work, 0.01)):
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 20)
 
 
 @pytest.mark.parametrize("failure", [Unavailable("down"), RuntimeError("a bug")])
@@ -32,7 +32,7 @@ async def test_a_stop_is_heeded_though_cleaning_up_fails(failure: Exception) -> 
         finally:
             raise failure
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with in_background(steadily("work", work, 0.01)):
             await begun.wait()
 
@@ -45,5 +45,5 @@ async def test_a_bell_ends_the_rest() -> None:
 
     async with in_background(steadily("work", work, 60.0, bell)):
         for _ in range(3):
-            await asyncio.wait_for(rounds.acquire(), 5)
+            await asyncio.wait_for(rounds.acquire(), 20)
             bell.set()
