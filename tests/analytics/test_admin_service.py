@@ -262,19 +262,22 @@ async def test_of_two_rebuilds_at_once_one_is_refused(
 async def test_a_rebuild_that_takes_longer_than_its_lease_stays_the_only_one(
     site: Site, channel: grpc.aio.Channel, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close_sessions = Building.close_sessions
+    close_sessions, under_way, may_end = Building.close_sessions, asyncio.Event(), asyncio.Event()
 
     async def slow(building: Building, before: datetime) -> None:
-        await asyncio.sleep(1.5)
+        under_way.set()
+        await may_end.wait()
         await close_sessions(building, before)
 
     monkeypatch.setattr(Building, "close_sessions", slow)
-    monkeypatch.setattr(rebuild, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(rebuild, "LEASE_SECONDS", 2.0)
     first = asyncio.create_task(_all(_rebuilt(channel, signing_keys)))
-    await asyncio.sleep(1.0)
+    await under_way.wait()
+    await asyncio.sleep(2.5)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await _all(_rebuilt(channel, signing_keys))
     assert error_of(refused.value).reason == "REBUILD_RUNNING"
+    may_end.set()
     assert (await first)[-1].state == pb.REBUILD_STATE_DONE
 
 

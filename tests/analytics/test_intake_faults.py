@@ -56,7 +56,7 @@ async def test_processes_killed_between_commit_and_acknowledgement_count_nothing
 async def _killed_worker(mongo_url: str, database: str, redis_url: str, where: str) -> None:
     arguments = ("-m", "tests.analytics.dying_worker", mongo_url, database, redis_url, where)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=REPOSITORY)
-    assert await asyncio.wait_for(process.wait(), 30) == -9
+    assert await asyncio.wait_for(process.wait(), 100) == -9
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])

@@ -20,6 +20,8 @@ from shared.mongo import MongoDatabase, MongoDriver, open_mongo
 from shared.redis_streams import Stream
 from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, desk_on, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle, question
+from tests.house.pending import aged
+from tests.house.waiting import until
 
 
 class KilledError(BaseException):
@@ -43,15 +45,16 @@ class DeadlyStore(RollupStore):
 
 
 class AbsentStore(RollupStore):
-    """Is away for the first tries."""
+    """Is away until it is told otherwise."""
 
-    def __init__(self, database: MongoDatabase, failures: int) -> None:
+    def __init__(self, database: MongoDatabase) -> None:
         super().__init__(database)
-        self.failures = failures
+        self.away = True
+        self.tries = 0
 
     async def commit(self, facts: Sequence[Fact]) -> int:
-        if self.failures:
-            self.failures -= 1
+        self.tries += 1
+        if self.away:
             raise Unavailable("away", dependency="mongodb")
         return await super().commit(facts)
 
@@ -60,7 +63,7 @@ class SlowStore(RollupStore):
     """Takes its time, as an analysis does that waits for a language model."""
 
     async def commit(self, facts: Sequence[Fact]) -> int:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(3.0)
         return await super().commit(facts)
 
 
@@ -113,9 +116,9 @@ async def test_each_event_is_counted_exactly_once(
             await worker_on(dying, store).step()
         assert await rollups() != {}  # it had committed
 
-        await asyncio.sleep(0.05)
+        await aged(redis, "metrics:execution", "rollups")
         streams = [stream_for(redis, "first"), stream_for(redis, "second")]
-        workers = [worker_on(stream, store, batch_size=100, claim_idle_seconds=0.05) for stream in streams]
+        workers = [worker_on(stream, store, batch_size=100, claim_idle_seconds=30) for stream in streams]
         await asyncio.gather(*(drain(worker, stream) for worker, stream in zip(workers, streams, strict=True)))
 
     assert await rollups() == expected(events)
@@ -223,10 +226,11 @@ async def test_while_the_store_is_away_nothing_is_acknowledged_and_then_everythi
 ) -> None:
     events = many_events(40)
     await send(stream, events)
-    absent = AbsentStore(database, failures=3)
+    absent = AbsentStore(database)
     working = asyncio.create_task(worker_on(stream, absent).step())
-    await asyncio.sleep(0.1)
+    await until(lambda: absent.tries >= 3)
     assert (await redis.xpending("metrics:execution", "rollups"))["pending"] == 40
+    absent.away = False
     await working
     assert await rollups() == expected(events)
     assert await stream.length() == 0
@@ -267,12 +271,12 @@ async def test_what_takes_longer_than_a_dead_worker_is_waited_for_is_taken_over_
 ) -> None:
     events = many_events(20)
     await send(stream_for(redis, "sender"), events)
-    slow = worker_on(stream_for(redis, "slow"), SlowStore(database), batch_size=10, claim_idle_seconds=0.1)
+    slow = worker_on(stream_for(redis, "slow"), SlowStore(database), claim_idle_seconds=2.0)
     steps = asyncio.create_task(drain(slow, stream_for(redis, "slow")))
     other = stream_for(redis, "other")
     while not steps.done():
         await asyncio.sleep(0.02)
-        assert await other.stuck(0.1, 100) == []
+        assert await other.stuck(2.0, 100) == []
     await steps
     assert await other.length() == 0
     assert await rollups() == expected(events)
@@ -299,6 +303,6 @@ async def test_a_stopped_worker_finishes_its_batch_and_leaves_the_group(
     while await stream.length():  # noqa: ASYNC110 Redis tells nobody
         await asyncio.sleep(0.01)
     worker.stop()
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
     assert await rollups() == expected(events)
     assert await redis.xinfo_consumers("metrics:execution", "rollups") == []

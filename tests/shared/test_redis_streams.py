@@ -1,7 +1,7 @@
 """The stream on a real Redis: what is taken is not lost, what is done is gone, what is poisoned is alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from deploy.local.ports import free_port
 from shared.config import CannotStartError
 from shared.errors import Unavailable
 from shared.optional_redis import open_optional_redis
-from shared.redis_streams import Entry, Stream, Stuck, consumer_name, open_redis
+from shared.redis_streams import Stream, Stuck, consumer_name, open_redis
+from tests.house.pending import aged
 
 NAME = "test:entries"
 
@@ -32,12 +33,6 @@ async def filled(redis: Any, count: int) -> Stream:
     stream = consumer(redis, "one")
     await stream.add([{b"n": str(number).encode()} for number in range(count)])
     return stream
-
-
-async def aged(redis: Any, entries: Sequence[Entry]) -> None:
-    """As if they had been taken a minute ago."""
-    ids = [entry.entry_id for entry in entries]
-    await redis.xclaim(NAME, "group", "one", 0, ids, idle=60_000, justid=True)
 
 
 async def test_entries_come_once_and_in_order_to_whoever_asks(redis: Any) -> None:
@@ -79,7 +74,7 @@ async def test_stuck_entries_are_taken_over_by_one_other_only(redis: Any) -> Non
     stream = await filled(redis, 4)
     taken = await stream.read(4, 10)
     assert await stream.stuck(60, 10) == []
-    await aged(redis, taken)
+    await aged(redis, NAME, "group")
     stuck = await stream.stuck(30, 10)
     assert stuck == [Stuck(entry.entry_id, 1) for entry in taken]
     claims = await asyncio.gather(*(consumer(redis, name).claim(stuck, 30) for name in ("two", "three")))
@@ -100,7 +95,7 @@ async def test_what_is_held_is_not_stuck_and_was_delivered_no_more_often(redis: 
     stream = await filled(redis, 3)
     held, done, left = await stream.read(3, 10)
     await stream.done([done])
-    await aged(redis, [held, left])
+    await aged(redis, NAME, "group")
     await stream.hold([held, done])
     assert await stream.stuck(30, 10) == [Stuck(left.entry_id, 1)]
     assert await stream.stuck(0, 10) == [Stuck(held.entry_id, 1), Stuck(left.entry_id, 1)]

@@ -115,7 +115,7 @@ async def test_a_slow_model_is_not_waited_for(analyst_room: World) -> None:
     )
     async with world(hasty, analyst_room.database, model="fake-silent") as opened:
         await opened.settle(language_model=True)
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(60):
             found = await opened.analyze(await opened.conversation(RIDDLE))
         assert found.language_model_missed == "failed"
         assert await opened.used_and_held() == (0, 0)

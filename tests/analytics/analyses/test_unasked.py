@@ -47,7 +47,7 @@ async def test_a_finalized_conversation_is_analysed(
 
 
 async def _until(ask: Callable[[], Any]) -> pb.ListAnalysesResponse:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             listed: pb.ListAnalysesResponse = await ask()
             if listed.analyses:
@@ -56,7 +56,7 @@ async def _until(ask: Callable[[], Any]) -> pb.ListAnalysesResponse:
 
 
 async def _until_linked(analysed: World, conversation_id: str) -> chat_pb.Conversation:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             told = await analysed.told(conversation_id)
             if told.analysis_ids:

@@ -190,7 +190,7 @@ async def house(postgres_database: str, mongo_url: str, provider_url: str, keys:
             service_key=service_key,
             openai_api_key=SecretStr("fake"),
             openai_base_url=provider_url,
-            classification_timeout_seconds=5,
+            classification_timeout_seconds=60,
             token_public_key=keys.public_pem,
         )
         yield House(keys, config, quota.pool, ConversationServiceStub(channel))
