@@ -22,7 +22,7 @@ from shared.errors import (
     RequestIdReused,
 )
 from tests.tenant_quota.account_world import ask, entries, month, more, opened
-from tests.tenant_quota.world import commit, counters, new_tenant, new_user, release, sweep_all
+from tests.tenant_quota.world import commit, counters, leases_end, new_tenant, new_user, release, sweep_all
 
 
 @pytest.fixture
@@ -85,12 +85,10 @@ async def test_a_lease_runs_anew_and_is_never_made_shorter(pool: asyncpg.Pool, s
 
 async def test_what_is_over_is_not_extended(pool: asyncpg.Pool, store: Reservations) -> None:
     tenant_id, stranger = await new_tenant(pool), await new_tenant(pool)
-    settled, released, expired = [
-        await store.reserve(ask(tenant_id, 5, lease_seconds=seconds)) for seconds in (60, 60, 1)
-    ]
+    settled, released, expired = [await store.reserve(ask(tenant_id, 5)) for _ in range(3)]
     await store.settle(commit(tenant_id, settled.reservation_id, 5))
     await store.settle(release(tenant_id, released.reservation_id))
-    await asyncio.sleep(1.05)
+    await leases_end(pool, tenant_id)
     reasons = []
     for each in (settled, released, expired):
         with pytest.raises(FailedPrecondition) as refused:
@@ -182,11 +180,11 @@ async def test_a_child_that_spends_too_much_is_charged_in_full(pool: asyncpg.Poo
 @pytest.mark.parametrize("end", [State.COMMITTED, State.RELEASED, State.EXPIRED])
 async def test_the_end_of_a_parent_ends_its_children(pool: asyncpg.Pool, store: Reservations, end: State) -> None:
     tenant_id = await new_tenant(pool)
-    parent = await store.reserve(ask(tenant_id, 50, lease_seconds=1 if end is State.EXPIRED else 60))
+    parent = await store.reserve(ask(tenant_id, 50))
     spent, left = [await store.reserve(ask(tenant_id, 20, parent=parent.reservation_id)) for _ in range(2)]
     await store.settle(commit(tenant_id, spent.reservation_id, 15))
     if end is State.EXPIRED:
-        await asyncio.sleep(1.05)
+        await leases_end(pool, tenant_id)
         with pytest.raises(FailedPrecondition) as fenced:
             await store.settle(commit(tenant_id, left.reservation_id, 1))
         assert fenced.value.reason == "RESERVATION_EXPIRED", "also before the sweeper comes"

@@ -32,8 +32,8 @@ async def test_however_many_requests_a_locked_tenant_has_the_others_wait_for_it_
         answers = await asyncio.gather(
             *(store.reserve(wish(stuck, 1)) for _ in range(5)), store.reserve(wish(free, 1)), return_exceptions=True
         )
-        # 2 s together with the others, 2 s for the locked one alone.
-        assert time.monotonic() - began < 6
+        # 2 s together with the others and 2 s for the locked one alone; 12 s if each of its requests waited.
+        assert time.monotonic() - began < 10
     assert all(isinstance(answer, Conflict) for answer in answers[:-1])
     assert isinstance(answers[-1], Reservation)
     assert (await store.reserve(wish(stuck, 1))).granted == 1

@@ -19,6 +19,7 @@ from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.tenant_quota.model import parse_secret
 from tests.house.in_process import as_caller, as_service
 from tests.house.signing import SigningKeys
+from tests.house.waiting import until_answered
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -65,7 +66,7 @@ async def serving(environment: Mapping[str, str]) -> AsyncIterator[tuple[subproc
     process = start(environment)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{environment['TENANT_QUOTA_PORT']}") as channel:
-            await asyncio.wait_for(channel.channel_ready(), 30)
+            await asyncio.wait_for(channel.channel_ready(), 90)
             yield process, channel
     finally:
         if process.poll() is None:
@@ -115,13 +116,12 @@ async def test_a_killed_service_leaves_nothing_held_past_the_lease_and_makes_no_
         assert again.reservation_id == first.reservation_id, "the retry finds what the first call made"
         admin = as_caller(await token(channel, environment["TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY"]))
         usage = quota_service_pb2.GetUsageRequest(tenant_id=tenant.tenant_id)
-        held = [10]
-        for _ in range(100):
-            held = [u.held_tokens for u in (await QuotaServiceStub(channel).GetUsage(usage, metadata=admin)).usages]
-            if not any(held):
-                break
-            await asyncio.sleep(0.1)
-        assert held == [0, 0]
+
+        async def nothing_is_held() -> bool:
+            told = await QuotaServiceStub(channel).GetUsage(usage, metadata=admin)
+            return [each.held_tokens for each in told.usages] == [0, 0]
+
+        await until_answered(nothing_is_held)
 
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0

@@ -12,7 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prosa.common.v1 import usage_pb2
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from services.tenant_quota.model import Role
-from tests.tenant_quota.world import Platform, Refusal, counters, fresh, new_tenant, new_user, refusal
+from tests.house.waiting import until_answered
+from tests.tenant_quota.world import Platform, Refusal, counters, fresh, new_tenant, new_user, nothing_held, refusal
 
 
 def reads(platform: Platform) -> list[tuple[Callable[..., Awaitable[object]], Callable[..., Message]]]:
@@ -122,11 +123,7 @@ async def test_the_sweeper_of_the_running_service_frees_what_nobody_commits(plat
     tenant_id = await new_tenant(platform.pool, tokens_per_day=10)
     holder = platform.holder(tenant_id)
     await platform.quotas.ReserveTokens(pb.ReserveTokensRequest(tokens=10, lease_seconds=1), metadata=holder)
-    await asyncio.sleep(1.0)
-    for _ in range(50):
-        if not (await counters(platform.pool, tenant_id)).held:
-            break
-        await asyncio.sleep(0.1)
+    await until_answered(lambda: nothing_held(platform.pool, tenant_id))
     again = await platform.quotas.ReserveTokens(pb.ReserveTokensRequest(tokens=10), metadata=holder)
     released = await platform.quotas.ReleaseReservation(
         pb.ReleaseReservationRequest(reservation_id=again.reservation_id), metadata=holder

@@ -20,7 +20,7 @@ from shared.errors import (
     QuotaExceeded,
     RequestIdReused,
 )
-from tests.tenant_quota.world import commit, counters, fresh, new_tenant, new_user, release, sweep_all, wish
+from tests.tenant_quota.world import commit, counters, fresh, leases_end, new_tenant, new_user, release, sweep_all, wish
 
 CLIENTS = 64
 
@@ -106,12 +106,12 @@ async def test_what_a_dead_holder_holds_returns_when_its_lease_ends(
     pool: asyncpg.Pool, replicas: list[Reservations]
 ) -> None:
     tenant_id = await new_tenant(pool, tokens_per_day=1_000)
-    holds = [wish(tenant_id, 10, lease_seconds=1, user_id="u") for _ in range(100)]
+    holds = [wish(tenant_id, 10, user_id="u") for _ in range(100)]
     held = await asyncio.gather(*(replicas[0].reserve(each) for each in holds))
     with pytest.raises(QuotaExceeded):
         await replicas[1].reserve(wish(tenant_id, 1))
 
-    await asyncio.sleep(1.05)
+    await leases_end(pool, tenant_id)
     await asyncio.gather(*(replica.sweep(30) for replica in replicas * 6))
     await sweep_all(pool, replicas[0])
 
@@ -128,8 +128,8 @@ async def test_a_commit_past_the_lease_is_fenced_even_before_the_sweeper_comes(
     pool: asyncpg.Pool, store: Reservations
 ) -> None:
     tenant_id = await new_tenant(pool)
-    held = await store.reserve(wish(tenant_id, 10, lease_seconds=1))
-    await asyncio.sleep(1.05)
+    held = await store.reserve(wish(tenant_id, 10))
+    await leases_end(pool, tenant_id)
 
     with pytest.raises(FailedPrecondition) as late:
         await store.settle(commit(tenant_id, held.reservation_id, 5))
@@ -253,18 +253,17 @@ async def test_a_repeated_request_id_gives_the_reservation_as_it_is_now(
     pool: asyncpg.Pool, store: Reservations, end: State
 ) -> None:
     tenant_id = await new_tenant(pool)
-    lease_seconds = 1 if end is State.EXPIRED else 60
-    asked = wish(tenant_id, 10, request_id="turn", lease_seconds=lease_seconds)
+    asked = wish(tenant_id, 10, request_id="turn")
     held = await store.reserve(asked)
     if end is State.COMMITTED:
         await store.settle(commit(tenant_id, held.reservation_id, 7, cost_micros=3))
     elif end is State.RELEASED:
         await store.settle(release(tenant_id, held.reservation_id))
     else:
-        await asyncio.sleep(1.05)
+        await leases_end(pool, tenant_id)
         await sweep_all(pool, store)
 
-    again = await store.reserve(wish(tenant_id, 10, request_id="turn", lease_seconds=lease_seconds))
+    again = await store.reserve(wish(tenant_id, 10, request_id="turn"))
 
     assert again.reservation_id == held.reservation_id
     assert again.state is end

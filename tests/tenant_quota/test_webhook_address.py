@@ -77,7 +77,7 @@ async def test_a_name_server_that_does_not_answer_keeps_no_other_name_waiting(mo
 
     def with_a_silent_server(host: str, *arguments: Any, **named: Any) -> list[Any]:
         if host == "silent.example":
-            answered.wait(10)
+            answered.wait(60)
         return lookup("127.0.0.1", *arguments, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", with_a_silent_server)
@@ -86,7 +86,7 @@ async def test_a_name_server_that_does_not_answer_keeps_no_other_name_waiting(mo
     silent = [asyncio.create_task(addresses.resolve("silent.example", 443)) for _ in range(32)]
     try:
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(addresses.resolve("quick.example", 443), 2) == "127.0.0.1"
+        assert await asyncio.wait_for(addresses.resolve("quick.example", 443), 20) == "127.0.0.1"
     finally:
         answered.set()
         await asyncio.gather(*silent)

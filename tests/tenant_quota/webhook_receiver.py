@@ -46,7 +46,7 @@ class Receiver:
     def url(self, scheme: str = "http", host: str = "127.0.0.1") -> str:
         return f"{scheme}://{host}:{self.port}/hook"
 
-    async def wait_for(self, count: int, within_seconds: float = 10.0) -> list[Received]:
+    async def wait_for(self, count: int, within_seconds: float = 30.0) -> list[Received]:
         """The first `count` requests."""
         async with asyncio.timeout(within_seconds):
             while len(self.received) < count:

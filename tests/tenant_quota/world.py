@@ -115,6 +115,20 @@ async def sweep_all(pool: asyncpg.Pool, store: Reservations) -> None:
                 return
 
 
+async def leases_end(pool: asyncpg.Pool, tenant_id: str) -> None:
+    """The leases of all that the tenant holds end now: a test that waited for them would race with what it does."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute(
+            "UPDATE reservations SET expire_time = clock_timestamp() WHERE tenant_id = $1 AND state = 1", tenant_id
+        )
+
+
+async def key_ends(pool: asyncpg.Pool, tenant_id: str, key_id: str) -> None:
+    """The key expires now."""
+    async with tenant_transaction(pool, tenant_id) as connection:
+        await connection.execute("UPDATE api_keys SET expire_time = clock_timestamp() WHERE key_id = $1", key_id)
+
+
 @dataclass(frozen=True)
 class Counters:
     """What is used and held of the tenant as a whole, this month."""
@@ -129,6 +143,11 @@ async def counters(pool: asyncpg.Pool, tenant_id: str, user_id: str = "") -> Cou
     day, month = usages[-2:]
     assert (day.used_tokens, day.held_tokens) == (month.used_tokens, month.held_tokens)
     return Counters(month.used_tokens, month.held_tokens)
+
+
+async def nothing_held(pool: asyncpg.Pool, tenant_id: str) -> bool:
+    """Whether nothing of the tenant is held any more."""
+    return (await counters(pool, tenant_id)).held == 0
 
 
 @dataclass(frozen=True)
