@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -25,6 +25,7 @@ _ROOM = SNIPPET_CHARACTERS - 2  # of a snippet, between its ellipses
 _MOST_PARTS = 8  # of a code that is kept whole; longer chains are only their parts
 _WRITTEN_WITHOUT_MARKS = 8  # digits from which on a number may also be written as one: 01310-100, 123.456.789-09
 _REMEMBERED = 32_768  # tokens per process, about 12 MB
+_REMEMBERED_IN_A_SEARCH = 8_192  # tokens
 
 _TYPICAL_LENGTH = 40  # tokens of a message
 _SATURATION = 1.2  # BM25's k1
@@ -104,20 +105,28 @@ def rarity_of(matches: int, messages: int) -> float:
     return math.log1p((messages - matches + 0.5) / (matches + 0.5))
 
 
-def score_of(text: str, words: Sequence[Word], rarity: Mapping[Word, float]) -> float:
-    """How well a text fits (BM25 against a typical length), comparable between the messages of one query.
+def scorer_of(rarity: Mapping[Word, float]) -> Callable[[str], float]:
+    """Says how well texts fit these words (BM25 against a typical length): one for all that a search has found.
 
-    `rarity` holds each of the words; a word that the first MAX_SCORED_CHARACTERS lack adds nothing.
+    A word that the first MAX_SCORED_CHARACTERS of a text lack adds nothing.
     """
-    wanted = _wanted(tuple(words))
-    tokens = _tokens(text[:MAX_SCORED_CHARACTERS])
-    lacks = wanted.keys().isdisjoint
-    found = [terms for terms in map(_terms, tokens) if not lacks(terms)]
-    times = Counter(index for terms in found for index in _matches(wanted, terms))
-    damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * len(tokens) / _TYPICAL_LENGTH)
-    return math.fsum(
-        rarity[word] * times[index] * (_SATURATION + 1) / (times[index] + damping) for index, word in enumerate(words)
-    )
+    wanted, rarities = _wanted(tuple(rarity)), tuple(rarity.values())
+
+    @lru_cache(maxsize=_REMEMBERED_IN_A_SEARCH)
+    def words_in(token: str) -> frozenset[int]:
+        return _matches(wanted, _terms(token))
+
+    def score(text: str) -> float:
+        tokens = _tokens(text[:MAX_SCORED_CHARACTERS])
+        times = [0] * len(rarities)
+        for found in filter(None, map(words_in, tokens)):
+            for index in found:
+                times[index] += 1
+        damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * len(tokens) / _TYPICAL_LENGTH)
+        said = zip(rarities, times, strict=True)
+        return math.fsum([each * count * (_SATURATION + 1) / (count + damping) for each, count in said])
+
+    return score
 
 
 def snippet_of(text: str, words: Sequence[Word]) -> Snippet:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import cast
 
 import asyncpg
@@ -14,17 +15,18 @@ from pydantic import SecretStr
 from services.chat_store.engines import SCHEMA, SCHEMA_DIRECTORY
 from services.chat_store.engines.postgres import rows
 from services.chat_store.engines.postgres.feed import ENGINE
-from services.chat_store.engines.postgres.rows import plain, spoken, words_in
+from services.chat_store.engines.postgres.rows import plain, spoken, words_in, words_said
+from services.chat_store.engines.postgres.search import LARGE_AT_ONCE, SMALL_BYTES
 from services.chat_store.engines.postgres.store import PostgresChatStore
 from services.chat_store.feed_token import feed_token
 from services.chat_store.happenings import Appended, Event
-from services.chat_store.model import NewConversation
+from services.chat_store.model import Message, NewConversation, Part, PartKind
 from services.chat_store.selection import Search, SearchOrder
-from services.chat_store.words import terms_of, words_of
+from services.chat_store.words import MAX_SCORED_CHARACTERS, terms_of, words_of
 from shared.errors import InvalidArgument
 from shared.identifiers import new_id
 from shared.postgres import migrate, open_pool, tenant_transaction
-from tests.chat_store.workshop import batch_of, pair, said, somebody, started
+from tests.chat_store.workshop import HOSTILE_TEXTS, batch_of, pair, said, somebody, started
 
 TABLES = {
     "conversations",
@@ -225,6 +227,44 @@ async def test_long_texts_are_cut_into_terms_beside_the_event_loop(
     reach = somebody()
     await store.append(reach, await started(store, reach), batch_of(said(text)))
     assert (cut_in == [threading.get_ident()]) == (text == "curto")
+
+
+@pytest.mark.parametrize("text", ["", *HOSTILE_TEXTS], ids=ascii)
+def test_what_search_looks_through_is_read_without_the_message(text: str) -> None:
+    parts = (Part(PartKind.TEXT, text=text), Part(PartKind.DATA, data='{"text":"x"}'), Part(PartKind.FILE, name=text))
+    draft = replace(said(text), parts=parts, metadata='{"draft":{"text":"y"}}')
+    message = Message(1, datetime(2026, 1, 2, tzinfo=UTC), draft, revision=1)
+    assert words_said(rows.dump(draft)) == words_said(rows.dump(message)) == draft.words
+    assert words_said(rows.dump(said(text))) == said(text).words
+
+
+async def test_candidates_are_ranked_alike_however_large_they_are(store: PostgresChatStore) -> None:
+    reach = somebody()
+    conversation = await started(store, reach)
+    beginning = "taxa " + "de lixo " * (MAX_SCORED_CHARACTERS // 8)
+    large = beginning + "x" * SMALL_BYTES
+    for _ in range(2):
+        await store.append(reach, conversation, batch_of(*(said(text) for text in [beginning, large] * LARGE_AT_ONCE)))
+    found = await store.search(reach, Search(words_of("taxa"), limit=4 * LARGE_AT_ONCE))
+    assert [hit.message.seq for hit in found.hits] == list(range(4 * LARGE_AT_ONCE, 0, -1))
+    assert len({hit.score for hit in found.hits}) == 1
+
+
+async def test_candidates_are_ranked_beside_the_event_loop(
+    store: PostgresChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_in = list[int]()
+
+    def watched(message: str) -> str:
+        read_in.append(threading.get_ident())
+        return words_said(message)
+
+    monkeypatch.setattr(rows, "words_said", watched)
+    reach = somebody()
+    await store.append(reach, await started(store, reach), batch_of(said("taxa"), said("taxa " * SMALL_BYTES)))
+    await store.search(reach, Search(words_of("taxa")))
+    assert len(read_in) == 2
+    assert threading.get_ident() not in read_in
 
 
 async def _next_telling(feed: AsyncGenerator[Event, None]) -> Event:

@@ -14,7 +14,7 @@ from services.chat_store.words import (
     SNIPPET_CHARACTERS,
     Snippet,
     rarity_of,
-    score_of,
+    scorer_of,
     snippet_of,
     terms_of,
     words_of,
@@ -270,7 +270,7 @@ class TestHostileTexts:
         text = unit * (1_000_000 // len(unit))
         words = words_of(text)
         assert len(terms_of(text)) <= 3
-        assert score_of(text, words, dict.fromkeys(words, 1.0)) >= 0
+        assert scorer_of(dict.fromkeys(words, 1.0))(text) >= 0
         assert len(snippet_of(text, words).text) <= SNIPPET_CHARACTERS
 
     @pytest.mark.parametrize("unit", ["a", "ﷺ", "á", "é9", "x-"])
@@ -287,28 +287,22 @@ class TestHostileTexts:
 class TestScores:
     def test_more_of_a_rarer_word_in_a_shorter_text_scores_higher(self) -> None:
         common, rare = words_of("imposto precatório")
-        rarity = {common: rarity_of(400, 1000), rare: rarity_of(3, 1000)}
-
-        def score(text: str) -> float:
-            return score_of(text, (common, rare), rarity)
-
+        score = scorer_of({common: rarity_of(400, 1000), rare: rarity_of(3, 1000)})
         assert score("um precatório, um imposto") > score("um precatório, um tributo") > score("um imposto, um tributo")
         assert score("precatórios e precatorio") > score("precatório e tributo")
         assert score("precatório") > score("precatório" + " outra coisa" * 30) > 0
         assert score("outra coisa") == 0
 
     def test_a_word_repeated_without_end_adds_less_and_less(self) -> None:
-        words = words_of("spam")
-        rarity = dict.fromkeys(words, 1.0)
-        scores = [score_of("spam " * times + "x " * (50 - times), words, rarity) for times in (0, 1, 2, 3, 50)]
+        score = scorer_of(dict.fromkeys(words_of("spam"), 1.0))
+        scores = [score("spam " * times + "x " * (50 - times)) for times in (0, 1, 2, 3, 50)]
         gains = [after - before for before, after in pairwise(scores)]
         assert gains[0] > gains[1] > gains[2] > 0
         assert scores[-1] < 3 * scores[1]
 
     def test_a_word_is_counted_in_all_its_forms(self) -> None:
-        words = words_of("123.456.789-09")
-        rarity = dict.fromkeys(words, 1.0)
-        assert score_of("CPF 12345678909", words, rarity) == score_of("CPF 123.456.789-09", words, rarity) > 0
+        score = scorer_of(dict.fromkeys(words_of("123.456.789-09"), 1.0))
+        assert score("CPF 12345678909") == score("CPF 123.456.789-09") > 0
 
     def test_rarity_falls_with_the_matches_and_stays_above_zero(self) -> None:
         rarities = [rarity_of(matches, 1000) for matches in (0, 1, 10, 500, 1000)]

@@ -7,7 +7,7 @@ from itertools import islice
 from services.chat_store.engines.memory.kept import Memory, Talk, moment
 from services.chat_store.selection import Found, Hit, HitPlace, Reach, Search, SearchOrder
 from services.chat_store.store import SEARCH_CANDIDATES
-from services.chat_store.words import Word, rarity_of, score_of
+from services.chat_store.words import Word, rarity_of, scorer_of
 from shared.clock import Clock
 
 
@@ -59,8 +59,8 @@ class MemorySearch:
 
     def _ranked(self, tenant_id: str, candidates: list[Hit], search: Search) -> list[Hit]:
         """Those behind the place asked for, the best first."""
-        rarity = {word: self._rarity(tenant_id, word) for word in search.words}
-        scored = [replace(hit, score=score_of(hit.message.draft.words, search.words, rarity)) for hit in candidates]
+        score = scorer_of({word: self._rarity(tenant_id, word) for word in search.words})
+        scored = [replace(hit, score=score(hit.message.draft.words)) for hit in candidates]
         after = search.after
         beyond = [hit for hit in scored if after is None or _order(hit.place) < _order(after)]
         return sorted(beyond, key=lambda hit: _order(hit.place), reverse=True)

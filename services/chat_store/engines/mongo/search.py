@@ -27,7 +27,7 @@ from services.chat_store.selection import (
     is_conversation_id,
 )
 from services.chat_store.store import SEARCH_CANDIDATES
-from services.chat_store.words import Word, rarity_of, score_of
+from services.chat_store.words import Word, rarity_of, scorer_of
 from shared.mongo import aggregate, mongo_errors
 
 # Most appends of which the server looks at more than the index, and up to which words are counted.
@@ -159,7 +159,8 @@ class MongoSearch:
 
 
 def _ranked(hits: Iterable[Hit], search: Search, rarity: Mapping[Word, float]) -> list[Hit]:
-    scored = [replace(hit, score=score_of(hit.message.draft.words, search.words, rarity)) for hit in hits]
+    score = scorer_of(rarity)
+    scored = [replace(hit, score=score(hit.message.draft.words)) for hit in hits]
     after = None if search.after is None else (search.after.score, *_moment_of(search.after))
     beyond = [hit for hit in scored if after is None or (hit.score, *_moment(hit)) < after]
     return sorted(beyond, key=lambda hit: (hit.score, *_moment(hit)), reverse=True)

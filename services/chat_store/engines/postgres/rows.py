@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from services.chat_store.acts import Act
 from services.chat_store.entries import Entry, EntryKind
@@ -119,6 +120,14 @@ def said_of(row: Row) -> Message:
 def message_of(row: Row) -> Message:
     """The message of a row of `messages` as it is now."""
     return said_of(row) if row["changed"] is None else load(Message, row["changed"])
+
+
+def words_said(message: str) -> str:
+    """What search looks through of the message in the JSON, which is not made for it: a search ranks a thousand."""
+    said = from_json(message)
+    draft = said.get("draft", said)
+    parts = (part["text"] for part in draft.get("parts", ()) if "text" in part)
+    return "\n".join([draft.get("text", ""), *parts])
 
 
 def state_of(row: Row) -> State:
