@@ -65,7 +65,7 @@ async def test_an_answered_turn_outlives_its_assistant(tenant: Tenant) -> None:
 async def test_a_failing_provider_leaves_word_and_costs_nothing(tenant: Tenant, model: str, reason: str) -> None:
     told, began = Told(), time.monotonic()
     assert await tenant.refused(ask(await tenant.assistant(model)), told=told) == reason
-    assert time.monotonic() - began < tenant.house.config.provider_silence_seconds + 2
+    assert time.monotonic() - began < tenant.house.config.answer_timeout_seconds, "silence alone ended it"
     messages = await tenant.messages(told.accepted.conversation_id)
     assert [each.error_reason for each in messages] == ["", reason]
     assert await tenant.counters() == (0, 0)
@@ -219,6 +219,6 @@ async def _first_words(tenant: Tenant, request: pb.AskRequest) -> Told:
 
 
 async def _stored_by_then(tenant: Tenant, conversation_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await tenant.messages(conversation_id)) < 2:  # noqa: ASYNC110 it happens elsewhere
             await asyncio.sleep(0.05)

@@ -21,6 +21,7 @@ from services.document_rag.assistants.prompt import Brief, build_prompt
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.tokens import count_tokens
 from tests.document_rag.passages import found
+from tests.house.waiting import until
 
 WHOLE = Finish(FinishReason.STOP, TokenCount(input=100, output=3), "m-2026")
 
@@ -82,10 +83,8 @@ async def test_a_reader_who_leaves_is_charged_exactly_what_was_delivered() -> No
     endless = pieces(*[Delta(f"palavra{number} ") for number in range(1000)], WHOLE, pause=0.01)
     reading = asyncio.create_task(read(outbox, 5))
     reading.add_done_callback(lambda _: outbox.leave())
-    began = time.monotonic()
     await generate(writing, endless, OnDisconnect.STOP, outbox, 30)
-    assert time.monotonic() - began < 1
-    answer = writing.finished(began, {})
+    answer = writing.finished(0, {})
     assert answer.text == await reading
     assert answer.finish_reason is FinishReason.INTERRUPTED
     assert answer.usage_source is UsageSource.PARTIAL
@@ -115,7 +114,7 @@ async def test_a_cancelled_turn_stops_the_provider_before_it_goes_on() -> None:
 
     writing, given = draft(100_000), endless()
     task = asyncio.create_task(generate(writing, given, OnDisconnect.STOP, Outbox(), 30))
-    await asyncio.sleep(0.05)
+    await until(lambda: writing.text)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -24,7 +24,7 @@ from services.document_rag.assistants.outcome import Outcome
 from services.document_rag.assistants.prompt import Brief, most_prompt_tokens
 from services.document_rag.assistants.token_budget import Hold, Wanted
 from services.document_rag.assistants.turns import Turn
-from tests.document_rag.neighbourhood import TURN_LEASE_SECONDS, Tenant, Told, ask, replica, request_id
+from tests.document_rag.neighbourhood import Tenant, Told, ask, replica, request_id
 from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS
 from tests.house.waiting import until
 
@@ -36,7 +36,7 @@ async def test_a_turn_abandoned_at_any_stage_is_taken_over(tenant: Tenant, stage
     request = ask(await tenant.assistant("fake-plain"), request_id=request_id())
     turn, _, _ = await _abandoned(tenant, request, stage)
     assert await tenant.refused(request) == "REQUEST_IN_PROGRESS"
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     told = await tenant.ask(request)
     was_stored = stage in ("stored", "charged")
     assert told.text == (ABANDONED if was_stored else PLAIN_ANSWER)
@@ -52,7 +52,7 @@ async def test_a_stored_answer_whose_reservation_lapsed_is_charged_exactly_once(
     turn, hold, _ = await _abandoned(tenant, request, "stored")
     with tenant.acting():
         await tenant.house.parts.budget.release(hold.reservation_id)
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     told = await tenant.ask(request)
     assert told.text == ABANDONED
     assert await tenant.charges() == [told.tokens]
@@ -68,7 +68,7 @@ async def test_a_very_long_answer_that_was_stored_is_told_whole(tenant: Tenant) 
     long = replace(_answer(), text="ção " * 100_000)
     with tenant.acting():
         await tenant.house.parts.conversations.add_answer(turn, question, _outcome(request.assistant_id, hold, long))
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     assert (await tenant.ask(request)).text == long.text
 
 
@@ -92,7 +92,7 @@ async def test_an_attempt_that_was_overtaken_charges_the_answer_that_was_stored_
     """The first attempt lost its lease but lives: it stores and charges while the second one still writes."""
     request = ask(await tenant.assistant("fake-slow-5"), request_id=request_id())
     turn, hold, question = await _abandoned(tenant, request, "held")
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     told = Told()
     second = asyncio.create_task(tenant.ask(request, told=told))
     await until(lambda: told.text)
@@ -133,7 +133,7 @@ async def test_a_turn_that_finds_a_neighbour_away_fails_in_words_and_may_be_retr
 
 
 async def test_a_stopping_service_finishes_the_answers_whose_reader_left(tenant: Tenant) -> None:
-    told = await _stopped_under(tenant, "fake-slow-1", pb.ON_DISCONNECT_FINISH)
+    told = await _stopped_under(tenant, "fake-slow-1", pb.ON_DISCONNECT_FINISH, drain_seconds=30)
     answer = (await tenant.messages(told.accepted.conversation_id))[1]
     assert len(answer.text.split()) == SLOW_WORDS
     assert answer.status == chat_pb.MESSAGE_STATUS_COMPLETE
@@ -144,7 +144,7 @@ async def test_a_stopping_service_finishes_the_answers_whose_reader_left(tenant:
 async def test_a_stopping_service_does_not_wait_for_ever_and_leaves_nothing_held(tenant: Tenant) -> None:
     began = time.monotonic()
     told = await _stopped_under(tenant, "fake-slow-100", pb.ON_DISCONNECT_FINISH)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15, "the whole answer takes 20 s"
     assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR"]
     assert await tenant.counters() == (0, 0)
 
@@ -157,11 +157,14 @@ async def test_a_stopping_service_keeps_what_a_reader_was_given(tenant: Tenant) 
     assert (await tenant.counters())[1] == 0
 
 
-async def _stopped_under(tenant: Tenant, model: str, policy: pb.OnDisconnect.ValueType) -> Told:
+async def _stopped_under(
+    tenant: Tenant, model: str, policy: pb.OnDisconnect.ValueType, drain_seconds: float = 1.0
+) -> Told:
     """Another replica is stopped while it answers; what its reader was given."""
     request = ask(await tenant.assistant(model), on_disconnect=policy)
     told = Told()
-    async with replica(tenant.house.config, tenant.house.keys) as (channel, _):
+    config = tenant.house.config.model_copy(update={"turn_drain_seconds": drain_seconds})
+    async with replica(config, tenant.house.keys) as (channel, _):
         call = AssistantServiceStub(channel).Ask(request, metadata=tenant.person())
         events: AsyncIterator[pb.AskEvent] = aiter(call)
         while not told.text:

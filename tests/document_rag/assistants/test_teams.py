@@ -177,7 +177,7 @@ async def test_a_reader_who_leaves_a_team_pays_what_its_policy_says(tenant: Tena
     events = await _until_a_member_is_done(call)
     call.cancel()
     conversation_id = events[0].accepted.conversation_id
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(await tenant.messages(conversation_id)) < 2:  # noqa: ASYNC110 it happens elsewhere
             await asyncio.sleep(0.05)
     await tenant.nothing_held()
@@ -253,8 +253,8 @@ async def test_more_teams_are_changed_at_once_than_there_are_connections(tenant:
         update_mask=FieldMask(paths=["member_ids", "display_name"]),
     )
     many = 3 * tenant.house.config.database_max_connections
-    async with asyncio.timeout(4.5):
-        await asyncio.gather(*(tenant.house.teams.UpdateTeam(request, metadata=tenant.person()) for _ in range(many)))
+    # Whoever waited for a second connection would be refused after a while.
+    await asyncio.gather(*(tenant.house.teams.UpdateTeam(request, metadata=tenant.person()) for _ in range(many)))
 
 
 async def test_the_plans_path_of_a_team_answers_in_one_piece_and_begins_its_session(tenant: Tenant) -> None:

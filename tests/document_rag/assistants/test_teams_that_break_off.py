@@ -1,6 +1,5 @@
 """Teams whose process dies, whose quota is short, whose reservation lapses: nothing is paid twice, nothing is lost."""
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -25,7 +24,7 @@ from services.document_rag.assistants.team_model import Strategy, TeamFields
 from services.document_rag.assistants.team_model import Team as TeamRecord
 from services.document_rag.assistants.token_budget import Hold, Wanted
 from services.document_rag.assistants.turns import Turn
-from tests.document_rag.neighbourhood import TURN_LEASE_SECONDS, Tenant, request_id
+from tests.document_rag.neighbourhood import Tenant, request_id
 from tests.document_rag.team_people import Team, team_of
 
 QUESTION = "Quando vence a cota única e quando passa a coleta de lixo?"
@@ -49,7 +48,7 @@ async def test_a_turn_of_a_team_abandoned_at_any_stage_is_taken_over(tenant: Ten
     name = request_id()
     turn = await _abandoned(team, name, stage)
     assert await team.refused(QUESTION, request_id=name) == "REQUEST_IN_PROGRESS"
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     told = await team.asked(QUESTION, request_id=name)
     was_stored = stage not in ("held", "parts held")
     assert (told.text == ABANDONED) is was_stored
@@ -67,7 +66,7 @@ async def test_a_stored_turn_of_a_team_whose_reservation_lapsed_is_charged_exact
     team = await team_of(tenant, team_pb.TEAM_STRATEGY_COORDINATE)
     name = request_id()
     await _abandoned(team, name, "lapsed")
-    await asyncio.sleep(TURN_LEASE_SECONDS)
+    await tenant.turn_leases_end()
     told = await team.asked(QUESTION, request_id=name)
     assert told.text == ABANDONED
     await team.asked(QUESTION, request_id=name)

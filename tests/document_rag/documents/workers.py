@@ -95,7 +95,7 @@ async def standing_still(
         env={"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
     )
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"all stand still\n"
+    assert await asyncio.wait_for(process.stdout.readline(), 100) == b"all stand still\n"
     return process
 
 
@@ -116,7 +116,7 @@ async def index_rows(url: str, tenant_id: str) -> dict[str, list[Any]]:
         await connection.close()
 
 
-async def ended(ingest: Ingest, tenant_id: str, document: Document, within_seconds: float = 30.0) -> DocumentState:
+async def ended(ingest: Ingest, tenant_id: str, document: Document, within_seconds: float = 90.0) -> DocumentState:
     """The state in which its ingestion ends, within the time."""
     state = document.state
     async with asyncio.timeout(within_seconds):

@@ -14,8 +14,8 @@ async def test_searches_for_words_never_seen_do_not_wait_for_each_other(
     """A search that holds a connection needs no second one to learn its words."""
     many = 3 * document_config.database_max_connections
     queries = [f"palavra{uuid4().hex} prazo{uuid4().hex}" for _ in range(many)]
-    async with asyncio.timeout(4.5):
-        found = await asyncio.gather(
-            *(documents.index.search(tenant_id, each, top_k=3, mode=SearchMode.HYBRID) for each in queries)
-        )
+    # Whoever waited for a second connection would be refused after a while.
+    found = await asyncio.gather(
+        *(documents.index.search(tenant_id, each, top_k=3, mode=SearchMode.HYBRID) for each in queries)
+    )
     assert [each.passages for each in found] == [()] * many

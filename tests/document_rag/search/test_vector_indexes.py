@@ -89,16 +89,17 @@ async def test_a_load_has_ended_when_the_last_of_its_streams_has(bench: Bench) -
     collection = await bench.collection("t")
     told: list[tuple[Space, int, int]] = []
     push = ChunkPush(bench.store(), HashedEmbedder(), lambda *load: told.append(load))
-    second_may_end = asyncio.Event()
+    second_is_on_its_way, second_may_end = asyncio.Event(), asyncio.Event()
 
     async def stream(first: int, ends: asyncio.Event) -> AsyncIterator[list[ChunkDraft]]:
         yield [ChunkDraft(f"c{place}", "", "{}", VECTORS[place].tobytes()) for place in range(first, first + 100)]
+        second_is_on_its_way.set()
         await ends.wait()
 
     at_once = asyncio.Event()
     at_once.set()
     second = asyncio.create_task(push.upsert("t", collection.collection_id, stream(100, second_may_end)))
-    await asyncio.sleep(0.05)
+    await second_is_on_its_way.wait()
     await push.upsert("t", collection.collection_id, stream(0, at_once))
     assert told == []
     second_may_end.set()
