@@ -6,13 +6,16 @@ from typing import Any
 
 import grpc
 
+from gateway import sse
 from gateway.body import ClientGoneError, Receive
 from gateway.calls import Calls
 from gateway.config import Config
 from gateway.credentials import Credentials
+from gateway.downloads import OCTETS
 from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowReaderError
 from gateway.json_body import JsonBodies
 from gateway.observation import observed
+from gateway.preferences import preferred_type
 from gateway.routes import Route, RouteTable
 from gateway.site import Site
 from gateway.status import UnsupportedMediaType, headers_of, http_status, json_of, reason_of, upstream_status
@@ -24,7 +27,7 @@ from shared.identifiers import new_id
 from shared.telemetry import counter, get_logger
 
 LARGE_BODY_BYTES = 64 * 1024
-CORS_HEADERS = "authorization, content-type, x-api-key, x-request-timeout-seconds, traceparent"
+CORS_HEADERS = "authorization, content-type, if-none-match, x-api-key, x-request-timeout-seconds, traceparent"
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 
 _log = get_logger()
@@ -100,7 +103,9 @@ class Gateway:
         request, repeatable = await self._request(exchange, route, variables)
         call = self._upstreams.callable_of(route, retries=repeatable)
         under_way = call(request, timeout=timeout, metadata=metadata)
-        if route.streams:
+        if route.file_field and _wants_file(exchange):
+            await self.calls.file(exchange, route, under_way)
+        elif route.streams:
             await self.calls.events(exchange, route, under_way, lambda error: json_of(self._status(exchange, error)))
         else:
             await self.calls.unary(exchange, route, under_way)
@@ -187,6 +192,10 @@ async def _again(first: Any, rest: Any) -> Any:
     yield first
     async for each in rest:
         yield each
+
+
+def _wants_file(exchange: HttpExchange) -> bool:
+    return preferred_type(exchange.headers.get("accept", ""), OCTETS, sse.MEDIA_TYPE) == OCTETS
 
 
 def _is_json(media_type: str) -> bool:

@@ -1,4 +1,4 @@
-"""The three shapes of a call: one answer, a stream of events, an upload. A client that leaves cancels its call."""
+"""The shapes of a call: one answer, a stream of events, a file, an upload. A client that leaves cancels its call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,14 +11,18 @@ from google.protobuf.message import Message
 
 from gateway import sse
 from gateway.body import ClientGoneError
+from gateway.downloads import send_file
 from gateway.http_exchange import HttpExchange, SlowReaderError
 from gateway.routes import Route
 from gateway.transcode import response_json
-from shared.errors import ServiceError, Unavailable
+from shared.errors import ServiceError, Unavailable, error_of
+from shared.telemetry import get_logger
 
 # Above this a message is turned into JSON beside the event loop, not on it.
 LARGE_MESSAGE_BYTES = 64 * 1024
 RETRY_MS = 3000
+
+_log = get_logger()
 
 StatusJson: TypeAlias = Callable[[grpc.aio.AioRpcError | ServiceError], bytes]
 
@@ -94,6 +98,23 @@ class Calls:
         finally:
             call.cancel()
         await exchange.finish()
+
+    async def file(self, exchange: HttpExchange, route: Route, call: Any) -> None:
+        """Answers with the file that a stream brings.
+
+        A call that fails before the first byte raises AioRpcError or ServiceError and becomes an ordinary HTTP error;
+        one that fails later cuts the connection, so that nobody takes the part for the whole.
+        """
+        try:
+            async with self._watched(exchange, call):
+                await send_file(exchange, route, call)
+        except (grpc.aio.AioRpcError, ServiceError) as error:
+            if not exchange.status:
+                raise
+            _log.warning("download_cut", route=exchange.route, reason=_reason(error))
+            exchange.abort()
+        finally:
+            call.cancel()
 
     @asynccontextmanager
     async def _watched(self, exchange: HttpExchange, call: Any) -> AsyncIterator[None]:
@@ -177,6 +198,10 @@ class _EventStream:
                 self._stalled = True
                 self._call.cancel()
                 return
+
+
+def _reason(error: grpc.aio.AioRpcError | ServiceError) -> str:
+    return error.reason if isinstance(error, ServiceError) else error_of(error).reason
 
 
 def _restarting() -> Unavailable:

@@ -78,7 +78,7 @@ def _operation(route: Route, comments: Mapping[str, str], schemas: Schemas, numb
         "summary": _summary(comment),
         "description": comment,
         "parameters": _parameters(route, schemas),
-        "responses": {"200": _success(route, schemas), **_errors(route)},
+        "responses": {**_successes(route, schemas), **_errors(route)},
     }
     body = _request_body(route, schemas)
     if body is not None:
@@ -178,17 +178,37 @@ def _upload_body(route: Route) -> Schema:
     }
 
 
+def _successes(route: Route, schemas: Schemas) -> Schema:
+    if not route.file_field:
+        return {"200": _success(route, schemas)}
+    return {
+        "200": _download(route, schemas),
+        "304": {"description": "The client has it: If-None-Match named its ETag."},
+    }
+
+
 def _success(route: Route, schemas: Schemas) -> Schema:
-    headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
     output = route.method.output_type
     if route.answers_with_file:
-        file = {"schema": {"type": "string", "format": "binary"}}
-        return {"description": "The file.", "headers": headers, "content": {"*/*": file}}
-    if not route.streams:
-        shown = field_at(output, route.response_body) if route.response_body else None
-        schema = schemas.reference(output) if shown is None else schemas.field(shown)
-        return {"description": "OK", "headers": headers, "content": {"application/json": {"schema": schema}}}
-    reference = schemas.reference(output)
+        return {"description": "The file.", "headers": _headers("content-disposition"), "content": _FILE}
+    if route.streams:
+        return _events(route, schemas)
+    shown = field_at(output, route.response_body) if route.response_body else None
+    schema = schemas.reference(output) if shown is None else schemas.field(shown)
+    return {"description": "OK", "headers": _headers(), "content": {"application/json": {"schema": schema}}}
+
+
+def _download(route: Route, schemas: Schemas) -> Schema:
+    events = _events(route, schemas)
+    return {
+        "description": "The file, and to who asks for `text/event-stream` its pieces. " + events["description"],
+        "headers": _headers("content-disposition", "etag"),
+        "content": _FILE | events["content"],
+    }
+
+
+def _events(route: Route, schemas: Schemas) -> Schema:
+    output = route.method.output_type
     names = [member.name for oneof in output.oneofs if oneof.name == route.event_oneof for member in oneof.fields]
     text = (
         f"Server-sent events. The data of each is one `{output.name}` as JSON on one line; events are named "
@@ -197,10 +217,14 @@ def _success(route: Route, schemas: Schemas) -> Schema:
     )
     stream = {
         "schema": {"type": "string", "contentMediaType": "text/event-stream"},
-        "x-event-schema": reference,
+        "x-event-schema": schemas.reference(output),
         "example": stream_example(output, names, schemas.components),
     }
-    return {"description": text, "headers": headers, "content": {"text/event-stream": stream}}
+    return {"description": text, "headers": _headers(), "content": {"text/event-stream": stream}}
+
+
+def _headers(*names: str) -> Schema:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", *names)}
 
 
 def _errors(route: Route) -> Schema:
@@ -211,9 +235,7 @@ def _errors(route: Route) -> Schema:
 
 
 def _error(text: str, status: str) -> Schema:
-    headers = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
-    if status in ("429", "503"):
-        headers["retry-after"] = {"$ref": "#/components/headers/retry-after"}
+    headers = _headers("retry-after") if status in ("429", "503") else _headers()
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}}
     return {"description": text, "headers": headers, "content": content}
 
@@ -260,6 +282,7 @@ def _summary(comment: str) -> str:
     return re.split(r"(?<=[.:])\s", comment, maxsplit=1)[0].rstrip(":").removesuffix(".")
 
 
+_FILE = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _LICENSE = {"name": "Apache-2.0", "identifier": "Apache-2.0"}
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token of :authenticate."},
@@ -271,6 +294,11 @@ _HEADERS = {
         "schema": {"type": "string"},
     },
     "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "content-disposition": {
+        "description": "That it is to be saved, and under which name where it has one (RFC 6266).",
+        "schema": {"type": "string"},
+    },
+    "etag": {"description": "What If-None-Match may name the next time.", "schema": {"type": "string"}},
 }
 
 

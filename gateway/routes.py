@@ -48,6 +48,9 @@ class Route:
     event_oneof: str
     """The oneof whose set member names a stream's events; empty when the message has none or several."""
 
+    file_field: str
+    """The bytes field that holds the pieces of a file in a stream's messages; empty when it is a stream of events."""
+
     plain_variables: bool
     """Whether every path variable is a string field of the request itself."""
 
@@ -71,7 +74,7 @@ class Route:
 
     @property
     def streams(self) -> bool:
-        """Whether the answer is a stream of events."""
+        """Whether the answer comes in many messages."""
         return bool(self.method.server_streaming)
 
 
@@ -172,19 +175,19 @@ def _route(upstream: str, method: MethodDescriptor, rule: http_pb2.HttpRule, *, 
         if variable.is_repeated or variable.message_type is not None:
             raise RouteError(f"{method.full_name}: path variable {variable.name} is no plain value")
     _check_body(method, rule.body)
-    if rule.response_body:
-        field_at(method.output_type, rule.response_body)
+    file_field = _file_field(method, rule.response_body)
     return Route(
         http_method=http_method,
         template=template,
         body=rule.body,
-        response_body=rule.response_body,
+        response_body="" if file_field else rule.response_body,
         method=method,
         upstream=upstream,
         public=public,
         request_class=GetMessageClass(method.input_type),
         response_class=GetMessageClass(method.output_type),
         event_oneof=_event_oneof(method),
+        file_field=file_field,
         plain_variables=all(
             variable.type == FieldDescriptor.TYPE_STRING and variable.containing_type is method.input_type
             for variable in variables
@@ -217,6 +220,14 @@ def _check_body(method: MethodDescriptor, body: str) -> None:
             raise RouteError(f"{method.full_name}: the body of an upload must be a bytes field")
     elif body and body != "*":
         field_at(method.input_type, body)
+
+
+def _file_field(method: MethodDescriptor, response_body: str) -> str:
+    """The bytes that a stream's messages are for, as `body` names those of an upload."""
+    if not response_body:
+        return ""
+    shown = field_at(method.output_type, response_body)
+    return response_body if method.server_streaming and shown.type == FieldDescriptor.TYPE_BYTES else ""
 
 
 def _longest_text(descriptor: Descriptor, seen: set[str]) -> int:

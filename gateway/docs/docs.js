@@ -109,7 +109,7 @@ function bodyOf(operation) {
 }
 
 function streams(operation) {
-  return "text/event-stream" in (operation.responses["200"].content ?? {});
+  return Object.keys(operation.responses["200"].content ?? {})[0] === "text/event-stream";
 }
 
 function parameterTable(operation) {
@@ -165,6 +165,7 @@ function answer(operation) {
     return [schema.properties ? fields(schema) : el("p", { class: "type" }, kind(schema))];
   }
   const stream = ok.content["text/event-stream"];
+  if (!stream) return prose(ok.description);
   return [...prose(ok.description), el("pre", {}, stream.example), fields(resolved(stream["x-event-schema"]))];
 }
 

@@ -48,6 +48,7 @@ export async function perform(request, { output, send, stop, el }) {
     status.classList.toggle("bad", !response.ok);
     status.textContent = `${response.status} · ${response.headers.get("x-request-id") ?? ""}`;
     if (response.headers.get("content-type")?.startsWith("text/event-stream")) await follow(response, shown);
+    else if (response.headers.has("content-disposition")) shown.replaceChildren(await saved(response, el));
     else shown.textContent = pretty(await response.text());
     status.textContent += ` · ${Math.round(performance.now() - started)} ms`;
   } catch (error) {
@@ -57,6 +58,15 @@ export async function perform(request, { output, send, stop, el }) {
     send.disabled = false;
     stop.disabled = true;
   }
+}
+
+/** A link that saves the file of the answer. */
+async function saved(response, el) {
+  const disposition = response.headers.get("content-disposition");
+  const extended = disposition.match(/filename\*=UTF-8''([^;]+)/)?.[1];
+  const name = extended ? decodeURIComponent(extended) : (disposition.match(/filename="([^"]*)"/)?.[1] ?? "file");
+  const content = await response.blob();
+  return el("a", { href: URL.createObjectURL(content), download: name }, `${name}, ${content.size} bytes`);
 }
 
 async function follow(response, shown) {

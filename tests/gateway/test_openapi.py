@@ -74,6 +74,15 @@ def test_streams_uploads_and_public_methods_are_marked(contract: dict[str, Any])
     assert ask["x-permission"] == "assistants.ask"
 
 
+def test_files_are_marked(contract: dict[str, Any]) -> None:
+    download = contract["paths"]["/v1/documents/{documentId}:download"]["get"]["responses"]
+    assert list(download["200"]["content"]) == ["*/*", "text/event-stream"]
+    assert {"content-disposition", "etag"} <= download["200"]["headers"].keys()
+    assert "304" in download
+    export = contract["paths"]["/v1/reports:export"]["get"]["responses"]
+    assert list(export["200"]["content"]) == ["*/*"]
+
+
 def test_examples_fit_their_schemas(contract: dict[str, Any]) -> None:
     for operation in operations(contract):
         media = operation.get("requestBody", {}).get("content", {}).get("application/json")

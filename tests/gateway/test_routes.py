@@ -120,6 +120,15 @@ def test_events_may_not_take_the_gateways_own_names() -> None:
         _routes({"get": "/v1/stream"}, streaming="server", oneof="error")
 
 
+def test_a_stream_whose_body_is_bytes_is_a_file() -> None:
+    (file,) = _routes({"get": "/v1/file", "response_body": "data"}, streaming="server")
+    assert (file.file_field, file.response_body) == ("data", "")
+    (text,) = _routes({"get": "/v1/text", "response_body": "id"}, streaming="server")
+    assert (text.file_field, text.response_body) == ("", "id")
+    (answer,) = _routes({"get": "/v1/answer", "response_body": "data"})
+    assert (answer.file_field, answer.response_body) == ("", "data")
+
+
 def test_two_routes_for_the_same_requests_are_an_error_at_start() -> None:
     one, other = _routes({"get": "/v1/one/{id}"}), _routes({"get": "/v1/one/*"})
     with pytest.raises(RouteError, match="conflicts"):

@@ -2,6 +2,7 @@
 """Stand-ins for the services behind the gateway, on the real server and wire: each id asks for a behaviour."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -48,6 +49,15 @@ class Seen:
         """Keeps a request and what came with it."""
         self.requests.append(request)
         self.metadata.append({str(key): str(value) for key, value in context.invocation_metadata() or ()})
+
+    async def wait_for_the_end(self) -> None:
+        """Stays in the call until the call is cancelled."""
+        self.started.set()
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
 
 class Tenants(tenants_grpc.TenantServiceServicer):
@@ -114,7 +124,7 @@ class Conversations(chat_grpc.ConversationServiceServicer):
             case "denied":
                 raise errors.PermissionDenied("no", metadata={"permission": "x"})
             case "slow":
-                await self._wait()
+                await self._seen.wait_for_the_end()
             case _:
                 pass
         return chat.Conversation(
@@ -138,14 +148,6 @@ class Conversations(chat_grpc.ConversationServiceServicer):
     async def ListMessages(self, request, context):
         self._seen.note(request, context)
         return chat.ListMessagesResponse()
-
-    async def _wait(self) -> None:
-        self._seen.started.set()
-        try:
-            await asyncio.sleep(20)
-        except asyncio.CancelledError:
-            self._seen.cancelled.set()
-            raise
 
 
 class Assistants(rag_grpc.AssistantServiceServicer):
@@ -190,8 +192,13 @@ class Assistants(rag_grpc.AssistantServiceServicer):
         return request.assistant
 
 
+FILE = bytes(range(256)) * 1024
+FILE_SHA256 = hashlib.sha256(FILE).hexdigest()
+PIECE_BYTES = 64 * 1024
+
+
 class Documents(documents_grpc.DocumentServiceServicer):
-    """Counts what is uploaded."""
+    """Counts what is uploaded; the document's id says how its download goes, and else what it is called."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
@@ -218,6 +225,26 @@ class Documents(documents_grpc.DocumentServiceServicer):
             filename=first.filename, title=first.title, mime_type=first.mime_type, size_bytes=size
         )
         return documents.UploadDocumentResponse(document=document, verdict=documents.VERDICT_NEW)
+
+    async def DownloadOriginal(self, request, context):
+        self._seen.note(request, context)
+        if request.document_id == "missing":
+            raise errors.NotFound("document", request.document_id)
+        if request.document_id == "nothing":
+            return
+        sizes = {"unsized": 0, "break-unsized": 0, "short": len(FILE) + 1, "long": len(FILE) - 1}
+        size = sizes.get(request.document_id, len(FILE))
+        yield documents.DownloadOriginalResponse(
+            filename=request.document_id, mime_type="application/pdf", size_bytes=size, sha256=FILE_SHA256
+        )
+        if request.document_id == "lost":
+            raise errors.FailedPrecondition("the original is gone", reason="ORIGINAL_MISSING")
+        for start in range(0, len(FILE), PIECE_BYTES):
+            yield documents.DownloadOriginalResponse(chunk=FILE[start : start + PIECE_BYTES])
+            if request.document_id in ("break", "break-unsized"):
+                raise errors.Unavailable(dependency="object_store")
+            if request.document_id == "hang":
+                await self._seen.wait_for_the_end()
 
 
 class Reports(reports_grpc.ReportServiceServicer):

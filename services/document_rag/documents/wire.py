@@ -238,7 +238,10 @@ async def download_messages(
 ) -> AsyncIterator[documents_pb2.DownloadOriginalResponse]:
     """What the file is, then its bytes."""
     yield documents_pb2.DownloadOriginalResponse(
-        filename=document.filename, mime_type=document.mime_type, size_bytes=document.size_bytes
+        filename=document.filename,
+        mime_type=document.mime_type,
+        size_bytes=document.size_bytes,
+        sha256=document.sha256.hex(),
     )
     async for piece in pieces:
         yield documents_pb2.DownloadOriginalResponse(chunk=piece)

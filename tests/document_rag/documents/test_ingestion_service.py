@@ -158,7 +158,7 @@ async def test_the_original_comes_back_as_it_was_sent(client: Client) -> None:
     pieces = [each async for each in client.documents.DownloadOriginal(request, metadata=client.metadata)]
     assert (pieces[0].filename, pieces[0].mime_type, pieces[0].size_bytes) == ("lei.txt", "text/plain", len(content))
     downloaded = hashlib.sha256(b"".join(piece.chunk for piece in pieces)).hexdigest()
-    assert downloaded == document.sha256
+    assert downloaded == document.sha256 == pieces[0].sha256
 
 
 async def test_an_original_that_is_lost_is_said_to_be(

@@ -1010,6 +1010,7 @@ class DownloadOriginalResponse(_message.Message):
     FILENAME_FIELD_NUMBER: _builtins.int
     MIME_TYPE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """The next bytes."""
     filename: _builtins.str
@@ -1018,6 +1019,8 @@ class DownloadOriginalResponse(_message.Message):
     """Media type; in the first message only."""
     size_bytes: _builtins.int
     """Size of the whole file in bytes; in the first message only."""
+    sha256: _builtins.str
+    """SHA-256 of the whole file, in hexadecimal; in the first message only."""
     def __init__(
         self,
         *,
@@ -1025,10 +1028,11 @@ class DownloadOriginalResponse(_message.Message):
         filename: _builtins.str = ...,
         mime_type: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "filename", b"filename", "mime_type", b"mime_type", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "filename", b"filename", "mime_type", b"mime_type", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -202,7 +202,8 @@ class DocumentServiceServicer:
 
     def DownloadOriginal(self, request, context):
         """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
-        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
+        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file. Over HTTP the answer is the
+        file itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

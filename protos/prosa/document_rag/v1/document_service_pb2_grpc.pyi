@@ -89,7 +89,8 @@ class DocumentServiceStub:
     """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist."""
     DownloadOriginal: _grpc.UnaryStreamMultiCallable[_document_service_pb2.DownloadOriginalRequest, _document_service_pb2.DownloadOriginalResponse]
     """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
-    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
+    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file. Over HTTP the answer is the
+    file itself.
     """
 
 @_typing.type_check_only
@@ -152,7 +153,8 @@ class DocumentServiceAsyncStub(DocumentServiceStub):
     """Says why a document is searchable or is not. Returns NOT_FOUND if it does not exist."""
     DownloadOriginal: _aio.UnaryStreamMultiCallable[_document_service_pb2.DownloadOriginalRequest, _document_service_pb2.DownloadOriginalResponse]  # type: ignore[assignment]
     """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
-    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
+    FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file. Over HTTP the answer is the
+    file itself.
     """
 
 class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -278,7 +280,8 @@ class DocumentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_document_service_pb2.DownloadOriginalResponse], _abc.AsyncIterator[_document_service_pb2.DownloadOriginalResponse]]:
         """Streams the original as it was uploaded. Returns NOT_FOUND if the document does not exist, and
-        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file.
+        FAILED_PRECONDITION with reason ORIGINAL_MISSING if the object store has lost the file. Over HTTP the answer is the
+        file itself.
         """
 
 def add_DocumentServiceServicer_to_server(servicer: DocumentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
