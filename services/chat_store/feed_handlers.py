@@ -6,8 +6,9 @@ from typing import Any
 
 from prosa.chat_store.v1 import feed_service_pb2 as pb
 from prosa.chat_store.v1 import feed_service_pb2_grpc as rpc
+from services.chat_store.feed_messages import feed_messages
 from services.chat_store.store import ChatStore
-from services.chat_store.wire.feed import happening_to_proto, shard_of
+from services.chat_store.wire.feed import shard_of
 from shared.caller import current_caller
 
 
@@ -19,6 +20,6 @@ class FeedHandler(rpc.FeedServiceServicer):
 
     async def WatchEvents(self, request: pb.WatchEventsRequest, _: Any) -> AsyncIterator[pb.Event]:
         watch = self._store.watch(current_caller().tenant_id, request.resume_token, shard_of(request))
-        async with aclosing(watch) as events:
-            async for event in events:
-                yield happening_to_proto(event)
+        async with aclosing(feed_messages(watch, request.max_events or 1)) as messages:
+            async for message in messages:
+                yield message

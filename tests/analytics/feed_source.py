@@ -28,6 +28,7 @@ class FeedSource(feed_grpc.FeedServiceServicer):
         self._more = asyncio.Condition()
         self.requests: list[str] = []
         self.break_off_after = 10**9
+        self.most = 1000
         self.time = NOON
         self.watchers = 0
 
@@ -48,24 +49,31 @@ class FeedSource(feed_grpc.FeedServiceServicer):
         self.requests.append(request.resume_token)
         self.watchers += 1
         try:
-            async for event in self._told(self._place(request.resume_token)):
+            async for event in self._told(self._place(request.resume_token), min(request.max_events or 1, self.most)):
                 yield event
         finally:
             self.watchers -= 1
         await context.abort(grpc.StatusCode.UNAVAILABLE, "broken off")
 
-    async def _told(self, place: int) -> AsyncIterator[feed_pb.Event]:
-        for _ in range(self.break_off_after):
+    async def _told(self, place: int, most: int) -> AsyncIterator[feed_pb.Event]:
+        left = self.break_off_after
+        while left:
             while place == len(self._events):
                 marked = self.time
                 yield self._mark(place)
                 async with self._more:
                     await self._more.wait_for(lambda: place < len(self._events) or self.time != marked)  # noqa: B023
-            event = feed_pb.Event()
-            event.CopyFrom(self._events[place])
-            place += 1
-            event.resume_token = f"at-{place}"
-            yield event
+            together = min(most, left, len(self._events) - place)
+            message = self._event(place)
+            message.later_events.extend(self._event(later) for later in range(place + 1, place + together))
+            place, left = place + together, left - together
+            yield message
+
+    def _event(self, place: int) -> feed_pb.Event:
+        event = feed_pb.Event()
+        event.CopyFrom(self._events[place])
+        event.resume_token = f"at-{place + 1}"
+        return event
 
     def _mark(self, place: int) -> feed_pb.Event:
         mark = feed_pb.Event(resume_token=f"at-{place}")

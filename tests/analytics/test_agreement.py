@@ -91,8 +91,11 @@ class _Feed:
         return self
 
     async def __aiter__(self) -> AsyncIterator[feed_pb.Event]:
-        for event in self.events:
-            yield event
+        for first in range(0, len(self.events), 7):
+            message = feed_pb.Event()
+            message.CopyFrom(self.events[first])
+            message.later_events.extend(self.events[first + 1 : first + 7])
+            yield message
 
     def cancel(self) -> None:
         """Nothing is open."""

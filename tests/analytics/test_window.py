@@ -24,9 +24,9 @@ def test_the_window_never_passes_an_unsettled_event(sizes: list[bool], settle_or
         after = Position(f"at-{place}", datetime(2026, 1, 1, tzinfo=UTC))
         if counts:
             places[f"e{place}"] = place
-            window.send(f"e{place}", (NO_STREAM, f"{place}-0"), after)
+            window.send({f"e{place}": (NO_STREAM, f"{place}-0")}, after)
         else:
-            window.skip(after)
+            window.send({}, after)
     waiting = list(places)
     settle_order.shuffle(waiting)  # type: ignore[attr-defined]
     while waiting:

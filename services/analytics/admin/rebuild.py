@@ -13,6 +13,7 @@ from typing import Any
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.admin.model import RebuildProgress, RebuildRunning, RebuildState, RebuildWouldLose
+from services.analytics.chat_feed import watched
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.streams import Kind
 from services.analytics.intake.wire import News, fact_of, kind_of, news_of
@@ -130,25 +131,16 @@ class Rebuilding:
         if self._source is None:
             return
         batch: list[feed_pb.Event] = []
-        async with _watching(self._source) as events:
-            async for event in events:
-                if not event.event_id:
-                    position = Position(event.resume_token, event.event_time.ToDatetime(UTC))
-                    yield batch, position
-                    return
-                batch.append(event)
+        async with watched(self._source, timeout=WATCH_SECONDS) as told:
+            async for events in told:
+                for event in events:
+                    if not event.event_id:
+                        yield batch, Position(event.resume_token, event.event_time.ToDatetime(UTC))
+                        return
+                    batch.append(event)
                 if len(batch) >= BATCH:
                     yield batch, None
                     batch = []
-
-
-@asynccontextmanager
-async def _watching(source: Any) -> AsyncIterator[Any]:
-    call = source.WatchEvents(feed_pb.WatchEventsRequest(), timeout=WATCH_SECONDS)
-    try:
-        yield call
-    finally:
-        call.cancel()
 
 
 async def _is_left(before: Generation) -> bool:

@@ -15,6 +15,7 @@ from prosa.tenant_quota.v1 import usage_service_pb2 as usage_pb
 from prosa.tenant_quota.v1 import usage_service_pb2_grpc
 from services.analytics.agreement.kept_records import ByConversation
 from services.analytics.agreement.model import NOTHING, Amounts, Days
+from services.analytics.chat_feed import watched
 from shared.channels import ServiceToken, open_channel
 from shared.errors import Unavailable
 from shared.neighbours import answers_of
@@ -85,17 +86,15 @@ class TenantNeighbours:
         found: ByConversation = {}
         known: set[str] = set()
         examined = 0
-        call = self._feed.WatchEvents(feed_pb.WatchEventsRequest(), timeout=HISTORY_SECONDS)
-        try:
-            with answers_of("chat_store"):
-                async for event in call:
-                    if not event.event_id:
-                        return Told(found, event.event_time.ToDatetime(UTC), examined)
-                    if event.event_id not in known:
-                        known |= {event.event_id} if _counted(event, days, found) else set()
-                        examined += len(event.messages_appended.messages)
-        finally:
-            call.cancel()
+        with answers_of("chat_store"):
+            async with watched(self._feed, timeout=HISTORY_SECONDS) as told:
+                async for events in told:
+                    for event in events:
+                        if not event.event_id:
+                            return Told(found, event.event_time.ToDatetime(UTC), examined)
+                        if event.event_id not in known:
+                            known |= {event.event_id} if _counted(event, days, found) else set()
+                            examined += len(event.messages_appended.messages)
         raise Unavailable("the feed ended before all was told", dependency="chat_store")
 
 

@@ -6,15 +6,18 @@ there. Whatever Redis loses on the way is sent again from that position, and kno
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from itertools import dropwhile
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
+from services.analytics.chat_feed import watched
 from services.analytics.intake.entries import fields_of
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.patience import Patience
@@ -33,8 +36,20 @@ PACKED = 100
 # How long a batch may grow once its first event is there: an entry of one event costs as much as one of a hundred.
 GATHERING_SECONDS = 0.01
 
-# Each event with the feed's position behind it.
-Arrivals: TypeAlias = "asyncio.Queue[tuple[feed_pb.Event, Position]]"
+
+class Arrival(NamedTuple):
+    """An event that is to be counted, as it travels."""
+
+    kind: Kind
+    tenant_id: str
+    event_id: str
+    item: bytes
+
+
+# What came in one message, and the feed's position behind it.
+Arrivals: TypeAlias = "asyncio.Queue[tuple[list[Arrival], Position]]"
+# The stream an entry is in, and its id there.
+Place: TypeAlias = tuple[Stream, str]
 
 log = get_logger()
 
@@ -49,7 +64,7 @@ class LeaseLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    entry: tuple[Stream, str]
+    place: Place
     before: Position
 
 
@@ -69,13 +84,10 @@ class Window:
         """The end of what is settled without a gap."""
         return next(iter(self._sent.values())).before if self._sent else self._tail
 
-    def send(self, event_id: str, entry: tuple[Stream, str], after: Position) -> None:
-        """An event has entered the stream; `after` is the feed's position behind it."""
-        self._sent.setdefault(event_id, _Sent(entry, self._tail))
-        self.skip(after)
-
-    def skip(self, after: Position) -> None:
-        """An event without effect: the feed's position is `after` it."""
+    def send(self, places: Mapping[str, Place], after: Position) -> None:
+        """These events have entered the stream; `after` is the feed's position behind them and those without effect."""
+        for event_id, place in places.items():
+            self._sent.setdefault(event_id, _Sent(place, self._tail))
         self._tail = Position(after.token, after.counted_until or self._tail.counted_until)
 
     def settle(self, event_ids: Collection[str]) -> None:
@@ -96,7 +108,7 @@ class Window:
 
     def oldest(self) -> tuple[str, Stream, str] | None:
         """The oldest one on its way: its event id, its stream and its entry's id there."""
-        return next(((event_id, *sent.entry) for event_id, sent in self._sent.items()), None)
+        return next(((event_id, *sent.place) for event_id, sent in self._sent.items()), None)
 
 
 class Feed:
@@ -159,15 +171,16 @@ class Feed:
     async def _receive(self, start: Position, arrived: Arrivals, patience: Patience) -> None:
         """Events as they come; when the feed breaks off it is taken up again behind the last one.
 
-        With each goes the time until which everything has been told.
+        With them goes the time until which everything has been told.
         """
         token, told_until = start.token, start.counted_until
         while True:
             try:
-                with self._watching(token) as events:
-                    async for event in events:
-                        token, told_until = event.resume_token, _told_until(told_until, event)
-                        await arrived.put((event, Position(token, told_until)))
+                watching = watched(self._source, timeout=WATCH_SECONDS, resume_token=token, together=self._batch_size)
+                async with watching as told:
+                    async for events in told:
+                        token, told_until = events[-1].resume_token, _told_until(told_until, events)
+                        await arrived.put((_arrivals(events), Position(token, told_until)))
                         patience.reset()
             except (grpc.RpcError, ServiceError) as broken:
                 error = error_of(broken) if isinstance(broken, grpc.RpcError) else broken
@@ -176,42 +189,32 @@ class Feed:
                     token, told_until = "", None  # another store than before: known facts drop what comes again
             await patience.wait()
 
-    @contextmanager
-    def _watching(self, token: str) -> Iterator[Any]:
-        """The feed from there on; ended here, because gRPC ends it only for who is cancelled while reading."""
-        call = self._source.WatchEvents(feed_pb.WatchEventsRequest(resume_token=token), timeout=WATCH_SECONDS)
-        try:
-            yield call
-        finally:
-            call.cancel()
-
     async def _forward(self, window: Window, arrived: Arrivals) -> None:
         while True:
-            batch = [await arrived.get()]
+            batch, after = await arrived.get()
             await asyncio.sleep(GATHERING_SECONDS)
             while len(batch) < self._batch_size and not arrived.empty():
-                batch.append(arrived.get_nowait())
+                more, after = arrived.get_nowait()
+                batch += more
             await window.room(self._max_in_flight)
-            await self._send(window, batch)
+            window.send(await self._sent(batch), after)
 
-    async def _send(self, window: Window, batch: Sequence[tuple[feed_pb.Event, Position]]) -> None:
-        """Packs what goes the same way into one entry: a batch of events costs Redis as much as a single one."""
-        packs: defaultdict[Stream, list[feed_pb.Event]] = defaultdict(list)
-        for event, _ in batch:
-            if kind := kind_of(event):
-                packs[self._streams[kind].lane(event.tenant_id, 1)].append(event)
-        sent: dict[int, tuple[Stream, str]] = {}
-        for stream, events in packs.items():
-            for first in range(0, len(events), PACKED):
-                together = events[first : first + PACKED]
-                (entry_id,) = await stream.add([fields_of([entry_bytes(event) for event in together])])
-                sent |= {id(event): (stream, entry_id) for event in together}
-        for event, after in batch:
-            # Without an id nothing could ever settle it; the worker buries it.
-            if event.event_id and id(event) in sent:
-                window.send(event.event_id, sent[id(event)], after)
-            else:
-                window.skip(after)
+    async def _sent(self, batch: Sequence[Arrival]) -> dict[str, Place]:
+        """Puts the batch into the streams and says where each event is.
+
+        What goes the same way is packed: a batch of events costs Redis as much as a single one.
+        """
+        lanes: defaultdict[Stream, list[Arrival]] = defaultdict(list)
+        for arrival in batch:
+            lanes[self._streams[arrival.kind].lane(arrival.tenant_id, 1)].append(arrival)
+        places: dict[str, Place] = {}
+        for stream, arrivals in lanes.items():
+            packs = [arrivals[first : first + PACKED] for first in range(0, len(arrivals), PACKED)]
+            entry_ids = await stream.add([fields_of([each.item for each in pack]) for pack in packs])
+            for entry_id, pack in zip(entry_ids, packs, strict=True):
+                # Without an id nothing could ever settle it; the worker buries it.
+                places |= {each.event_id: (stream, entry_id) for each in pack if each.event_id}
+        return places
 
     async def _checkpoint(self, window: Window) -> None:
         """Lets the kept position follow the commits, and the lease go on."""
@@ -250,14 +253,24 @@ class Feed:
         return asyncio.get_running_loop().time()
 
 
-def _told_until(before: datetime | None, event: feed_pb.Event) -> datetime | None:
+def _arrivals(events: Sequence[feed_pb.Event]) -> list[Arrival]:
+    """What is to be counted of these."""
+    return [
+        Arrival(kind, event.tenant_id, event.event_id, entry_bytes(event))
+        for event in events
+        if (kind := kind_of(event)) is not None
+    ]
+
+
+def _told_until(before: datetime | None, events: Sequence[feed_pb.Event]) -> datetime | None:
     """The time until which everything has been told; None before the first mark of the feed.
 
     Stored history does not come by time: it says nothing until the mark at its end. From there on events do, and marks
     when nothing happens.
     """
-    is_mark = not event.event_id
-    if not event.HasField("event_time") or (before is None and not is_mark):
+    telling = events if before else list(dropwhile(lambda event: event.event_id, events))
+    timed = [event.event_time for event in telling if event.HasField("event_time")]
+    if not timed:
         return before
-    time = event.event_time.ToDatetime(UTC)
-    return time if before is None else max(before, time)
+    latest = max(timed, key=Timestamp.ToNanoseconds).ToDatetime(UTC)
+    return max(before, latest) if before else latest

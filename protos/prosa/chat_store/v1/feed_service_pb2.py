@@ -32,7 +32,7 @@ from prosa.chat_store.v1 import task_service_pb2 as prosa_dot_chat__store_dot_v1
 from prosa.common.v1 import access_pb2 as prosa_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&prosa/chat_store/v1/feed_service.proto\x12\x13prosa.chat_store.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.prosa/chat_store/v1/conversation_service.proto\x1a\'prosa/chat_store/v1/event_service.proto\x1a&prosa/chat_store/v1/task_service.proto\x1a\x1cprosa/common/v1/access.proto\"\xe4\x05\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12H\n\x14\x63onversation_created\x18\x06 \x01(\x0b\x32(.prosa.chat_store.v1.ConversationCreatedH\x00\x12\x42\n\x11messages_appended\x18\x07 \x01(\x0b\x32%.prosa.chat_store.v1.MessagesAppendedH\x00\x12H\n\x14\x63onversation_changed\x18\x08 \x01(\x0b\x32(.prosa.chat_store.v1.ConversationChangedH\x00\x12>\n\x0fmessage_changed\x18\t \x01(\x0b\x32#.prosa.chat_store.v1.MessageChangedH\x00\x12\x38\n\x0ctask_changed\x18\n \x01(\x0b\x32 .prosa.chat_store.v1.TaskChangedH\x00\x12\x38\n\x0ctask_deleted\x18\x0b \x01(\x0b\x32 .prosa.chat_store.v1.TaskDeletedH\x00\x12<\n\x0e\x65vent_recorded\x18\x0c \x01(\x0b\x32\".prosa.chat_store.v1.EventRecordedH\x00\x12:\n\revent_deleted\x18\r \x01(\x0b\x32!.prosa.chat_store.v1.EventDeletedH\x00\x12\x46\n\x13\x63onversation_purged\x18\x0e \x01(\x0b\x32\'.prosa.chat_store.v1.ConversationPurgedH\x00\x42\t\n\x07payload\"N\n\x13\x43onversationCreated\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.prosa.chat_store.v1.Conversation\"\x8b\x01\n\x10MessagesAppended\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.prosa.chat_store.v1.Message\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\"]\n\x13\x43onversationChanged\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.prosa.chat_store.v1.Conversation\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\x97\x01\n\x0eMessageChanged\x12-\n\x07message\x18\x01 \x01(\x0b\x32\x1c.prosa.chat_store.v1.Message\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x04 \x01(\t\x12\x0f\n\x07team_id\x18\x05 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x06 \x01(\t\"E\n\x0bTaskChanged\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.prosa.chat_store.v1.Task\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"U\n\rEventRecorded\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32&.prosa.chat_store.v1.ConversationEvent\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\x14\n\x12\x43onversationPurged\"\xb9\x02\n\x12WatchEventsRequest\x12\"\n\x0cresume_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\"\n\x0bshard_count\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18@(\x00\x12\"\n\x0bshard_index\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18?(\x00:\xb6\x01\xbaH\xb2\x01\x1a\xaf\x01\n\x17shard_index.below_count\x12;shard_index must be below shard_count, and 0 when that is 0\x1aWthis.shard_index < this.shard_count || (this.shard_index == 0 && this.shard_count == 0)2\x8c\x01\n\x0b\x46\x65\x65\x64Service\x12}\n\x0bWatchEvents\x12\'.prosa.chat_store.v1.WatchEventsRequest\x1a\x1a.prosa.chat_store.v1.Event\"\'\xa2\xbb\x18\x0b\n\tfeed.read\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&prosa/chat_store/v1/feed_service.proto\x12\x13prosa.chat_store.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.prosa/chat_store/v1/conversation_service.proto\x1a\'prosa/chat_store/v1/event_service.proto\x1a&prosa/chat_store/v1/task_service.proto\x1a\x1cprosa/common/v1/access.proto\"\x96\x06\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x11\n\ttenant_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x04 \x01(\t\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12H\n\x14\x63onversation_created\x18\x06 \x01(\x0b\x32(.prosa.chat_store.v1.ConversationCreatedH\x00\x12\x42\n\x11messages_appended\x18\x07 \x01(\x0b\x32%.prosa.chat_store.v1.MessagesAppendedH\x00\x12H\n\x14\x63onversation_changed\x18\x08 \x01(\x0b\x32(.prosa.chat_store.v1.ConversationChangedH\x00\x12>\n\x0fmessage_changed\x18\t \x01(\x0b\x32#.prosa.chat_store.v1.MessageChangedH\x00\x12\x38\n\x0ctask_changed\x18\n \x01(\x0b\x32 .prosa.chat_store.v1.TaskChangedH\x00\x12\x38\n\x0ctask_deleted\x18\x0b \x01(\x0b\x32 .prosa.chat_store.v1.TaskDeletedH\x00\x12<\n\x0e\x65vent_recorded\x18\x0c \x01(\x0b\x32\".prosa.chat_store.v1.EventRecordedH\x00\x12:\n\revent_deleted\x18\r \x01(\x0b\x32!.prosa.chat_store.v1.EventDeletedH\x00\x12\x46\n\x13\x63onversation_purged\x18\x0e \x01(\x0b\x32\'.prosa.chat_store.v1.ConversationPurgedH\x00\x12\x30\n\x0clater_events\x18\x0f \x03(\x0b\x32\x1a.prosa.chat_store.v1.EventB\t\n\x07payload\"N\n\x13\x43onversationCreated\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.prosa.chat_store.v1.Conversation\"\x8b\x01\n\x10MessagesAppended\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x1c.prosa.chat_store.v1.Message\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x03 \x01(\t\x12\x0f\n\x07team_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\"]\n\x13\x43onversationChanged\x12\x37\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32!.prosa.chat_store.v1.Conversation\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\x97\x01\n\x0eMessageChanged\x12-\n\x07message\x18\x01 \x01(\x0b\x32\x1c.prosa.chat_store.v1.Message\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x14\n\x0c\x61ssistant_id\x18\x04 \x01(\t\x12\x0f\n\x07team_id\x18\x05 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x06 \x01(\t\"E\n\x0bTaskChanged\x12\'\n\x04task\x18\x01 \x01(\x0b\x32\x19.prosa.chat_store.v1.Task\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"U\n\rEventRecorded\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32&.prosa.chat_store.v1.ConversationEvent\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"\x14\n\x12\x43onversationPurged\"\xdd\x02\n\x12WatchEventsRequest\x12\"\n\x0cresume_token\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\"\n\x0bshard_count\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18@(\x00\x12\"\n\x0bshard_index\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\x18?(\x00\x12\"\n\nmax_events\x18\x04 \x01(\x05\x42\x0e\xe2\x41\x01\x01\xbaH\x07\x1a\x05\x18\xe8\x07(\x00:\xb6\x01\xbaH\xb2\x01\x1a\xaf\x01\n\x17shard_index.below_count\x12;shard_index must be below shard_count, and 0 when that is 0\x1aWthis.shard_index < this.shard_count || (this.shard_index == 0 && this.shard_count == 0)2\x8c\x01\n\x0b\x46\x65\x65\x64Service\x12}\n\x0bWatchEvents\x12\'.prosa.chat_store.v1.WatchEventsRequest\x1a\x1a.prosa.chat_store.v1.Event\"\'\xa2\xbb\x18\x0b\n\tfeed.read\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,28 +45,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['shard_count']._serialized_options = b'\342A\001\001\272H\006\032\004\030@(\000'
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['shard_index']._loaded_options = None
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['shard_index']._serialized_options = b'\342A\001\001\272H\006\032\004\030?(\000'
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['max_events']._loaded_options = None
+  _globals['_WATCHEVENTSREQUEST'].fields_by_name['max_events']._serialized_options = b'\342A\001\001\272H\007\032\005\030\350\007(\000'
   _globals['_WATCHEVENTSREQUEST']._loaded_options = None
   _globals['_WATCHEVENTSREQUEST']._serialized_options = b'\272H\262\001\032\257\001\n\027shard_index.below_count\022;shard_index must be below shard_count, and 0 when that is 0\032Wthis.shard_index < this.shard_count || (this.shard_index == 0 && this.shard_count == 0)'
   _globals['_FEEDSERVICE'].methods_by_name['WatchEvents']._loaded_options = None
   _globals['_FEEDSERVICE'].methods_by_name['WatchEvents']._serialized_options = b'\242\273\030\013\n\tfeed.read\202\323\344\223\002\022\022\020/v1/events:watch'
   _globals['_EVENT']._serialized_start=348
-  _globals['_EVENT']._serialized_end=1088
-  _globals['_CONVERSATIONCREATED']._serialized_start=1090
-  _globals['_CONVERSATIONCREATED']._serialized_end=1168
-  _globals['_MESSAGESAPPENDED']._serialized_start=1171
-  _globals['_MESSAGESAPPENDED']._serialized_end=1310
-  _globals['_CONVERSATIONCHANGED']._serialized_start=1312
-  _globals['_CONVERSATIONCHANGED']._serialized_end=1405
-  _globals['_MESSAGECHANGED']._serialized_start=1408
-  _globals['_MESSAGECHANGED']._serialized_end=1559
-  _globals['_TASKCHANGED']._serialized_start=1561
-  _globals['_TASKCHANGED']._serialized_end=1630
-  _globals['_EVENTRECORDED']._serialized_start=1632
-  _globals['_EVENTRECORDED']._serialized_end=1717
-  _globals['_CONVERSATIONPURGED']._serialized_start=1719
-  _globals['_CONVERSATIONPURGED']._serialized_end=1739
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1742
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=2055
-  _globals['_FEEDSERVICE']._serialized_start=2058
-  _globals['_FEEDSERVICE']._serialized_end=2198
+  _globals['_EVENT']._serialized_end=1138
+  _globals['_CONVERSATIONCREATED']._serialized_start=1140
+  _globals['_CONVERSATIONCREATED']._serialized_end=1218
+  _globals['_MESSAGESAPPENDED']._serialized_start=1221
+  _globals['_MESSAGESAPPENDED']._serialized_end=1360
+  _globals['_CONVERSATIONCHANGED']._serialized_start=1362
+  _globals['_CONVERSATIONCHANGED']._serialized_end=1455
+  _globals['_MESSAGECHANGED']._serialized_start=1458
+  _globals['_MESSAGECHANGED']._serialized_end=1609
+  _globals['_TASKCHANGED']._serialized_start=1611
+  _globals['_TASKCHANGED']._serialized_end=1680
+  _globals['_EVENTRECORDED']._serialized_start=1682
+  _globals['_EVENTRECORDED']._serialized_end=1767
+  _globals['_CONVERSATIONPURGED']._serialized_start=1769
+  _globals['_CONVERSATIONPURGED']._serialized_end=1789
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1792
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=2141
+  _globals['_FEEDSERVICE']._serialized_start=2144
+  _globals['_FEEDSERVICE']._serialized_end=2284
 # @@protoc_insertion_point(module_scope)

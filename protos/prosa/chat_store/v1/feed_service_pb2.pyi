@@ -42,6 +42,7 @@ class Event(_message.Message):
     EVENT_RECORDED_FIELD_NUMBER: _builtins.int
     EVENT_DELETED_FIELD_NUMBER: _builtins.int
     CONVERSATION_PURGED_FIELD_NUMBER: _builtins.int
+    LATER_EVENTS_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Identifier of what happened: the same each time the event is delivered. Empty when nothing did: then everything
     until `event_time` has been sent, and `resume_token` goes on from there.
@@ -92,6 +93,12 @@ class Event(_message.Message):
     def conversation_purged(self) -> Global___ConversationPurged:
         """Nothing is kept of the conversation any more: consumers forget it, as far as it was before `event_time`."""
 
+    @_builtins.property
+    def later_events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """What happened after this, in its order, for a caller that takes several at once (`max_events`). Each has its own
+        `resume_token`, and none of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -109,10 +116,11 @@ class Event(_message.Message):
         event_recorded: Global___EventRecorded | None = ...,
         event_deleted: _event_service_pb2.EventDeleted | None = ...,
         conversation_purged: Global___ConversationPurged | None = ...,
+        later_events: _abc.Iterable[Global___Event] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "conversation_created", b"conversation_created", "conversation_purged", b"conversation_purged", "event_deleted", b"event_deleted", "event_recorded", b"event_recorded", "event_time", b"event_time", "message_changed", b"message_changed", "messages_appended", b"messages_appended", "payload", b"payload", "task_changed", b"task_changed", "task_deleted", b"task_deleted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "conversation_created", b"conversation_created", "conversation_id", b"conversation_id", "conversation_purged", b"conversation_purged", "event_deleted", b"event_deleted", "event_id", b"event_id", "event_recorded", b"event_recorded", "event_time", b"event_time", "message_changed", b"message_changed", "messages_appended", b"messages_appended", "payload", b"payload", "resume_token", b"resume_token", "task_changed", b"task_changed", "task_deleted", b"task_deleted", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_changed", b"conversation_changed", "conversation_created", b"conversation_created", "conversation_id", b"conversation_id", "conversation_purged", b"conversation_purged", "event_deleted", b"event_deleted", "event_id", b"event_id", "event_recorded", b"event_recorded", "event_time", b"event_time", "later_events", b"later_events", "message_changed", b"message_changed", "messages_appended", b"messages_appended", "payload", b"payload", "resume_token", b"resume_token", "task_changed", b"task_changed", "task_deleted", b"task_deleted", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["conversation_created", "messages_appended", "conversation_changed", "message_changed", "task_changed", "task_deleted", "event_recorded", "event_deleted", "conversation_purged"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -338,6 +346,7 @@ class WatchEventsRequest(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     SHARD_COUNT_FIELD_NUMBER: _builtins.int
     SHARD_INDEX_FIELD_NUMBER: _builtins.int
+    MAX_EVENTS_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """`resume_token` of the last event whose effect the caller keeps; empty to start from the beginning."""
     shard_count: _builtins.int
@@ -346,16 +355,22 @@ class WatchEventsRequest(_message.Message):
     """
     shard_index: _builtins.int
     """Which of them to stream, from 0."""
+    max_events: _builtins.int
+    """How many events the caller takes in one message, at most 1000; one when 0. Those that can be told at the same time
+    come together, as far as they fit into a message: one Event with the others in its `later_events`. None of them
+    waits for another.
+    """
     def __init__(
         self,
         *,
         resume_token: _builtins.str = ...,
         shard_count: _builtins.int = ...,
         shard_index: _builtins.int = ...,
+        max_events: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "shard_count", b"shard_count", "shard_index", b"shard_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_events", b"max_events", "resume_token", b"resume_token", "shard_count", b"shard_count", "shard_index", b"shard_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
