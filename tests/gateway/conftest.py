@@ -21,6 +21,8 @@ from tests.house.signing import SigningKeys
 # What chat_store accepts, the most of all services.
 LARGEST_MESSAGE_BYTES = 24 * MIB
 KEY = {"authorization": "Bearer pk_test_ana"}
+# A second where the machine has nothing else to do, and half of what a stand-in goes on that nobody cancels.
+SOON_SECONDS = 10.0
 
 
 class Gateway:
@@ -61,7 +63,9 @@ class Gateways:
         targets = {f"{name}_target": f"127.0.0.1:{upstream_port}" for name in UPSTREAMS}
         config = Config(port=0, shutdown_grace_seconds=2, **{**targets, **settings})
         port, site = await self._gateways.enter_async_context(running_gateway(config))
-        client = await self._services.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}"))
+        client = await self._services.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        )
         return Gateway(port, upstream_port, seen, client, site)
 
     async def stop(self) -> None:
@@ -80,8 +84,14 @@ async def gateways(signing_keys: SigningKeys) -> AsyncIterator[Gateways]:
 
 @pytest.fixture
 async def gateway(gateways: Gateways) -> Gateway:
-    """A gateway with short times."""
-    return await gateways.start(heartbeat_seconds=0.5, body_idle_seconds=0.5, json_body_seconds=1.0, header_seconds=0.5)
+    """A gateway whose clients need not hurry."""
+    return await gateways.start(heartbeat_seconds=0.5)
+
+
+@pytest.fixture
+async def hasty(gateways: Gateways) -> Gateway:
+    """A gateway that waits for nobody's words for long."""
+    return await gateways.start(body_idle_seconds=0.5, json_body_seconds=1.0, header_seconds=0.5)
 
 
 @pytest.fixture

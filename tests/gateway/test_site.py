@@ -7,6 +7,7 @@ import pytest
 
 from gateway.config import Config
 from tests.gateway.conftest import KEY, Gateway, Gateways
+from tests.house.waiting import until
 
 
 async def test_the_front_door_leads_to_the_docs(client: httpx.AsyncClient) -> None:
@@ -100,7 +101,7 @@ async def test_a_request_in_flight_is_finished_before_the_end(gateways: Gateways
     gateway = await gateways.start()
     gateway.seen.pause = 0.5
     asking = asyncio.create_task(gateway.client.get("/v1/conversations/c", headers=KEY))
-    await asyncio.sleep(0.1)
+    await until(lambda: gateway.seen.authentications)
     await gateways.stop()
     assert (await asking).status_code == 200
     with pytest.raises(httpx.ConnectError):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-from tests.gateway.conftest import KEY, Gateway, Gateways
+from tests.gateway.conftest import KEY, SOON_SECONDS, Gateway, Gateways
 from tests.gateway.upstream import Seen
 
 UPLOAD = "/v1/documents:upload"
@@ -117,7 +117,7 @@ async def begun(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamW
         b"POST /v1/documents:upload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer pk_test_ana\r\n"
         b"content-length: 1000000\r\n\r\n" + b"x" * 200_000
     )
-    await asyncio.wait_for(gateway.seen.started.wait(), 5)
+    await asyncio.wait_for(gateway.seen.started.wait(), 20)
     return reader, writer
 
 
@@ -125,7 +125,7 @@ async def test_an_upload_that_outlasts_the_grace_is_told_so(gateways: Gateways) 
     gateway = await gateways.start()
     reader, writer = await begun(gateway)
     await gateways.stop()
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 20)
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"DEPENDENCY_UNAVAILABLE" in answer
     writer.close()
@@ -134,7 +134,7 @@ async def test_an_upload_that_outlasts_the_grace_is_told_so(gateways: Gateways) 
 async def test_a_client_that_leaves_in_the_middle_cancels_its_upload(gateway: Gateway) -> None:
     _, writer = await begun(gateway)
     writer.close()
-    await asyncio.wait_for(gateway.seen.cancelled.wait(), 5)
+    await asyncio.wait_for(gateway.seen.cancelled.wait(), SOON_SECONDS)
 
 
 async def test_a_file_name_that_a_form_spells_with_its_charset_is_read(client: httpx.AsyncClient) -> None:

@@ -170,8 +170,11 @@ class Assistants(rag_grpc.AssistantServiceServicer):
         if request.question == "break":
             raise errors.Unavailable(dependency="provider", reason="PROVIDER_FAILED")
         if request.question == "flood":
-            for _ in range(100_000):
-                yield rag.AskEvent(text_delta=rag.TextDelta(text="x" * 8192))
+            try:
+                for _ in range(100_000):
+                    yield rag.AskEvent(text_delta=rag.TextDelta(text="x" * 8192))
+            finally:
+                self._seen.cancelled.set()
         if request.question == "hang":
             self._seen.started.set()
             try:
