@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -12,9 +14,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from deploy.local.child import Command
 from deploy.local.engine import Engine, run_blocking, running_engine
 from deploy.local.engines import Mongo, Postgres, Redis
-from deploy.local.ports import free_port
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys, new_signing_keys
 
 if TYPE_CHECKING:  # imported when first asked for: they need every room of the house
@@ -68,7 +71,7 @@ def engine_directory() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_server(engine_directory: Path) -> Iterator[Postgres]:
     """The session's PostgreSQL."""
-    with _running(Postgres(engine_directory / "postgres", free_port())) as engine:
+    with _running(_FleetingPostgres(engine_directory / "postgres", own_port())) as engine:
         yield engine
 
 
@@ -87,14 +90,14 @@ def postgres_url(postgres_server: Postgres) -> str:
 @pytest.fixture(scope="session")
 def mongo_url(engine_directory: Path) -> Iterator[str]:
     """A replica set of one node."""
-    with _running(Mongo(engine_directory / "mongo", free_port())) as engine:
+    with _running(_FleetingMongo(engine_directory / "mongo", own_port())) as engine:
         yield engine.url()
 
 
 @pytest.fixture(scope="session")
 def redis_url(engine_directory: Path) -> Iterator[str]:
     """The session's Redis."""
-    with _running(Redis(engine_directory / "redis", free_port())) as engine:
+    with _running(Redis(engine_directory / "redis", own_port())) as engine:
         yield engine.url()
 
 
@@ -132,6 +135,21 @@ def system(provider: "FakeProvider") -> Iterator["System"]:
     with running_system(directory, settings) as system:
         yield system
     shutil.rmtree(directory, ignore_errors=True)
+
+
+class _FleetingPostgres(Postgres):
+    """What it holds goes with the session: nothing waits for the disk, and it ends without tidying up."""
+
+    def command(self) -> Command:
+        command = super().command()
+        return replace(command, argv=(*command.argv, "-c", "fsync=off"), stop_signal=signal.SIGQUIT)
+
+
+class _FleetingMongo(Mongo):
+    """It ends without tidying up, too."""
+
+    def command(self) -> Command:
+        return replace(super().command(), stop_signal=signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def caller(keys: SigningKeys, tenant_id: str = "acme") -> dict[str, Any]:
     return {"metadata": as_caller(token(keys, tenant_id=tenant_id, scopes=scopes)), "timeout": 30}
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     """Returns when it is so."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 the engines tell nobody

@@ -89,7 +89,7 @@ def expected(events: list[feed_pb.Event]) -> Rollups:
     return {key: {name: n for name, n in counts.items() if n} for key, counts in sums if any(counts.values())}
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 the engines tell nobody
             await asyncio.sleep(0.02)

@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from deploy.local.engine import start
 from deploy.local.engines import Mongo
-from deploy.local.ports import free_port
 from prosa.analytics.v1 import metrics_service_pb2 as pb
 from services.analytics.intake.entries import fields_of
 from services.analytics.intake.metrics_wire import wish_item
@@ -25,6 +24,7 @@ from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, s
 from tests.analytics.events import answer, appended, many_events, oracle
 from tests.analytics.intake_site import Site, until
 from tests.analytics.test_worker import DeadlyStore, KilledError, worker_on
+from tests.house.ports import own_port
 from tests.house.processes import REPOSITORY
 
 
@@ -170,7 +170,7 @@ async def test_a_mongodb_that_restarts_while_events_are_counted_loses_none_and_c
 ) -> None:
     """kill -9 of mongod, twice, on the same files; workers wait for it and go on."""
     events = many_events(6000)
-    engine = Mongo(tmp_path / "mongo", free_port())
+    engine = Mongo(tmp_path / "mongo", own_port())
     running = start(engine)
     try:
         async with open_mongo(SecretStr(engine.url()), "restarted", timeout_ms=3000) as database:

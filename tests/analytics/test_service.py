@@ -13,7 +13,6 @@ from pydantic import SecretStr, ValidationError
 
 from deploy.local.engine import start
 from deploy.local.engines import Redis as RedisEngine
-from deploy.local.ports import free_port
 from prosa.analytics.v1 import report_service_pb2 as pb
 from prosa.analytics.v1 import report_service_pb2_grpc as pb_grpc
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
@@ -29,6 +28,7 @@ from shared.server import Endpoint
 from tests.analytics.events import answer, question
 from tests.analytics.feed_source import served
 from tests.house.in_process import as_caller, serving, token
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 
 SERVICE_KEY = "pk_test_service"
@@ -157,7 +157,7 @@ async def test_what_was_said_in_chat_store_is_in_the_report(
 async def test_reports_go_on_without_redis_and_nothing_is_missing_when_an_empty_one_comes_back(
     mongo_url: str, database: MongoDatabase, tmp_path: Path, neighbours: int, signing_keys: SigningKeys
 ) -> None:
-    port = free_port()
+    port = own_port()
     first = RedisEngine(tmp_path / "first", port)
     running = start(first)
     try:
@@ -184,7 +184,7 @@ async def test_reports_go_on_without_redis_and_nothing_is_missing_when_an_empty_
 async def test_without_a_service_key_reports_are_served_and_the_feed_is_left_alone(
     mongo_url: str, database: MongoDatabase, own_redis_url: str, redis: Any, signing_keys: SigningKeys
 ) -> None:
-    config = config_for(mongo_url, database.name, own_redis_url, free_port()).model_copy(
+    config = config_for(mongo_url, database.name, own_redis_url, own_port()).model_copy(
         update={"service_key": SecretStr("")}
     )
     async with open_endpoints(config) as endpoints, reports(endpoints, signing_keys) as stub:
@@ -194,8 +194,8 @@ async def test_without_a_service_key_reports_are_served_and_the_feed_is_left_alo
 async def test_without_mongodb_a_report_is_a_typed_error_and_the_service_says_it_is_not_ready(
     own_redis_url: str, redis: Any, signing_keys: SigningKeys
 ) -> None:
-    nowhere = f"mongodb://127.0.0.1:{free_port()}/?replicaSet=none&connectTimeoutMS=200"
-    config = config_for(nowhere, "analytics_none", own_redis_url, free_port(), mongodb_timeout_ms=500)
+    nowhere = f"mongodb://127.0.0.1:{own_port()}/?replicaSet=none&connectTimeoutMS=200"
+    config = config_for(nowhere, "analytics_none", own_redis_url, own_port(), mongodb_timeout_ms=500)
     async with open_analytics(config) as analytics, reports(analytics.endpoints, signing_keys) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.GetUsageReport(pb.GetUsageReportRequest(), **caller(signing_keys))

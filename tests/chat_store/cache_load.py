@@ -71,12 +71,12 @@ class Load:
     async def until_read(self, more: int) -> None:
         """Returns after so many further reads."""
         wanted = self.reads + more
-        await until(lambda: self.reads >= wanted, within_seconds=60)
+        await until(lambda: self.reads >= wanted, within_seconds=120)
 
     async def until_hit(self, more: int) -> None:
         """Returns after so many further reads from the cache."""
         wanted = self.hits + more
-        await until(lambda: self.hits >= wanted, within_seconds=60)
+        await until(lambda: self.hits >= wanted, within_seconds=120)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from services.chat_store.happenings import Event, Shard
 from services.chat_store.store import WHOLE_FEED, ChatStore
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 async def next_event(feed: AsyncGenerator[Event, None]) -> Event:

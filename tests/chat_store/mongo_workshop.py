@@ -27,7 +27,7 @@ from shared.mongo import MongoDatabase, MongoDriver, aggregate, open_mongo
 from tests.chat_store.workshop import Work, Workshop, pair
 
 IDLE_SECONDS = 1.0
-FORGETTING_SECONDS = 30.0
+FORGETTING_SECONDS = 120.0
 
 
 class CrashedError(Exception):

@@ -109,7 +109,7 @@ async def test_a_stream_is_entered_when_it_starts_and_when_it_fails(
     await talk(world, "ana", "c1", "olá")
     watch = conversation_service_pb2.WatchConversationRequest(conversation_id="c1")
     followed: Any = world.conversations.WatchConversation(watch, metadata=world.member("ana"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         update = await followed.read()
     assert update.message_changed.seq == 1
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from deploy.local.engine import running_engine
-from deploy.local.ports import free_port
 from services.chat_store import store as law
 from services.chat_store.store import ChatStore
 from tests.chat_store.cached_workshop import cached
@@ -16,6 +15,7 @@ from tests.chat_store.mongo_workshop import ForgetfulMongo, mongo_workshop
 from tests.chat_store.postgres_workshop import postgres_workshop
 from tests.chat_store.store_contract import StoreContract
 from tests.chat_store.workshop import Workshop
+from tests.house.ports import own_port
 
 
 class TestMemory(StoreContract):
@@ -148,7 +148,7 @@ async def on_cached_postgres(on_postgres: Workshop, redis_url: str) -> AsyncIter
 
 @pytest.fixture(scope="module")
 def forgetful_url(engine_directory: Path) -> Iterator[str]:
-    engine = ForgetfulMongo(engine_directory / "forgetful", free_port())
+    engine = ForgetfulMongo(engine_directory / "forgetful", own_port())
     with running_engine(engine):
         yield engine.url()
 

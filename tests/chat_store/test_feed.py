@@ -22,12 +22,12 @@ def engine() -> str:
 
 
 def watch(world: World, who: Metadata, resume_token: str = "") -> Call:
-    return world.feed.WatchEvents(pb.WatchEventsRequest(resume_token=resume_token), metadata=who, timeout=60)
+    return world.feed.WatchEvents(pb.WatchEventsRequest(resume_token=resume_token), metadata=who, timeout=120)
 
 
 async def told(stream: Call, count: int) -> list[pb.Event]:
     events: list[pb.Event] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(events) < count:
             event = await stream.read()
             if event.WhichOneof("payload"):
@@ -63,7 +63,7 @@ async def test_an_internal_service_is_told_of_every_tenant(world: World) -> None
     wanted = {world.tenant_id, other.tenant_id}
     seen = set[str]()
     stream = watch(world, world.service())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not wanted <= seen:
             seen.add((await stream.read()).tenant_id)
     stream.cancel()
@@ -126,7 +126,7 @@ async def test_consumers_share_the_feed_out_among_them(world: World) -> None:
     seen = list[str]()
     for index in range(3):
         request = pb.WatchEventsRequest(shard_count=3, shard_index=index)
-        stream = world.feed.WatchEvents(request, metadata=world.tenant_feed(), timeout=60)
+        stream = world.feed.WatchEvents(request, metadata=world.tenant_feed(), timeout=120)
         seen += [event.conversation_id for event in await told_until_quiet(stream)]
     assert sorted(seen) == sorted(names)
 
@@ -134,7 +134,7 @@ async def test_consumers_share_the_feed_out_among_them(world: World) -> None:
 async def told_until_quiet(stream: Call) -> list[pb.Event]:
     """All that has happened so far: the feed says when it has told everything."""
     events: list[pb.Event] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (event := await stream.read()).event_id:
             events.append(event)
     stream.cancel()

@@ -34,7 +34,7 @@ from tests.chat_store.replicas import Replicas
 from tests.chat_store.workshop import pair, said, somebody, started
 from tests.house.waiting import until
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 Kind = TypeVar("Kind")
 
 
@@ -212,7 +212,7 @@ async def test_following_ends_when_the_conversation_is_gone(replicas: Replicas, 
 async def test_following_ends_when_the_conversation_expires_and_talking_puts_that_off(replicas: Replicas) -> None:
     store, reach = replicas.store, somebody()
     conversation_id = await started(store, reach)
-    await store.act(reach, conversation_id, Describe(ttl_seconds=1))
+    await store.act(reach, conversation_id, Describe(ttl_seconds=3))
     async with following(Live(store), reach, conversation_id) as follower:
         await store.append(reach, conversation_id, pair("a"))
         await follower.heard(lambda: follower.of(Gone))

@@ -268,7 +268,7 @@ async def test_candidates_are_ranked_beside_the_event_loop(
 
 
 async def _next_telling(feed: AsyncGenerator[Event, None]) -> Event:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (event := await anext(feed)).what is None:
             pass
     return event

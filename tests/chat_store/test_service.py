@@ -6,7 +6,6 @@ import grpc
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from deploy.local.ports import free_port
 from prosa.chat_store.v1 import conversation_service_pb2 as pb
 from prosa.chat_store.v1 import conversation_service_pb2_grpc as rpc
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
@@ -19,6 +18,7 @@ from services.chat_store.selection import Reach
 from shared.errors import Unavailable, error_of
 from tests.chat_store.conftest import MEMBER, SERVICE
 from tests.house.in_process import as_caller, serving, token
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 
 
@@ -27,7 +27,7 @@ async def test_an_absent_engine_makes_every_call_unavailable(driver: str, signin
     config = Config.model_validate(
         {
             "port": 0,
-            "mongodb_url": SecretStr(f"mongodb://127.0.0.1:{free_port()}/?replicaSet=prosa"),
+            "mongodb_url": SecretStr(f"mongodb://127.0.0.1:{own_port()}/?replicaSet=prosa"),
             "mongodb_driver": driver,
             "mongodb_timeout_ms": 300,
             "drain_delay_seconds": 0,

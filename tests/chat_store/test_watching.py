@@ -18,7 +18,7 @@ NAME = "minha"
 @asynccontextmanager
 async def watching(world: World, who: Metadata, after_seq: int = 0) -> AsyncIterator[Any]:
     request = pb.WatchConversationRequest(conversation_id=NAME, after_seq=after_seq)
-    stream = world.conversations.WatchConversation(request, metadata=who, timeout=60)
+    stream = world.conversations.WatchConversation(request, metadata=who, timeout=120)
     try:
         yield stream
     finally:
@@ -27,7 +27,7 @@ async def watching(world: World, who: Metadata, after_seq: int = 0) -> AsyncIter
 
 async def shown(stream: Any) -> tuple[str, Any]:
     """The next update: its name and what it holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         update = await stream.read()
     name = update.WhichOneof("update")
     return name, getattr(update, name)

@@ -242,7 +242,7 @@ class TestScripts:
 
 
 class TestHostileTexts:
-    @pytest.mark.timeout(30)  # Of a million characters: what goes back over them takes hours.
+    @pytest.mark.timeout(200)  # Of a million characters: what goes back over them takes hours.
     @pytest.mark.parametrize(
         "unit",
         [

@@ -12,7 +12,7 @@ import asyncpg
 import grpc
 from pydantic import SecretStr
 
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
@@ -43,6 +43,7 @@ from shared.errors import ServiceError, error_of
 from shared.postgres import migrate, tenant_transaction
 from shared.server import Endpoint, running_server
 from tests.house.in_process import Metadata, as_caller, token
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Neighbour:
     """A service that can be gone for a while: the same address, another server."""
 
     def __init__(self, endpoints: Sequence[Endpoint], keys: SigningKeys) -> None:
-        self.target = f"{LOOPBACK}:{free_port()}"
+        self.target = f"{LOOPBACK}:{own_port()}"
         self._endpoints = endpoints
         self._keys = keys
         self._running = AsyncExitStack()

@@ -51,8 +51,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from tests.house.fake_roles import ROLES
+from tests.house.ports import own_port
 
 PLAIN_ANSWER = "A resposta está no documento da prefeitura, conforme o trecho citado [1]."
 SLOW_WORDS = 200
@@ -193,7 +194,7 @@ class FakeProvider:
 @contextmanager
 def fake_provider(port: int = 0) -> Iterator[FakeProvider]:
     """Serves on the port, a free one when 0, in a thread of its own, for the length of the block."""
-    provider = FakeProvider(port or free_port())
+    provider = FakeProvider(port or own_port())
     config = uvicorn.Config(
         provider.application(), host=LOOPBACK, port=provider.port, log_level="critical", timeout_graceful_shutdown=1
     )

@@ -14,12 +14,12 @@ import psutil
 
 from deploy.local.cast import PORT_FIELDS
 from deploy.local.data_directory import read_json
-from deploy.local.ports import free_port
+from tests.house.ports import own_port
 from tests.house.waiting import wait_until
 
-START_SECONDS = 150.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
-BACK_SECONDS = 60.0
+BACK_SECONDS = 120.0
 REPOSITORY = Path(__file__).parents[2]
 # With which a proxy before the gateway asks tenant_quota.
 EDGE_SECRET = "what only the edge of these tests knows, and they"
@@ -31,7 +31,7 @@ class System:
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.log = directory / "run.log"
-        ports = {f"PROSA_{name.upper()}": str(free_port()) for name in PORT_FIELDS}
+        ports = {f"PROSA_{name.upper()}": str(own_port()) for name in PORT_FIELDS}
         self._environment = {**os.environ, **ports, "PROSA_DATA_DIR": str(directory / "data"), **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from deploy.local.ports import free_port
+from tests.house.ports import own_port
 from tests.house.waiting import wait_until
 
 # Beside the environment's own packages (Makefile): there its package would hide our stubs, which bear the same name.
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "services" / "tenant_quota" / "envoy.yaml"
 @contextmanager
 def running_envoy(directory: Path, *, gateway_port: int, quota_port: int, secret: str) -> Iterator[str]:
     """The example with its addresses and secret replaced, for the length of the block; yields where it listens."""
-    port = free_port()
+    port = own_port()
     configuration = directory / "envoy.yaml"
     configuration.write_text(_example(port, gateway_port, quota_port, secret), encoding="utf-8")
     log = directory / "envoy.log"

@@ -7,7 +7,6 @@ import pymongo.errors
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import free_port
 from shared.config import CannotStartError
 from shared.errors import Conflict, Unavailable
 from shared.identifiers import new_id
@@ -21,6 +20,7 @@ from shared.mongo import (
     transaction,
     watch,
 )
+from tests.house.ports import own_port
 
 DRIVERS: list[MongoDriver] = ["motor", "pymongo"]
 
@@ -111,7 +111,7 @@ async def test_an_operation_that_takes_too_long_is_unavailable(mongo_url: str, d
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_nobody_listening_is_unavailable(driver: MongoDriver) -> None:
-    url = SecretStr(f"mongodb://127.0.0.1:{free_port()}")
+    url = SecretStr(f"mongodb://127.0.0.1:{own_port()}")
     async with open_mongo(url, "prosa", driver=driver, timeout_ms=300) as database:
         with pytest.raises(Unavailable) as caught, mongo_errors():
             await database.notes.find_one({})

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import free_port
 from shared.config import CannotStartError
 from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from shared.migrations import MigrationError
@@ -23,6 +22,7 @@ from shared.postgres import (
     quoted,
     tenant_transaction,
 )
+from tests.house.ports import own_port
 from tests.shared.notes import NOTES, SCHEMA, add, killed_by, notes
 
 
@@ -197,7 +197,7 @@ def test_a_full_disk_has_its_own_reason() -> None:
 
 
 async def test_nobody_listening_is_unavailable_after_some_patience() -> None:
-    url = SecretStr(f"postgresql://app:hunter2@127.0.0.1:{free_port()}/prosa")
+    url = SecretStr(f"postgresql://app:hunter2@127.0.0.1:{own_port()}/prosa")
     with pytest.raises(Unavailable) as caught:
         async with open_pool(url, schema=SCHEMA, patience_seconds=0.5):
             pass
@@ -242,7 +242,7 @@ async def test_a_migration_that_fails_leaves_nothing(url: SecretStr, directory: 
 
 
 async def test_a_database_that_is_not_there_is_told_in_words(directory: Path) -> None:
-    nowhere = SecretStr(f"postgresql://nobody:s3cret@127.0.0.1:{free_port()}/nothing")
+    nowhere = SecretStr(f"postgresql://nobody:s3cret@127.0.0.1:{own_port()}/nothing")
     with pytest.raises(CannotStartError, match="cannot be reached") as caught:
         await migrate(nowhere, schema=SCHEMA, directory=directory)
     assert "s3cret" not in str(caught.value)

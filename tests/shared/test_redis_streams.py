@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import free_port
 from shared.config import CannotStartError
 from shared.errors import Unavailable
 from shared.optional_redis import open_optional_redis
 from shared.redis_streams import Stream, Stuck, consumer_name, open_redis
 from tests.house.pending import aged
+from tests.house.ports import own_port
 
 NAME = "test:entries"
 
@@ -129,7 +129,7 @@ async def test_absent_consumers_are_forgotten_unless_they_hold_entries(redis: An
 
 
 async def test_no_redis_is_a_dependency_that_is_unavailable() -> None:
-    async with open_redis(SecretStr(f"redis://127.0.0.1:{free_port()}/0")) as client:
+    async with open_redis(SecretStr(f"redis://127.0.0.1:{own_port()}/0")) as client:
         stream = consumer(client, "one")
         for attempt in (stream.ready(), stream.add([{b"n": b"0"}]), stream.read(1, 10), stream.length()):
             with pytest.raises(Unavailable) as refused:

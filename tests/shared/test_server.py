@@ -14,13 +14,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from deploy.local.ports import free_port
 from shared import server as server_module
 from shared.caller import TokenVerifier
 from shared.channels import open_channel
 from shared.errors import Unavailable
 from shared.server import BindError, running_server
 from tests.house.in_process import Metadata
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 from tests.shared.conftest import quick_config
 from tests.shared.street_contract import SERVICE, ask, endpoint
@@ -127,7 +127,7 @@ async def test_reflection_can_be_turned_off(signing_keys: SigningKeys) -> None:
 
 
 async def test_a_second_server_on_the_same_port_is_refused(signing_keys: SigningKeys) -> None:
-    port = free_port()
+    port = own_port()
     async with served(signing_keys, port=port):
         with pytest.raises(BindError, match=str(port)):
             async with served(signing_keys, port=port):
@@ -145,7 +145,7 @@ async def test_a_message_over_the_limit_is_refused(signing_keys: SigningKeys, wa
 async def process(
     keys: SigningKeys, *, metrics_port: int = 0, drain_delay: float = 0.0, grace: float = 5.0
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, grpc.aio.Channel]]:
-    port = free_port()
+    port = own_port()
     arguments = [str(port), str(metrics_port), str(drain_delay), str(grace)]
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -212,7 +212,7 @@ async def test_a_call_that_outlasts_the_grace_is_cut(signing_keys: SigningKeys, 
 
 
 async def test_metrics_can_be_scraped(signing_keys: SigningKeys, walker: Metadata) -> None:
-    metrics_port = free_port()
+    metrics_port = own_port()
     async with process(signing_keys, metrics_port=metrics_port) as (_, channel):
         await ask(channel, "Unary", "0", metadata=walker)
         url = f"http://127.0.0.1:{metrics_port}/metrics"

@@ -10,13 +10,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from deploy.local.ports import free_port
 from shared import interceptors, telemetry
 from shared.channels import open_channel
 from shared.config import CannotStartError, ServiceConfig
 from shared.errors import NotFound, Unavailable
 from shared.telemetry import counter, histogram, trace_id, tracer
 from tests.house.in_process import Metadata
+from tests.house.ports import own_port
 from tests.shared.conftest import Serving
 from tests.shared.street_contract import SERVICE, SHAPES, ask
 
@@ -160,7 +160,7 @@ def test_instruments_are_found_by_name() -> None:
 
 
 def test_a_metrics_port_that_is_taken_stops_the_start() -> None:
-    port = free_port()
+    port = own_port()
     from prometheus_client import start_http_server
 
     server, thread = start_http_server(port, addr="127.0.0.1")

@@ -12,12 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from deploy.local.ports import free_port
 from prosa.tenant_quota.v1 import quota_service_pb2, tenant_service_pb2
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.tenant_quota.model import parse_secret
 from tests.house.in_process import as_caller, as_service
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 from tests.house.waiting import until_answered
 
@@ -41,7 +41,7 @@ def environment(fresh_database: Callable[[], str], signing_keys: SigningKeys) ->
     admin, service = run("new-key", "test").stdout.strip(), run("new-key", "test").stdout.strip()
     return {
         "DATABASE_URL": fresh_database(),
-        "TENANT_QUOTA_PORT": str(free_port()),
+        "TENANT_QUOTA_PORT": str(own_port()),
         "TENANT_QUOTA_TOKEN_SIGNING_KEY": signing_keys.private_pem.replace("\n", "\\n"),
         "PROSA_TOKEN_PUBLIC_KEY": signing_keys.public_pem,
         "TENANT_QUOTA_API_KEY_PEPPER": "a pepper of these tests",

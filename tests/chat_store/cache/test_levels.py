@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from services.chat_store.engines import cached, open_store
 from services.chat_store.engines.cached import CachedChatStore, open_cached
 from services.chat_store.engines.own_tails import OwnTails
@@ -19,6 +19,7 @@ from shared.errors import Unavailable
 from tests.chat_store.cache.readings import END, OWN_BYTES, PROCESS, REDIS, TTL_SECONDS, read
 from tests.chat_store.places import fresh_place
 from tests.chat_store.workshop import pair, somebody, started
+from tests.house.ports import own_port
 from tests.house.waiting import until
 
 
@@ -120,7 +121,7 @@ async def test_what_redis_had_is_in_the_process_from_then_on(
 
 
 async def test_what_redis_lost_is_still_in_the_process(bare: ChatStore) -> None:
-    nobody = SecretStr(f"redis://{LOOPBACK}:{free_port()}/0")
+    nobody = SecretStr(f"redis://{LOOPBACK}:{own_port()}/0")
     async with open_cached(bare, nobody, process_bytes=OWN_BYTES, ttl_seconds=TTL_SECONDS) as store:
         reach = somebody()
         conversation = await started(bare, reach)
