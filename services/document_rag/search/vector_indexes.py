@@ -26,7 +26,9 @@ EVERYONE = "*"
 
 _LOCK = "select pg_try_advisory_lock(hashtextextended('document_rag vector indexes', 0))"
 _SWALLOWS_UP_TO = 2  # times its own rows
-_BUSY_FACTOR = 4  # a space that is never quiet is indexed when so many times the worthwhile wait
+# A space that is never quiet is indexed when so many times the worthwhile wait; in the midst of a bulk, whose rest is
+# about to come and would be indexed together with it once more, when comparing what waits takes a second.
+_BUSY_FACTOR, _BULK_FACTOR = 4, 20
 _KIB, _MIB = 1024, 1024 * 1024
 # With 64 instead of 100 a build is a tenth faster, but a search in 100 000 rows must keep 1.7 times as many candidates.
 _M, _EF_CONSTRUCTION = 16, 100
@@ -74,6 +76,11 @@ class IndexSettings:
         """More vectors than this are worth an index."""
         return self.compared_exactly or exact_rows(dimensions)
 
+    def may_wait(self, dimensions: int, came: int) -> int:
+        """How many vectors may wait in a space that is written to, where so many came since it was last looked at."""
+        worth = self.worth(dimensions)
+        return worth * (_BULK_FACTOR if came > worth else _BUSY_FACTOR)
+
 
 def next_segment(segments: Sequence[Segment], waiting: int, worth: int) -> tuple[Segment | None, int]:
     """What is to be built over `waiting` rows behind the segments: the last of those that it leaves alone (None: it
@@ -96,6 +103,7 @@ class VectorIndexes:
         self._schema = schema
         self._settings = settings
         self._looked_at: dict[Space, datetime] = {}
+        self._rows: dict[Space, int] = {}
         self._loaded: set[Space] = set()
         self.bell = asyncio.Event()
         """Rings when there is something to `keep` at once."""
@@ -123,8 +131,10 @@ class VectorIndexes:
                     if self._looked_at.get(space) == row["written_at"]:
                         continue
                     busy = space not in loaded and row["now"] - row["written_at"] < self._settings.quiet
+                    came = row["rows"] - self._rows.get(space, 0)
+                    self._rows[space] = row["rows"]
                     await _act_for(connection, space.tenant_id)
-                    waiting, worked = await self._keep(connection, space, busy=busy)
+                    waiting, worked = await self._keep(connection, space, came, busy=busy)
                     unindexed += waiting
                     built += worked
                     if not busy:
@@ -132,7 +142,7 @@ class VectorIndexes:
                 gauge("prosa.vectors.unindexed").set(unindexed)
         return built
 
-    async def _keep(self, connection: asyncpg.Connection, space: Space, *, busy: bool) -> tuple[int, bool]:
+    async def _keep(self, connection: asyncpg.Connection, space: Space, came: int, *, busy: bool) -> tuple[int, bool]:
         """How many of the space's vectors wait for an index now, and whether one was built."""
         dimensions, rows, last = await _measured(connection, space)
         segments = await _living(connection, space)
@@ -142,7 +152,7 @@ class VectorIndexes:
             return 0, False
         waiting = await _waiting(connection, space, segments[-1].high if segments else 0)
         before, size = next_segment(segments, waiting, worth)
-        if not size or (busy and waiting < _BUSY_FACTOR * worth):
+        if not size or (busy and waiting < self._settings.may_wait(dimensions, came)):
             return (waiting if size else 0), False
         segment = Segment(0, dimensions, before.high if before else 0, last, size, ready=False)
         await self._build(connection, space, segment)

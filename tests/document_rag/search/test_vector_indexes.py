@@ -7,7 +7,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from services.document_rag.model import RetrievalMode
+from services.document_rag.model import Comparison, Condition, RetrievalMode
 from services.document_rag.search.chunk_model import ChunkDraft
 from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.embedders import HashedEmbedder
@@ -65,9 +65,11 @@ async def test_few_vectors_get_no_index_and_many_get_one(bench: Bench) -> None:
 async def test_a_space_that_is_being_filled_is_left_alone_until_it_is_quiet(bench: Bench) -> None:
     collection = await bench.collection("t")
     await bench.fill(collection, VECTORS[: WORTH + 1])
-    assert await bench.indexes(quiet_seconds=60).keep() == 0
+    indexes = bench.indexes(quiet_seconds=60)
+    assert await indexes.keep() == 0
     await bench.fill(collection, VECTORS[WORTH + 1 :], first=WORTH + 1)
-    assert await bench.indexes(quiet_seconds=60).keep() == 1  # unless far too many are waiting
+    assert await indexes.keep() == 0  # a bulk, of which more is on its way
+    assert await indexes.keep() == 1  # unless far too many are waiting
 
 
 async def test_a_load_that_has_ended_is_indexed_without_waiting(bench: Bench) -> None:
@@ -105,6 +107,21 @@ async def test_a_load_has_ended_when_the_last_of_its_streams_has(bench: Bench) -
     second_may_end.set()
     await second
     assert told == [(Space("t", Kind.PUSHED, collection.collection_id), DIMENSIONS, 200)]
+
+
+async def test_how_far_an_index_is_counts_what_is_there_now(bench: Bench) -> None:
+    collection = await bench.collection("t")
+    store = bench.store()
+    await bench.fill(collection, VECTORS[:700])
+    before = await store.progress("t", collection, [])
+    assert (before.chunks, before.indexed_vectors) == (700, 0)
+    await bench.indexes().keep()
+    await bench.fill(collection, VECTORS[700:800], first=700)
+    await store.delete(collection, ["c0", "c1", "c701"], [])
+    after = await store.progress("t", collection, [])
+    assert (after.chunks, after.indexed_vectors) == (797, 698)
+    even = await store.progress("t", collection, [Condition("half", Comparison.EQ, (0,))])
+    assert (even.chunks, even.indexed_vectors) == (399, 698)
 
 
 async def test_a_trickle_is_merged_into_few_segments_and_swallowed_indexes_go(bench: Bench) -> None:
