@@ -24,7 +24,15 @@ from services.document_rag.search.chunk_model import (
 )
 from services.document_rag.search.embedders import DIMENSIONS, Vectors
 from services.document_rag.search.filters import Parameters, metadata_condition
-from services.document_rag.search.vectors import Kind, Space, VectorSearch, from_halfvec, halfvec_rows
+from services.document_rag.search.vectors import (
+    Kind,
+    Space,
+    VectorSearch,
+    from_halfvec,
+    gaps,
+    halfvec_rows,
+    ready_segments,
+)
 from shared.errors import NotFound
 from shared.postgres import tenant_transaction
 
@@ -66,14 +74,7 @@ _LIST = f"""
     where tenant_id = $1 and collection_id = $2 and number > $3 order by number limit $4
 """  # noqa: S608
 
-_INDEXED_VECTORS = """
-    select coalesce(sum(count), 0) from vector_segments
-    cross join lateral (
-        select count(*) from pushed_chunks
-        where pushed_chunks.tenant_id = $1 and collection_id = $2 and number > low and number <= high
-    ) as covered
-    where vector_segments.tenant_id = $1 and kind = 'pushed' and key = $3 and ready
-"""
+_ALL = "select coalesce(sum(rows), 0) from vector_spaces where tenant_id = $1 and kind = 'pushed' and key = $2"
 
 _UNINDEXED_TEXTS = """
     select count(*) from pushed_chunks
@@ -142,13 +143,12 @@ class ChunkStore:
 
     async def progress(self, tenant_id: str, collection: PushedCollection, conditions: Sequence[Condition]) -> Progress:
         """How many chunks meet the conditions, and how far the collection's indexes are."""
-        parameters = Parameters(_key(collection))
-        where = _where(conditions, parameters)
         async with tenant_transaction(self._pool, tenant_id, snapshot=True) as connection:
-            chunks = await connection.fetchval(f"select count(*) from pushed_chunks where {where}", *parameters)  # noqa: S608
-            indexed = await connection.fetchval(_INDEXED_VECTORS, *_key(collection), collection.collection_id)
+            of_all = int(await connection.fetchval(_ALL, collection.home, collection.collection_id))
+            chunks = await _count(connection, collection, conditions) if conditions else of_all
+            waiting = await _behind_no_index(connection, collection, of_all)
             unindexed = await connection.fetchval(_UNINDEXED_TEXTS, *_key(collection))
-        return Progress(chunks, int(indexed), unindexed)
+        return Progress(chunks, of_all - waiting, unindexed)
 
     async def delete(
         self, collection: PushedCollection, chunk_ids: Sequence[str], conditions: Sequence[Condition]
@@ -178,7 +178,7 @@ class ChunkStore:
         if not collection.brings_vectors:
             clauses.append(f"embedding_model = {parameters.add(collection.embedding_model)}")
         near = await self._search.nearest(
-            Space(collection.home, Kind.PUSHED, collection.collection_id),
+            _space(collection),
             vector,
             limit,
             columns=_COLUMNS,
@@ -199,6 +199,22 @@ async def _keep(connection: asyncpg.Connection, collection: PushedCollection) ->
         raise NotFound("collection", collection.collection_id)
 
 
+async def _count(connection: asyncpg.Connection, collection: PushedCollection, conditions: Sequence[Condition]) -> int:
+    parameters = Parameters(_key(collection))
+    where = _where(conditions, parameters)
+    return int(await connection.fetchval(f"select count(*) from pushed_chunks where {where}", *parameters))  # noqa: S608
+
+
+async def _behind_no_index(connection: asyncpg.Connection, collection: PushedCollection, of_all: int) -> int:
+    """How many of all vectors no segment covers: those are counted, for they are few where there is any."""
+    space = _space(collection)
+    segments = await ready_segments(connection, space)
+    if not segments:
+        return of_all
+    counting = f"select count(*) from {space.table} where {space.members} and"  # noqa: S608
+    return sum([await connection.fetchval(f"{counting} {gap}") for gap in gaps(segments)])
+
+
 def _where(conditions: Sequence[Condition], parameters: Parameters) -> str:
     members = ["tenant_id = $1", "collection_id = $2"]
     return " and ".join(members + [metadata_condition(each, parameters) for each in conditions])
@@ -206,6 +222,10 @@ def _where(conditions: Sequence[Condition], parameters: Parameters) -> str:
 
 def _key(collection: PushedCollection) -> tuple[str, UUID]:
     return collection.home, UUID(collection.collection_id)
+
+
+def _space(collection: PushedCollection) -> Space:
+    return Space(collection.home, Kind.PUSHED, collection.collection_id)
 
 
 def _chunk(row: asyncpg.Record, vector: Vectors | None = None) -> PushedChunk:

@@ -289,7 +289,7 @@ def approximate(
         f" order by embedding::{segment.distance_type} <#> $1::{segment.distance_type} limit {limit})"
         for segment in segments
     ]
-    legs += [f"({_compared(space, gap, limit, restriction, columns)})" for gap in _gaps(segments)]
+    legs += [f"({_compared(space, gap, limit, restriction, columns)})" for gap in gaps(segments)]
     return (
         f"with near as materialized ({' union all '.join(legs)})"  # noqa: S608
         f" select * from near order by distance, number desc limit {limit}"
@@ -317,12 +317,13 @@ def _compared(space: Space, where: str, limit: int, restriction: Restriction, co
     )
 
 
-def _gaps(segments: Sequence[Segment]) -> list[str]:
-    gaps, covered = [], None
+def gaps(segments: Sequence[Segment]) -> list[str]:
+    """The ranges of numbers that no segment covers, as SQL; the last one is of the newest rows."""
+    found, covered = [], None
     for segment in segments:
         if covered is None and segment.low > 0:
-            gaps.append(f"number <= {segment.low}")
+            found.append(f"number <= {segment.low}")
         elif covered is not None and segment.low > covered:
-            gaps.append(f"number > {covered} and number <= {segment.low}")
+            found.append(f"number > {covered} and number <= {segment.low}")
         covered = segment.high
-    return [*gaps, f"number > {covered or 0}"]
+    return [*found, f"number > {covered or 0}"]
