@@ -234,8 +234,9 @@ def test_what_search_looks_through_is_read_without_the_message(text: str) -> Non
     parts = (Part(PartKind.TEXT, text=text), Part(PartKind.DATA, data='{"text":"x"}'), Part(PartKind.FILE, name=text))
     draft = replace(said(text), parts=parts, metadata='{"draft":{"text":"y"}}')
     message = Message(1, datetime(2026, 1, 2, tzinfo=UTC), draft, revision=1)
-    assert words_said(rows.dump(draft)) == words_said(rows.dump(message)) == draft.words
-    assert words_said(rows.dump(said(text))) == said(text).words
+    assert words_said({"said": rows.dump(draft), "changed": None}) == draft.words
+    assert words_said({"said": rows.dump(said("x")), "changed": rows.dump(message)}) == draft.words
+    assert words_said({"said": rows.dump(said(text)), "changed": None}) == said(text).words
 
 
 async def test_candidates_are_ranked_alike_however_large_they_are(store: PostgresChatStore) -> None:
@@ -255,9 +256,9 @@ async def test_candidates_are_ranked_beside_the_event_loop(
 ) -> None:
     read_in = list[int]()
 
-    def watched(message: str) -> str:
+    def watched(row: rows.Row) -> str:
         read_in.append(threading.get_ident())
-        return words_said(message)
+        return words_said(row)
 
     monkeypatch.setattr(rows, "words_said", watched)
     reach = somebody()

@@ -99,7 +99,12 @@ def test_an_engine_needs_its_own_address_and_no_others(
 
 async def test_postgres_is_migrated_once_and_keeps_conversations(fresh_database: Callable[[], str]) -> None:
     config = Config(engine="postgres", database_url=SecretStr(fresh_database()))
-    assert await prepare(config) == ["0001_conversations.sql", "0002_talking.sql", "0003_search.sql"]
+    assert await prepare(config) == [
+        "0001_conversations.sql",
+        "0002_talking.sql",
+        "0003_search.sql",
+        "0004_search_at_once.sql",
+    ]
     assert await prepare(config) == []
     reach = Reach("t1", "ana")
     async with open_store(config) as store:

@@ -6,7 +6,7 @@ from services.chat_store.audit_chain import AuditEntry, AuditLink
 from services.chat_store.engines.postgres.database import Database
 from services.chat_store.engines.postgres.rows import Row
 
-KEEP_LINK = "insert into audit_links values ($1, $2, $3, $4, $5, $6) on conflict do nothing"
+KEEP_LINK = "select keep_link($1, $2, $3, $4, $5, $6) as kept"
 _ENTRIES = TypeAdapter(tuple[AuditEntry, ...])
 
 
@@ -18,9 +18,9 @@ class PostgresAudit:
 
     async def add(self, link: AuditLink) -> bool:
         """See AuditStore.add."""
-        async with self._database.transaction(link.tenant_id) as connection:
-            done: str = await connection.execute(KEEP_LINK, *link_values(link))
-        return done == "INSERT 0 1"
+        (row,) = await self._database.call(KEEP_LINK, *link_values(link))
+        kept: bool = row["kept"]
+        return kept
 
     async def last(self, tenant_id: str) -> AuditLink | None:
         """See AuditStore.last."""

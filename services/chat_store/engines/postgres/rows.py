@@ -122,12 +122,11 @@ def message_of(row: Row) -> Message:
     return said_of(row) if row["changed"] is None else load(Message, row["changed"])
 
 
-def words_said(message: str) -> str:
-    """What search looks through of the message in the JSON, which is not made for it: a search ranks a thousand."""
-    said = from_json(message)
-    draft = said.get("draft", said)
-    parts = (part["text"] for part in draft.get("parts", ()) if "text" in part)
-    return "\n".join([draft.get("text", ""), *parts])
+def words_said(row: Row) -> str:
+    """What search looks through of the message of such a row, without making it: a search ranks a thousand."""
+    now = from_json(row["changed"] or row["said"])
+    draft = now["draft"] if row["changed"] else now
+    return "\n".join([draft.get("text", ""), *(part["text"] for part in draft.get("parts", ()) if "text" in part)])
 
 
 def state_of(row: Row) -> State:
