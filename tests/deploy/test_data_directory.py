@@ -15,9 +15,9 @@ from deploy.local.cast import PORT_FIELDS, PortTakenError, choose_ports
 from deploy.local.config import LocalConfig
 from deploy.local.data_directory import DirectoryHeldError, held, read_json, write_json
 from deploy.local.keyring import keyring_in
-from deploy.local.ports import free_port
 from services.tenant_quota.model import parse_secret
 from shared.caller import TokenSigner, TokenVerifier
+from tests.house.ports import own_port
 
 ALL_FREE: dict[str, Any] = dict.fromkeys(PORT_FIELDS, 0)
 
@@ -125,7 +125,7 @@ def test_a_port_that_was_asked_for_is_insisted_on(taken: int, monkeypatch: pytes
 
 
 def test_a_port_that_was_asked_for_goes_before_another_s_default() -> None:
-    wanted = free_port()
+    wanted = own_port()
     fields = {**ALL_FREE, "gateway_port": wanted, "redis_port": wanted}
     config = LocalConfig.model_construct(_fields_set={"redis_port"}, **fields)
     said: list[str] = []
@@ -135,7 +135,7 @@ def test_a_port_that_was_asked_for_goes_before_another_s_default() -> None:
 
 
 def test_one_port_cannot_be_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = free_port()
+    wanted = own_port()
     monkeypatch.setenv("PROSA_GATEWAY_PORT", str(wanted))
     monkeypatch.setenv("PROSA_REDIS_PORT", str(wanted))
     with pytest.raises(PortTakenError, match=f"PROSA_REDIS_PORT={wanted}: the port is taken by PROSA_GATEWAY_PORT"):

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploy.local.cast import SERVICES
@@ -43,7 +44,7 @@ def key(system: System) -> str:
 def ask_as_printed(system: System, whom: str) -> list[tuple[str, dict[str, Any]]]:
     """Runs the printed curl for "assistants" or "teams" in a shell; the events it streams, in order."""
     command = re.findall(rf"^ +curl -N \S+/v1/{whom}/.*?'$", system.output, re.MULTILINE | re.DOTALL)[-1]
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True, timeout=200)
     events = re.findall(r"^event: (\w+)\ndata: (.*)$", done.stdout, re.MULTILINE)
     return [(name, json.loads(data)) for name, data in events]
 
@@ -137,7 +138,8 @@ def test_a_stop_leaves_no_process_and_no_demo_file(system: System) -> None:
     assert len(family) > len(SERVICES) + len(ENGINES)
     assert system.stop() == 0
     try:
-        assert not [process for process in family if process.is_running()]
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive
         assert not system.demo
     finally:
         system.start()

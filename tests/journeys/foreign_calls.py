@@ -46,7 +46,7 @@ class World:
         """A token for an API key, good for seconds."""
         with grpc.insecure_channel(self.system.demo["services"]["tenant_quota"]) as channel:
             request = tenant_service_pb2.AuthenticateRequest(credential=key)
-            return TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
+            return TenantServiceStub(channel).Authenticate(request, timeout=30).access_token
 
 
 @dataclass(frozen=True)

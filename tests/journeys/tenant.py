@@ -12,7 +12,7 @@ import httpx
 
 from tests.house.processes import System
 
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 
 Json = dict[str, Any]
 

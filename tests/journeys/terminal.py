@@ -38,7 +38,7 @@ class Terminal:
             input=given,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=200,
             check=False,
         )
 

@@ -26,7 +26,7 @@ def test_chunks_sent_as_json_lines_are_found_listed_and_cited(system: System) ->
     assert [each["chunk"]["chunkId"] for each in found["chunks"]] == ["manual-1/feira"]
     assert [each["chunkId"] for each in tenant.admin.get(path)["chunks"]] == ["manual-1/feira", "manual-1/poda"]
 
-    eventually(lambda: tenant.admin.post(f"{path}:count")["unindexedTextCount"] == "0", within_seconds=30)
+    eventually(lambda: tenant.admin.post(f"{path}:count")["unindexedTextCount"] == "0")
     told = tenant.admin.ask(tenant.assistant_id, "Por qual telefone se pede a poda de árvores?")
     assert told.completed, told.error
     assert "156" in told.text

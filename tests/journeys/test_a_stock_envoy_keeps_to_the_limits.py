@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from deploy.local.ports import free_port
+from tests.house.ports import own_port
 from tests.house.processes import EDGE_SECRET, System
 from tests.house.stock_envoy import running_envoy
 from tests.journeys.tenant import Client, Tenant, new_tenant
@@ -67,7 +67,7 @@ def test_who_shows_no_credential_is_not_asked_about(edge: str) -> None:
 @pytest.mark.parametrize("trouble", ["away", "of another secret"])
 def test_without_the_service_everybody_is_let_through(system: System, tmp_path: Path, trouble: str) -> None:
     quota_port = _port("//" + system.demo["services"]["tenant_quota"])
-    away, secret = (free_port(), EDGE_SECRET) if trouble == "away" else (quota_port, EDGE_SECRET[::-1])
+    away, secret = (own_port(), EDGE_SECRET) if trouble == "away" else (quota_port, EDGE_SECRET[::-1])
     client_of = _limited(system, 0).admin.key
     with running_envoy(tmp_path, gateway_port=_port(system.gateway), quota_port=away, secret=secret) as edge:
         assert Client(edge, client_of).http.get(PATH).status_code == 200

@@ -11,7 +11,7 @@ import pytest
 from prosa.tenant_quota.v1 import tenant_service_pb2
 from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
 from tests.house.processes import System
-from tests.journeys.tenant import Client, Tenant, new_tenant
+from tests.journeys.tenant import Client, Tenant, eventually, new_tenant
 from tests.journeys.wire import all_methods, call, request_of
 
 PASSWORD = "quatro palavras ao acaso"
@@ -67,10 +67,16 @@ def test_whoever_is_revoked_is_out_everywhere_within_five_seconds(system: System
     # Each in a tenant of its own, and all at once, because each takes its five seconds.
     secrets = [(way.__name__, *way(new_tenant(system))) for way in WAYS]
     clients = [Client(system.gateway, secret) for _, secret, _ in secrets]
+    tokens: dict[str, str] = {}
+
+    def all_are_in() -> bool:
+        """With tokens that live four seconds, which a busy machine may need for so many calls."""
+        tokens.update({name: _token(system, secret) for name, secret, _ in secrets})
+        return _everywhere(system, tokens) == {grpc.StatusCode.OK}
+
     # The worst case: the gateway and the caller have asked for their tokens just before.
-    tokens = {name: _token(system, secret) for name, secret, _ in secrets}
+    eventually(all_are_in)
     assert {client.http.get(PATH).status_code for client in clients} == {200}
-    assert _everywhere(system, tokens) == {grpc.StatusCode.OK}
     for _, _, revoke in secrets:
         revoke()
     out_at = time.monotonic() + SECONDS
@@ -91,10 +97,7 @@ def test_a_tenant_that_is_activated_again_is_back(system: System) -> None:
     tenant = new_tenant(system)
     tenant.platform.post(f"{_path(tenant)}:deactivate")
     tenant.platform.post(f"{_path(tenant)}:activate")
-    until = time.monotonic() + SECONDS
-    while (status := tenant.admin.http.get(PATH).status_code) != 200 and time.monotonic() < until:
-        time.sleep(0.05)
-    assert status == 200
+    eventually(lambda: tenant.admin.http.get(PATH).status_code == 200)
 
 
 def _path(tenant: Tenant) -> str:
@@ -112,7 +115,7 @@ def _logged_in(tenant: Tenant) -> tuple[str, dict[str, Any]]:
 def _token(system: System, secret: str) -> str:
     with grpc.insecure_channel(system.demo["services"]["tenant_quota"]) as channel:
         request = tenant_service_pb2.AuthenticateRequest(credential=secret)
-        return TenantServiceStub(channel).Authenticate(request, timeout=10).access_token
+        return TenantServiceStub(channel).Authenticate(request, timeout=30).access_token
 
 
 def _everywhere(system: System, tokens: Mapping[str, str]) -> set[grpc.StatusCode]:
