@@ -48,6 +48,13 @@ async def read(outbox: "Outbox[object]", events: int) -> str:
     return text
 
 
+async def read_slowly(outbox: "Outbox[object]") -> None:
+    while (event := await outbox.next()) is not None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        outbox.confirm(event)
+
+
 async def test_a_whole_answer_is_charged_as_the_provider_reported() -> None:
     writing = draft()
     await generate(writing, pieces(Delta("Em "), Delta("março."), WHOLE), OnDisconnect.STOP, Outbox(), 5)
@@ -55,6 +62,15 @@ async def test_a_whole_answer_is_charged_as_the_provider_reported() -> None:
     assert (answer.text, answer.finish_reason, answer.model) == ("Em março.", FinishReason.STOP, "m-2026")
     assert (answer.tokens, answer.usage_source) == (WHOLE.tokens, UsageSource.PROVIDER)
     assert answer.cost_micros == 100 + 7, "a fraction of a millionth is rounded up"
+
+
+async def test_the_whole_answer_is_on_its_way_before_it_is_checked_and_stored() -> None:
+    outbox = Outbox[object](moment_seconds=30)
+    await outbox.put("accepted")
+    reading = asyncio.create_task(read_slowly(outbox))
+    await generate(draft(), pieces(Delta("Em "), Delta("março."), WHOLE), OnDisconnect.STOP, outbox, 30)
+    assert outbox.delivered_text == "Em março."
+    reading.cancel()
 
 
 async def test_a_reported_zero_stays_zero_and_a_missing_report_is_an_estimate() -> None:

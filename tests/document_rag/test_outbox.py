@@ -69,6 +69,36 @@ async def test_to_close_the_events_is_to_leave() -> None:
     assert outbox.delivered_text == event.text, "what was being written when the reader left may have been read"
 
 
+async def test_the_words_are_on_their_way_before_what_comes_after_them() -> None:
+    outbox = Outbox[AnswerEvent](moment_seconds=30)
+    task = asyncio.create_task(_put_all(outbox))
+    task.add_done_callback(lambda _: outbox.close())
+    reading = asyncio.create_task(_read_slowly(Telling(outbox, task)))
+    await task
+    await outbox.heard()
+    assert outbox.delivered_text == "".join(each.text for each in MANY * 2)
+    await reading
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_reader_who_reads_no_further_or_left_is_not_waited_for(leaves: bool) -> None:
+    outbox = Outbox[str](moment_seconds=300 if leaves else 0.01)
+    await outbox.put("accepted")
+    assert await outbox.next() == "accepted"
+    async with asyncio.timeout(60):
+        waiting = asyncio.create_task(outbox.heard())
+        await asyncio.sleep(0)
+        if leaves:
+            outbox.leave()
+        await waiting
+
+
+async def _read_slowly(telling: Telling) -> None:
+    async for _ in telling.events():
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
 async def _put_all(outbox: Outbox[AnswerEvent]) -> None:
     for piece in MANY * 2:
         await outbox.put(piece)

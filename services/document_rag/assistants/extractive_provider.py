@@ -1,7 +1,7 @@
 """The embedded default: no model, the best-supported sentences of the retrieved passages, verbatim and cited."""
 
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -85,9 +85,10 @@ def _found(prompt: Prompt) -> Iterator[str]:
 def _best_sentences(prompt: Prompt) -> list[_Sentence]:
     """At most SENTENCES sentences, told in the order of their passages; none when nothing supports an answer."""
     weights, language = _weights(prompt), language_of(prompt.question)
-    if not weights or not prompt.passages or _support(prompt, weights, language) < _LEAST_SUPPORT:
+    held = [_held(_stems(_context(each), language), weights) for each in prompt.passages]
+    if max(held, default=0.0) < _LEAST_SUPPORT * sum(weights.values()):
         return []
-    ranked = sorted(_scored(prompt.passages, weights, language), key=lambda each: -each.score)
+    ranked = sorted(_scored(prompt.passages, held, weights, language), key=lambda each: -each.score)
     best = [each for each in ranked[:SENTENCES] if each.score >= _WORTH_ADDING * ranked[0].score]
     return sorted(best, key=lambda each: (each.number, each.order))
 
@@ -103,35 +104,32 @@ def _weights(prompt: Prompt) -> dict[str, float]:
     return {each: weight for each, weight in (before | asked).items() if weight > 0}
 
 
-def _scored(passages: tuple[Passage, ...], weights: Mapping[str, float], language: str) -> Iterator[_Sentence]:
-    """Every sentence with its support: its own words, and a share of those of its passage."""
-    for number, passage in enumerate(passages, start=1):
-        context = _held(_context(passage), weights, language)
+def _scored(
+    passages: Sequence[Passage], held: Sequence[float], weights: Mapping[str, float], language: str
+) -> Iterator[_Sentence]:
+    """Every sentence with its support: its own words, and a share of what its passage holds."""
+    for number, (passage, context) in enumerate(zip(passages, held, strict=True), start=1):
         for order, text in enumerate(_sentences(passage.text)):
-            own = _held(text, weights, language)
-            own *= _GAIN_OF_A_SUBJECT if _begins_with_subject(text, weights, language) else 1
+            stems = _stems(text, language)
+            own = _held(stems, weights)
             if own > 0:
+                own *= _GAIN_OF_A_SUBJECT if stems[0] in weights else 1
                 score = (own + _SHARE_OF_CONTEXT * context) / (1 + _LOSS_PER_RANK * (number - 1))
                 yield _Sentence(number, order, text, score)
-
-
-def _begins_with_subject(text: str, weights: Mapping[str, float], language: str) -> bool:
-    first = next(iter(words_of(text)), "")
-    return _stem(first, language) in weights
-
-
-def _support(prompt: Prompt, weights: Mapping[str, float], language: str) -> float:
-    """Share of the question's weight that the best passage holds."""
-    return max(_held(_context(passage), weights, language) for passage in prompt.passages) / sum(weights.values())
 
 
 def _context(passage: Passage) -> str:
     return f"{passage.title} {passage.section} {passage.text}"
 
 
-def _held(text: str, weights: Mapping[str, float], language: str) -> float:
-    stems = {_stem(word, language) for word in words_of(text)}
-    return sum(weight for each, weight in weights.items() if each in stems)
+def _held(stems: Sequence[str], weights: Mapping[str, float]) -> float:
+    """How much of the question's weight the words carry."""
+    said = set(stems)
+    return sum(weight for each, weight in weights.items() if each in said)
+
+
+def _stems(text: str, language: str) -> list[str]:
+    return [_stem(word, language) for word in words_of(text)]
 
 
 def _sentences(text: str) -> Iterator[str]:

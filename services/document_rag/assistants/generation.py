@@ -36,6 +36,10 @@ class Stage(Protocol):
         """Takes the next piece; waits while there is no room for it."""
         ...
 
+    async def heard(self) -> None:
+        """Waits for a moment until what was put is on its way."""
+        ...
+
 
 class Backstage:
     """Where an answer is written that nobody reads as it comes. All of it counts; it ends when the reader leaves."""
@@ -52,6 +56,9 @@ class Backstage:
     async def put(self, event: Delta) -> None:
         """Keeps the piece."""
         self._said.append(event.text)
+
+    async def heard(self) -> None:
+        """Nobody listens."""
 
 
 @dataclass(slots=True)
@@ -123,6 +130,7 @@ async def generate(
         draft.cut_short(FinishReason.INTERRUPTED, stage.delivered_text)
     else:
         writing.result()
+        await stage.heard()  # the words first: checking them keeps the processor from sending them
 
 
 async def _write(

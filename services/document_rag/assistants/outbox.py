@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from services.document_rag.assistants.providers import Delta
@@ -10,6 +11,8 @@ from services.document_rag.assistants.providers import Delta
 _MOST_WAITING = 256
 # How long, in all, a reader who does not read may keep a turn waiting: the answer costs money while it stands still.
 PATIENCE_SECONDS = 30.0
+# How long what comes after an answer lets the answer go first.
+MOMENT_SECONDS = 0.05
 
 Event = TypeVar("Event")
 
@@ -17,13 +20,16 @@ Event = TypeVar("Event")
 class Outbox(Generic[Event]):
     """Hands events over in order and knows what was delivered. Pieces of text that wait together become one."""
 
-    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS, moment_seconds: float = MOMENT_SECONDS) -> None:
         self._patience_seconds = patience_seconds
+        self._moment_seconds = moment_seconds
         self._handed: Event | Delta | None = None
         self._waiting: deque[Event | Delta] = deque()
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._nothing_waits = asyncio.Event()
+        self._nothing_waits.set()
         self._closed = False
         self._delivered: list[str] = []
         self.reader_left = asyncio.Event()
@@ -62,6 +68,13 @@ class Outbox(Generic[Event]):
         """The event was written to the reader's connection."""
         if not self.reader_left.is_set():
             self._count(event)
+            self._update()
+
+    async def heard(self) -> None:
+        """Waits for a moment until the reader's connection has taken all that was put."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._moment_seconds):
+                await self._nothing_waits.wait()
 
     def leave(self) -> None:
         """The reader is gone: nothing waits for it any more. What was being written may have been read, and counts."""
@@ -104,3 +117,7 @@ class Outbox(Generic[Event]):
             self._room.set()
         else:
             self._room.clear()
+        if self._waiting or self._handed is not None:
+            self._nothing_waits.clear()
+        else:
+            self._nothing_waits.set()
