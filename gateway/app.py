@@ -12,6 +12,7 @@ from gateway.calls import Calls
 from gateway.config import Config
 from gateway.credentials import Credentials
 from gateway.downloads import OCTETS
+from gateway.error_texts import language_of, localized
 from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowReaderError
 from gateway.json_body import JsonBodies
 from gateway.observation import observed
@@ -141,7 +142,8 @@ class Gateway:
 
     async def _refuse(self, exchange: HttpExchange, error: ServiceError | grpc.aio.AioRpcError) -> None:
         status = self._status(exchange, error)
-        headers = [("cache-control", "no-store"), *headers_of(status, error)]
+        spoken = [("content-language", _language(exchange)), ("vary", "Accept-Language")]
+        headers = [("cache-control", "no-store"), *spoken, *headers_of(status, error)]
         answered = http_status(status)
         if answered >= 500:
             _log.warning("request_failed", status=answered, reason=reason_of(status), route=exchange.route)
@@ -167,8 +169,10 @@ class Gateway:
 
     def _status(self, exchange: HttpExchange, error: ServiceError | grpc.aio.AioRpcError) -> Any:
         if isinstance(error, ServiceError):
-            return status_of(error, request_id=exchange.request_id)
-        return upstream_status(error, self._upstream_of(exchange), exchange.request_id)
+            status = status_of(error, request_id=exchange.request_id)
+        else:
+            status = upstream_status(error, self._upstream_of(exchange), exchange.request_id)
+        return localized(status, _language(exchange))
 
     def _upstream_of(self, exchange: HttpExchange) -> str:
         return next((route.upstream for route in self._routes if route.template.text == exchange.route), "")
@@ -192,6 +196,10 @@ async def _again(first: Any, rest: Any) -> Any:
     yield first
     async for each in rest:
         yield each
+
+
+def _language(exchange: HttpExchange) -> str:
+    return language_of(exchange.headers.get("accept-language", ""))
 
 
 def _wants_file(exchange: HttpExchange) -> bool:

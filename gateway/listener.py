@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.config import Config
+from gateway.error_texts import DEFAULT_LANGUAGE, localized
 from gateway.http_exchange import ABORT_EXTENSION
 from gateway.status import HeadersTooLarge, http_status, json_of, malformed
 from shared.errors import ServiceError, status_of
@@ -143,7 +144,7 @@ def protocol(config: Config) -> type[HttpToolsProtocol]:
             if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
                 self.transport.close()  # words would stand in the middle of another request's answer
                 return
-            status = status_of(error)
+            status = localized(status_of(error), DEFAULT_LANGUAGE)
             content = json_of(status)
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[http_status(status)] + head + content)

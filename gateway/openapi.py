@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.contract_comments import contract_comments
+from gateway.error_texts import LANGUAGES
 from gateway.misfits import PLAIN_TYPES
 from gateway.openapi_examples import example_of, stream_example
 from gateway.openapi_schema import Schema, Schemas
@@ -22,7 +23,8 @@ ABOUT = """Conversations, answers with citations, quotas and reports, over HTTP.
 
 The JSON is that of proto3: 64-bit integers are strings, times are RFC 3339, field masks are "displayName,timeZone".
 Responses show every field that has a default; what is absent is left out. A name that a request does not have is
-refused. Streams are server-sent events. Every error is a google.rpc.Status; branch on `reason` in its ErrorInfo."""
+refused. Streams are server-sent events. Every error is a google.rpc.Status; branch on `reason` in its ErrorInfo, and
+show people its LocalizedMessage, which is in Portuguese or English as Accept-Language wishes."""
 
 ERROR_STATUSES = {
     "400": "The request is wrong, or the state does not allow it.",
@@ -235,7 +237,7 @@ def _errors(route: Route) -> Schema:
 
 
 def _error(text: str, status: str) -> Schema:
-    headers = _headers("retry-after") if status in ("429", "503") else _headers()
+    headers = _headers("content-language", *(["retry-after"] if status in ("429", "503") else []))
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}}
     return {"description": text, "headers": headers, "content": content}
 
@@ -256,13 +258,15 @@ def _error_schemas() -> dict[str, Schema]:
         },
         "ErrorDetail": {
             "type": "object",
-            "description": "A detail: google.rpc.ErrorInfo always; BadRequest, QuotaFailure, RetryInfo, RequestInfo, "
-            "ResourceInfo and PreconditionFailure where they apply.",
+            "description": "A detail: google.rpc.ErrorInfo, RequestInfo and LocalizedMessage always; BadRequest, "
+            "QuotaFailure, RetryInfo, ResourceInfo and PreconditionFailure where they apply.",
             "properties": {
                 "@type": {"type": "string", "examples": ["type.googleapis.com/google.rpc.ErrorInfo"]},
                 "reason": {"type": "string", "description": "Of ErrorInfo.", "examples": reasons},
                 "domain": {"type": "string", "description": 'Of ErrorInfo: "prosa".'},
                 "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                "locale": {"type": "string", "description": "Of LocalizedMessage.", "enum": list(LANGUAGES)},
+                "message": {"type": "string", "description": "Of LocalizedMessage: for people."},
             },
             "required": ["@type"],
             "additionalProperties": True,
@@ -294,6 +298,7 @@ _HEADERS = {
         "schema": {"type": "string"},
     },
     "retry-after": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "content-language": {"description": "The language of the LocalizedMessage.", "schema": {"type": "string"}},
     "content-disposition": {
         "description": "That it is to be saved, and under which name where it has one (RFC 6266).",
         "schema": {"type": "string"},

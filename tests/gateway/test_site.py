@@ -88,7 +88,7 @@ async def test_only_listed_origins_may_call(gateways: Gateways, origin: str, *, 
     for path in ("/v1/conversations/c", "/v1/nowhere"):
         answer = await gateway.client.get(path, headers={**KEY, "origin": origin})
         assert answer.headers.get("access-control-allow-origin") == expected
-        assert answer.headers["vary"] == "Origin"
+        assert "Origin" in answer.headers["vary"]
 
 
 def test_origins_are_exact_or_refused() -> None:

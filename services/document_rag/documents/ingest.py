@@ -124,7 +124,8 @@ class Ingest:
         async for piece in pieces:
             size += len(piece)
             if size > self._limits.document_bytes:
-                raise DocumentTooLarge(f"a document may have {self._limits.document_bytes:,} bytes at most")
+                most = self._limits.document_bytes
+                raise DocumentTooLarge(f"a document may have {most:,} bytes at most", metadata={"max_bytes": str(most)})
             digest.update(piece)
             spool.write(piece)
         if size == 0:

@@ -303,8 +303,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 38
     """The file has more bytes than this deployment takes.
 
-        {"code": 3, "message": "the document is larger than 26214400 bytes", "details": [
-          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
+        {"code": 3, "message": "a document may have 26,214,400 bytes at most", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa", "metadata": {"max_bytes": "26214400"}}
         ]}
     """
     ERROR_REASON_CONVERSATION_CLOSED: _ErrorReason.ValueType  # 39
@@ -522,7 +522,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
     ERROR_REASON_. Clients branch on it, never on the message. Each comment shows the google.rpc.Status a client sees as
-    JSON; a google.rpc.RequestInfo with the trace id, left out here, follows the details of every error.
+    JSON. Left out here, because they follow the details of every error: a google.rpc.RequestInfo with the trace id and,
+    over HTTP, a google.rpc.LocalizedMessage for people, in Portuguese or English as Accept-Language wishes.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -806,8 +807,8 @@ ERROR_REASON_HEADERS_TOO_LARGE: ErrorReason.ValueType  # 37
 ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 38
 """The file has more bytes than this deployment takes.
 
-    {"code": 3, "message": "the document is larger than 26214400 bytes", "details": [
-      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa"}
+    {"code": 3, "message": "a document may have 26,214,400 bytes at most", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DOCUMENT_TOO_LARGE", "domain": "prosa", "metadata": {"max_bytes": "26214400"}}
     ]}
 """
 ERROR_REASON_CONVERSATION_CLOSED: ErrorReason.ValueType  # 39

@@ -1,0 +1,176 @@
+"""What people are told of an error: in their language, whatever the reason, with what they need to know."""
+
+import asyncio
+import json
+import re
+import string
+
+import httpx
+import pytest
+from google.rpc import error_details_pb2
+
+from gateway.error_texts import LANGUAGES, TEXTS, localized
+from prosa.common.v1 import error_reason_pb2
+from shared.errors import Internal, NotFound, PermissionDenied, QuotaExceeded, ServiceError, Unavailable, status_of
+from tests.gateway.conftest import KEY, Gateway
+from tests.gateway.test_streams import ask, events_in
+
+REASONS = [name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()]  # noqa: SIM118
+MAIS = "Se precisar de mais, fale com quem administra a sua organização."
+MORE = "If you need more, talk to whoever administers your organization."
+TOKENS_OF_THE_DAY = {"subject": "tenant:t", "window": "day", "limit": "9000", "unit": "tokens"}
+
+
+def told(error: ServiceError, language: str = "pt-BR") -> str:
+    """What is said of the error."""
+    message = error_details_pb2.LocalizedMessage()
+    assert localized(status_of(error), language).details[-1].Unpack(message)
+    assert message.locale == language
+    return str(message.message)
+
+
+def said_in(error: dict[str, object]) -> tuple[str, str]:
+    """Locale and text in an error's JSON."""
+    details = error["details"]
+    assert isinstance(details, list)
+    (found,) = (each for each in details if each["@type"] == "type.googleapis.com/google.rpc.LocalizedMessage")
+    return found["locale"], found["message"]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_text_in_every_language(reason: str) -> None:
+    assert set(TEXTS["errors"][reason]) == set(LANGUAGES)
+    error = ServiceError("x", reason=reason)
+    texts = {told(error, language) for language in LANGUAGES}
+    assert len(texts) == len(LANGUAGES)
+    for text in texts:
+        assert re.fullmatch(r"[A-ZÀ-Ú][^{}\[\]]+\.", text), text
+        assert "  " not in text
+        assert " ." not in text
+
+
+def test_no_text_is_of_a_reason_that_does_not_exist() -> None:
+    assert set(TEXTS["errors"]) == set(REASONS)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_is_filled_in_is_the_same_in_every_language_and_can_be_left_out(reason: str) -> None:
+    placeholders = []
+    for text in TEXTS["errors"][reason].values():
+        assert "{" not in re.sub(r"\[[^\]]*\]", "", text)
+        fields = string.Formatter().parse(text)
+        placeholders.append({(name, form) for _, name, form, _ in fields if name is not None})
+    assert all(each == placeholders[0] for each in placeholders)
+
+
+def test_every_language_has_the_same_words() -> None:
+    one, *others = (TEXTS["words"][language] for language in LANGUAGES)
+    for other in others:
+        assert {kind: set(words) for kind, words in other.items()} == {kind: set(words) for kind, words in one.items()}
+
+
+@pytest.mark.parametrize(
+    ("error", "portuguese", "english"),
+    [
+        (
+            QuotaExceeded(metadata=TOKENS_OF_THE_DAY, retry_after_seconds=9000.5),
+            f"O limite de uso do dia da sua organização foi atingido: 9.000 tokens. Tente de novo em 3 horas. {MAIS}",
+            f"The usage limit of your organization for the day is reached: 9,000 tokens. Try again in 3 hours. {MORE}",
+        ),
+        (
+            QuotaExceeded(metadata={**TOKENS_OF_THE_DAY, "unit": "micros", "window": "century"}),
+            f"O limite de uso da sua organização foi atingido. {MAIS}",
+            f"The usage limit of your organization is reached. {MORE}",
+        ),
+        (
+            QuotaExceeded(reason="LOGIN_THROTTLED", retry_after_seconds=41.2),
+            "Houve tentativas demais de entrar com este e-mail. Tente de novo em 42 segundos.",
+            "There were too many attempts to sign in with this e-mail address. Try again in 42 seconds.",
+        ),
+        (
+            QuotaExceeded(reason="MESSAGE_TOO_LARGE", metadata={"max_bytes": str(3 * 2**19)}),
+            "O que foi enviado é grande demais. O máximo é 1,5 MB.",
+            "What was sent is too large. The most is 1.5 MB.",
+        ),
+        (
+            NotFound("conversation", "c42"),
+            "Não encontramos o que foi pedido (conversa). Talvez já não exista, ou você não tenha acesso.",
+            "We did not find what was asked for (conversation). It may be gone, or you may have no access to it.",
+        ),
+        (
+            NotFound("comet", "c42"),
+            "Não encontramos o que foi pedido. Talvez já não exista, ou você não tenha acesso.",
+            "We did not find what was asked for. It may be gone, or you may have no access to it.",
+        ),
+        (
+            PermissionDenied("x", metadata={"permission": ""}),
+            "Você não tem permissão para fazer isso. Se precisar dela, fale com quem administra a sua organização.",
+            "You are not permitted to do this. If you need to, talk to whoever administers your organization.",
+        ),
+        (
+            Internal("e-1"),
+            "Algo deu errado do nosso lado. Tente de novo; se continuar, avise o suporte e informe o código e-1.",
+            "Something went wrong on our side. Try again; if it goes on, tell support and name the code e-1.",
+        ),
+        (
+            ServiceError("x", reason="INTERNAL", metadata={"error_id": "[{x}]"}),
+            "Algo deu errado do nosso lado. Tente de novo; se continuar, avise o suporte e informe o código [{x}].",
+            "Something went wrong on our side. Try again; if it goes on, tell support and name the code [{x}].",
+        ),
+    ],
+)
+def test_a_text_says_what_the_error_knows(error: ServiceError, portuguese: str, english: str) -> None:
+    assert told(error, "pt-BR") == portuguese
+    assert told(error, "en") == english
+
+
+@pytest.mark.parametrize(
+    ("seconds", "portuguese", "english"),
+    [
+        (0.2, "1 segundo", "1 second"),
+        (61, "61 segundos", "61 seconds"),
+        (120, "2 minutos", "2 minutes"),
+        (121, "3 minutos", "3 minutes"),
+        (7199, "120 minutos", "120 minutes"),
+        (7201, "3 horas", "3 hours"),
+        (172_800, "2 dias", "2 days"),
+    ],
+)
+def test_a_wait_is_told_in_round_figures_that_are_long_enough(seconds: float, portuguese: str, english: str) -> None:
+    error = QuotaExceeded(reason="LOGIN_THROTTLED", retry_after_seconds=seconds)
+    assert told(error, "pt-BR").endswith(f" em {portuguese}.")
+    assert told(error, "en").endswith(f" in {english}.")
+
+
+def test_a_reason_of_a_newer_service_has_a_text_too() -> None:
+    assert told(ServiceError("x", reason="INVENTED_TOMORROW")) == told(ServiceError("x", reason="UNSPECIFIED"))
+
+
+@pytest.mark.parametrize(
+    ("accepted", "locale"),
+    [(None, "pt-BR"), ("en-US,en;q=0.9,pt;q=0.8", "en"), ("pt-BR,pt;q=0.9,en;q=0.8", "pt-BR"), ("de", "pt-BR")],
+)
+async def test_an_error_is_told_in_the_language_asked_for(
+    client: httpx.AsyncClient, accepted: str | None, locale: str
+) -> None:
+    headers = KEY | ({"accept-language": accepted} if accepted else {})
+    response = await client.get("/v1/conversations/over", headers=headers)
+    assert said_in(response.json()) == (locale, told(QuotaExceeded(retry_after_seconds=41.2), locale))
+    assert response.headers["content-language"] == locale
+    assert "accept-language" in response.headers["vary"].lower()
+    assert response.json()["message"] == "the quota is used up"  # for developers, as ever
+
+
+async def test_a_stream_that_breaks_tells_it_too(client: httpx.AsyncClient) -> None:
+    client.headers["accept-language"] = "en"
+    *_, broken = events_in((await ask(client, "break")).text)
+    assert isinstance(broken.data, dict)
+    assert said_in(broken.data) == ("en", told(Unavailable(reason="PROVIDER_FAILED"), "en"))
+
+
+async def test_what_is_no_http_is_told_in_portuguese(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"nonsense\r\n\r\n")
+    _, _, content = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    writer.close()
+    assert said_in(json.loads(content))[0] == "pt-BR"
