@@ -131,6 +131,7 @@ def system(provider: "FakeProvider") -> Iterator["System"]:
         "OPENAI_BASE_URL": provider.base_url,
         "DOCUMENT_RAG_ANSWER_MODEL": "extractive",
         "TENANT_QUOTA_EDGE_SECRET": EDGE_SECRET,
+        "TENANT_QUOTA_REDIS_TIMEOUT_MS": "10000",  # a Redis that is late is done without
     }
     with running_system(directory, settings) as system:
         yield system

@@ -45,6 +45,7 @@ def _example(port: int, gateway_port: int, quota_port: int, secret: str) -> str:
         ("port_value: 10000", f"port_value: {port}"),
         ("port_value: 8080", f"port_value: {gateway_port}"),
         ("port_value: 50051", f"port_value: {quota_port}"),
+        ("timeout: 0.25s", "timeout: 30s"),  # what comes too late is let through, and a busy machine is late
         ("the secret of the edge, 32 characters or more", secret),
     ):
         assert text.count(written) == 1, written
