@@ -19,8 +19,6 @@ from gateway.preferences import preferred_language
 TEXTS: Mapping[str, Any] = json.loads((Path(__file__).parent / "error_texts.json").read_text(encoding="utf-8"))
 LANGUAGES = ("pt-BR", "en")
 DEFAULT_LANGUAGE = LANGUAGES[0]
-# What is said of a reason that this gateway does not know: the service is newer.
-UNKNOWN = "UNSPECIFIED"
 
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _STEPS_OF_TIME = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
@@ -35,7 +33,7 @@ def language_of(accept_language: str) -> str:
 def localized(status: status_pb2.Status, language: str) -> status_pb2.Status:
     """The error with a google.rpc.LocalizedMessage behind its other details."""
     known = _known_of(status)
-    texts = TEXTS["errors"].get(known.get("reason"), TEXTS["errors"][UNKNOWN])
+    texts = TEXTS["errors"].get(known.get("reason"), TEXTS["of a reason unknown here"])
     message = _filled(texts[language], known, _Writing(language))
     told = status_pb2.Status()
     told.CopyFrom(status)

@@ -15,7 +15,9 @@ from shared.errors import Internal, NotFound, PermissionDenied, QuotaExceeded, S
 from tests.gateway.conftest import KEY, Gateway
 from tests.gateway.test_streams import ask, events_in
 
-REASONS = [name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()]  # noqa: SIM118
+REASONS = [
+    value.name.removeprefix("ERROR_REASON_") for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values if value.number
+]
 MAIS = "Se precisar de mais, fale com quem administra a sua organização."
 MORE = "If you need more, talk to whoever administers your organization."
 TOKENS_OF_THE_DAY = {"subject": "tenant:t", "window": "day", "limit": "9000", "unit": "tokens"}
@@ -143,7 +145,9 @@ def test_a_wait_is_told_in_round_figures_that_are_long_enough(seconds: float, po
 
 
 def test_a_reason_of_a_newer_service_has_a_text_too() -> None:
-    assert told(ServiceError("x", reason="INVENTED_TOMORROW")) == told(ServiceError("x", reason="UNSPECIFIED"))
+    for language in LANGUAGES:
+        error = ServiceError("x", reason="INVENTED_TOMORROW")
+        assert told(error, language) == TEXTS["of a reason unknown here"][language]
 
 
 @pytest.mark.parametrize(
