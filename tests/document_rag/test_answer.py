@@ -58,6 +58,8 @@ async def test_an_answered_turn_outlives_its_assistant(tenant: Tenant) -> None:
         ("fake-error-event", "PROVIDER_FAILED"),
         ("fake-broken", "PROVIDER_FAILED"),
         ("fake-garbage", "PROVIDER_FAILED"),
+        ("fake-page", "PROVIDER_FAILED"),
+        ("fake-odd-list", "PROVIDER_FAILED"),
         ("fake-hang", "PROVIDER_FAILED"),
         ("fake-silent", "PROVIDER_FAILED"),
     ],
@@ -69,6 +71,16 @@ async def test_a_failing_provider_leaves_word_and_costs_nothing(tenant: Tenant, 
     messages = await tenant.messages(told.accepted.conversation_id)
     assert [each.error_reason for each in messages] == ["", reason]
     assert await tenant.counters() == (0, 0)
+
+
+@pytest.mark.parametrize("model", ["fake-odd-fortune", "fake-odd-name", "fake-odd-torn"])
+async def test_what_a_provider_says_of_itself_keeps_no_answer_from_being_stored_and_paid(
+    tenant: Tenant, model: str
+) -> None:
+    told = await tenant.ask(ask(await tenant.assistant(model)))
+    answer = (await tenant.messages(told.accepted.conversation_id))[1]
+    assert (answer.text, answer.model) == (told.text, model)
+    assert await tenant.charges() == [told.tokens]
 
 
 async def test_a_failed_turn_may_be_asked_again(tenant: Tenant) -> None:

@@ -16,9 +16,11 @@ fake-verdict        a verdict on a conversation, as analytics wants it
 fake-verdict-odd    the same with a feeling that there is not
 fake-empty          nothing, and says that it is done
 fake-page           an HTML page with status 200, as a wrong base URL gives one
+fake-portal         an HTML page with status 200 that never ends
 fake-hollow         JSON with status 200 that has a choice, and in it no message
 fake-broken         three words, then the connection breaks in the middle of the body
 fake-garbage        three words, then an event that is no JSON
+fake-odd-…          what no provider should send (fake_oddities.py)
 fake-error          500
 fake-flaky          500 twice for the same question, then as fake-plain
 fake-rate-limited   429 with Retry-After: 7
@@ -52,6 +54,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from deploy.local.ports import LOOPBACK
+from tests.house.fake_oddities import NAMES, USAGES, odd_events
 from tests.house.fake_roles import ROLES
 from tests.house.ports import own_port
 
@@ -148,6 +151,8 @@ class FakeProvider:
                 return _error(401, "invalid_api_key")
             case "fake-page":
                 return HTMLResponse("<h1>It works!</h1>")
+            case "fake-portal":
+                return StreamingResponse(_recorded(turn, _endless_page()), media_type="text/html")
             case "fake-hollow":
                 return JSONResponse({"object": "chat.completion", "choices": [{}]})
             case "fake-flaky":
@@ -251,10 +256,18 @@ async def _events(turn: Answered, wants_usage: bool) -> AsyncIterator[str]:
     if turn.model == "fake-error-event":
         yield _event({"error": {"message": "the model fell over", "type": "server_error", "code": None}})
         return
+    for odd in odd_events(turn.model):
+        yield f"data: {json.dumps(odd)}\n\n"
     yield _chunk(turn, {}, "length" if turn.model == "fake-length" else "stop")
     if wants_usage and turn.model != "fake-no-usage":
-        yield _event({**_frame(turn), "choices": [], "usage": _usage(turn)})
+        yield _event({**_frame(turn), "choices": [], "usage": USAGES.get(turn.model) or _usage(turn)})
     yield "data: [DONE]\n\n"
+
+
+async def _endless_page() -> AsyncIterator[str]:
+    while True:
+        yield "<p>Aceite os termos de uso desta rede."
+        await asyncio.sleep(WORD_SECONDS)
 
 
 def in_trouble(turn: Answered) -> bool:
@@ -320,7 +333,8 @@ def _chunk(turn: Answered, delta: dict[str, str], finish_reason: str | None = No
 
 
 def _frame(turn: Answered) -> dict[str, Any]:
-    return {"id": f"fake-{id(turn)}", "object": "chat.completion.chunk", "created": 0, "model": turn.model}
+    name = NAMES.get(turn.model, turn.model)
+    return {"id": f"fake-{id(turn)}", "object": "chat.completion.chunk", "created": 0, "model": name}
 
 
 def _event(content: dict[str, Any]) -> str:

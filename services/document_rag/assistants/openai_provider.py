@@ -1,10 +1,12 @@
 """Any OpenAI-compatible chat endpoint as an answer provider, with our own retries inside the turn's deadline."""
 
 import asyncio
+import codecs
 import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -25,6 +27,8 @@ ATTEMPTS = 3
 _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_RETRY_AFTER_SECONDS = 5.0
 _LONGEST_WAIT_TOLD_SECONDS = 3600.0
+_MOST_TOKENS = 100_000_000  # of one answer; more is no figure of a model's
+_LONGEST_NAME = 200  # of a model, as tenant_quota and chat_store keep it
 _ASKS_AGAIN = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 
 _FINISH_REASONS = {
@@ -32,6 +36,22 @@ _FINISH_REASONS = {
     "length": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+# What reading an event comes to that is no chunk: no JSON, or JSON of another shape.
+_NO_CHUNK = (AttributeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What one event says. `tokens` None: nothing of what was used, `model` "": nothing of who answers."""
+
+    text: str
+    reason: FinishReason | None
+    tokens: TokenCount | None
+    model: str
+
+
+class _PageError(Exception):
+    """The answer is a page for people: a proxy's, a portal's, or that of a wrong address."""
 
 
 class OpenAIProvider:
@@ -43,37 +63,35 @@ class OpenAIProvider:
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta | Finish, None]:
         """Yields the model's pieces as they arrive. A stream that ends without finish_reason is a failure."""
-        async with aclosing(self._chunks(prompt, sampling)) as chunks:
-            reason: FinishReason | None = None
-            tokens: TokenCount | None = None
-            model = sampling.model
-            async for chunk in chunks:
-                model = chunk.model or model
-                tokens = _tokens(chunk.usage) if chunk.usage else tokens
-                for choice in chunk.choices or ():
-                    if choice.delta and choice.delta.content:
-                        yield Delta(choice.delta.content)
-                    if choice.finish_reason:
-                        reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.STOP)
+        reason: FinishReason | None = None
+        tokens: TokenCount | None = None
+        model, whole_letters = sampling.model, codecs.getincrementaldecoder("utf-16-le")("replace")
+        async with aclosing(self._events(prompt, sampling)) as events:
+            async for event in events:
+                model, tokens, reason = event.model or model, event.tokens or tokens, event.reason or reason
+                text = whole_letters.decode(event.text.encode("utf-16-le", "surrogatepass")).replace("\0", "")
+                if text:
+                    yield Delta(text)
         if reason is None:
             raise ProviderFailed
         yield Finish(reason, tokens, model)
 
-    async def _chunks(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Any, None]:
+    async def _events(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[_Event, None]:
         try:
             stream = await self._opened(prompt, sampling)
             async with stream:
+                _refuse_page(stream.response.headers.get("content-type", ""))
                 iterator = aiter(stream)
                 while True:
                     async with asyncio.timeout(self._silence_seconds):
                         chunk = await anext(iterator, None)
                     if chunk is None:
                         return
-                    yield chunk
+                    yield _event_of(chunk)
         except openai.RateLimitError as error:
             seconds = min(max(_retry_after(error), 1.0), _LONGEST_WAIT_TOLD_SECONDS)
             raise ProviderRateLimited(seconds) from error
-        except (openai.OpenAIError, ValueError, TimeoutError) as error:  # ValueError: a chunk that is no JSON
+        except (openai.OpenAIError, TimeoutError, _PageError, *_NO_CHUNK) as error:
             # The provider's own words may quote the prompt, so only the kind of failure is logged.
             _log.warning("provider_failed", kind=type(error).__name__, status=getattr(error, "status_code", None))
             raise ProviderFailed from error
@@ -105,17 +123,49 @@ def _request(prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _tokens(usage: Any) -> TokenCount:
-    """The figures made disjoint: providers count cached tokens among the prompt's, reasoning among the answer's."""
-    prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
-    cached = (prompt_details.cached_tokens if prompt_details else None) or 0
-    reasoning = (completion_details.reasoning_tokens if completion_details else None) or 0
-    return TokenCount(
-        input=max((usage.prompt_tokens or 0) - cached, 0),
-        cached_input=cached,
-        output=max((usage.completion_tokens or 0) - reasoning, 0),
-        reasoning=reasoning,
+def _refuse_page(content_type: str) -> None:
+    if content_type.lower().startswith("text/html"):
+        raise _PageError
+
+
+def _event_of(chunk: Any) -> _Event:
+    """Reads a chunk, in which nothing need be what it should be; raises one of _NO_CHUNK when it is none."""
+    choices = chunk.choices or ()
+    reasons = [_FINISH_REASONS.get(each.finish_reason, FinishReason.STOP) for each in choices if each.finish_reason]
+    named = isinstance(chunk.model, str) and chunk.model.isprintable() and len(chunk.model) <= _LONGEST_NAME
+    return _Event(
+        text="".join(each.delta.content or "" for each in choices if each.delta),
+        reason=reasons[-1] if reasons else None,
+        tokens=_tokens(chunk.usage) if chunk.usage else None,
+        model=chunk.model if named else "",
     )
+
+
+def _tokens(usage: Any) -> TokenCount | None:
+    """The figures made disjoint: providers count cached tokens among the prompt's, reasoning among the answer's.
+
+    None when they are no figures.
+    """
+    try:
+        prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
+        cached = _figure(prompt_details.cached_tokens if prompt_details else None)
+        reasoning = _figure(completion_details.reasoning_tokens if completion_details else None)
+        return TokenCount(
+            input=max(_figure(usage.prompt_tokens) - cached, 0),
+            cached_input=cached,
+            output=max(_figure(usage.completion_tokens) - reasoning, 0),
+            reasoning=reasoning,
+        )
+    except _NO_CHUNK:
+        return None
+
+
+def _figure(stated: Any) -> int:
+    if stated is None:
+        return 0
+    if not isinstance(stated, int) or not 0 <= stated <= _MOST_TOKENS:
+        raise ValueError
+    return stated
 
 
 def _retry_after(error: openai.OpenAIError) -> float:
