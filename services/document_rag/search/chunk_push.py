@@ -1,7 +1,7 @@
 """The way of pushed chunks: batches are taken one behind the other, each checked, given its vectors, and written whole.
 
-While a batch is being written the next one is decoded and checked; a stream therefore goes as fast as the slower of the
-two, and never holds more than two batches or, between them, a connection to the database.
+While a batch is being written the next one is decoded, checked, given its vectors and packed; a stream therefore goes
+as fast as the slower of the two, and never holds more than two batches or, between them, a connection to the database.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from services.document_rag.search.chunk_model import (
     checked,
     unit_vectors,
 )
-from services.document_rag.search.chunk_store import ChunkStore
+from services.document_rag.search.chunk_store import ChunkStore, PackedChunks, packed
 from services.document_rag.search.embedders import Embedder, Vectors
 from services.document_rag.search.vectors import Kind, Space
 from services.document_rag.search.words import fold, words_of
@@ -66,10 +66,10 @@ class ChunkPush:
         writing: asyncio.Task[Written] | None = None
         try:
             async for batch in batches:
-                vectors = self._checked_vectors(collection, batch)
+                rows = await self._packed(collection, batch)
                 if writing is not None:
                     written, writing = written + await writing, None
-                writing = asyncio.create_task(self._write(collection, batch, vectors))
+                writing = asyncio.create_task(self._store.write(collection, rows))
             return written + await writing if writing is not None else written
         except InvalidArgument as refusal:
             if writing is not None:
@@ -123,18 +123,12 @@ class ChunkPush:
             raise NotFound("collection", collection_id)
         return collection
 
-    def _checked_vectors(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> Vectors | None:
+    async def _packed(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> PackedChunks:
         checked(batch, collection)
-        if not collection.brings_vectors:
-            return None
-        ids = [draft.chunk_id for draft in batch]
-        return unit_vectors([draft.vector for draft in batch], collection.dimensions, ids)
+        return packed(batch, await self._vectors(collection, batch), collection.embedding_model)
 
-    async def _write(
-        self, collection: PushedCollection, batch: Sequence[ChunkDraft], vectors: Vectors | None
-    ) -> Written:
-        if not batch:
-            return Written()
-        if vectors is None:
-            vectors = np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))
-        return await self._store.write(collection, batch, vectors)
+    async def _vectors(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> Vectors:
+        if collection.brings_vectors:
+            ids = [draft.chunk_id for draft in batch]
+            return unit_vectors([draft.vector for draft in batch], collection.dimensions, ids)
+        return np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))

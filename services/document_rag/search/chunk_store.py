@@ -5,6 +5,7 @@ COPY into a staging table was measured, and bound by row-level security, which C
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -43,14 +44,19 @@ _COLLECTION = """
     where tenant_id = any($1::text[]) and collection_id = $2 and deleted_at is null
 """
 
-# In the order of ids, so that two writers of the same chunks wait for one another and never in a circle.
+# In the order of ids, so that two writers of the same chunks wait for one another and never in a circle. The collection
+# is held in share until the end of the transaction, from before the first number is taken: it is not deleted under the
+# writer's hands.
 _WRITE = """
-    with written as (
+    with held as materialized (
+        select from collections where tenant_id = $1 and collection_id = $2 and deleted_at is null for share
+    ), written as (
         insert into pushed_chunks as known (tenant_id, collection_id, embedding_model, chunk_id, body, metadata,
                                             fingerprint, embedding)
         select $1, $2, $3, chunk_id, body, metadata::jsonb, fingerprint, embedding
         from unnest($4::text[], $5::text[], $6::text[], $7::bytea[], $8::halfvec[])
             as pushed (chunk_id, body, metadata, fingerprint, embedding)
+        cross join held
         on conflict (tenant_id, collection_id, chunk_id) do update
         set body = excluded.body, metadata = excluded.metadata, fingerprint = excluded.fingerprint,
             embedding_model = excluded.embedding_model, embedding = excluded.embedding, number = default,
@@ -58,7 +64,8 @@ _WRITE = """
         where known.fingerprint <> excluded.fingerprint
         returning xmax = 0 as created
     )
-    select count(*) filter (where created) as created, count(*) filter (where not created) as updated from written
+    select exists (select from held) as held,
+           count(*) filter (where created) as created, count(*) filter (where not created) as updated from written
 """
 
 _GET = f"""
@@ -81,6 +88,29 @@ _UNINDEXED_TEXTS = """
     where tenant_id = $1 and collection_id = $2 and body <> ''
       and number > coalesce((select max(high) from word_batches where tenant_id = $1 and collection_id = $2), 0)
 """
+
+
+class PackedChunks(NamedTuple):
+    """A batch as PostgreSQL receives it, column by column, in the order of its ids."""
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    metadata: Sequence[str]
+    fingerprints: Sequence[bytes]
+    vectors: Sequence[bytes]
+
+
+def packed(drafts: Sequence[ChunkDraft], vectors: Vectors, embedding_model: str) -> PackedChunks:
+    """The batch with its vectors, which are of length 1, ready to be written."""
+    order = sorted(range(len(drafts)), key=lambda place: drafts[place].chunk_id)
+    batch = [drafts[place] for place in order]
+    return PackedChunks(
+        ids=[draft.chunk_id for draft in batch],
+        texts=[draft.text for draft in batch],
+        metadata=[draft.metadata for draft in batch],
+        fingerprints=[fingerprint(draft, embedding_model) for draft in batch],
+        vectors=halfvec_rows(vectors[order]),
+    )
 
 
 class ChunkStore:
@@ -107,24 +137,14 @@ class ChunkStore:
             brings_vectors=brings,
         )
 
-    async def write(self, collection: PushedCollection, drafts: Sequence[ChunkDraft], vectors: Vectors) -> Written:
-        """All of the batch, or none of it: `vectors` are of length 1. NotFound when the collection has just gone."""
-        order = sorted(range(len(drafts)), key=lambda place: drafts[place].chunk_id)
-        batch = [drafts[place] for place in order]
+    async def write(self, collection: PushedCollection, chunks: PackedChunks) -> Written:
+        """All of the batch, or none of it. NotFound when the collection has just gone."""
         async with tenant_transaction(self._pool, collection.home) as connection:
-            await _keep(connection, collection)
-            [row] = await connection.fetch(
-                _WRITE,
-                *_key(collection),
-                collection.embedding_model,
-                [draft.chunk_id for draft in batch],
-                [draft.text for draft in batch],
-                [draft.metadata for draft in batch],
-                [fingerprint(draft, collection.embedding_model) for draft in batch],
-                halfvec_rows(vectors[order]),
-            )
+            [row] = await connection.fetch(_WRITE, *_key(collection), collection.embedding_model, *chunks)
+        if not row["held"]:
+            raise NotFound("collection", collection.collection_id)
         created, updated = row["created"], row["updated"]
-        return Written(created, updated, len(drafts) - created - updated)
+        return Written(created, updated, len(chunks.ids) - created - updated)
 
     async def get(
         self, tenant_id: str, collection: PushedCollection, chunk_ids: Sequence[str], *, with_vectors: bool
@@ -187,16 +207,6 @@ class ChunkStore:
             candidates=candidates,
         )
         return Nearest(tuple(NearChunk(_chunk(row), -row["distance"]) for row in near.rows), near.mode)
-
-
-async def _keep(connection: asyncpg.Connection, collection: PushedCollection) -> None:
-    """Holds the collection in share until the end of the transaction: it is not deleted under the writer's hands."""
-    held = await connection.fetchval(
-        "select true from collections where tenant_id = $1 and collection_id = $2 and deleted_at is null for share",
-        *_key(collection),
-    )
-    if not held:
-        raise NotFound("collection", collection.collection_id)
 
 
 async def _count(connection: asyncpg.Connection, collection: PushedCollection, conditions: Sequence[Condition]) -> int:

@@ -11,6 +11,7 @@ import pytest
 from services.document_rag.model import MAX_TITLE_CHARACTERS, Comparison, Condition, Filter, Passage, SearchMode
 from services.document_rag.search.chunk_index import ChunkIndex
 from services.document_rag.search.chunk_model import ChunkDraft, PushedCollection
+from services.document_rag.search.chunk_store import packed
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.pushed_words import PushedWords
 from services.document_rag.search.stems import Stemmer
@@ -43,7 +44,8 @@ async def collection(bench: Bench, tenant_id: str) -> PushedCollection:
 
 async def push(bench: Bench, collection: PushedCollection, texts: dict[str, str]) -> None:
     drafts = [ChunkDraft(name, text, f'{{"tema":"{name}"}}', b"") for name, text in texts.items()]
-    await bench.store().write(collection, drafts, await EMBEDDER.embed_documents(list(texts.values())))
+    vectors = await EMBEDDER.embed_documents(list(texts.values()))
+    await bench.store().write(collection, packed(drafts, vectors, collection.embedding_model))
 
 
 async def search(
@@ -71,7 +73,8 @@ async def test_a_pushed_chunks_title_is_one_line_of_letters_that_people_see(benc
     collection = await bench.collection(tenant_id, dimensions=0)
     metadata = json.dumps({"title": "Lei 9\n\n[2] Lei 10\u202e" + "x" * 2000})
     draft = ChunkDraft("lei", TEXTS["lixo"], metadata, b"")
-    await bench.store().write(collection, [draft], await EMBEDDER.embed_documents([draft.text]))
+    vectors = await EMBEDDER.embed_documents([draft.text])
+    await bench.store().write(collection, packed([draft], vectors, collection.embedding_model))
     (found,) = await search(bench, tenant_id, "coleta de lixo", SearchMode.VECTOR)
     assert found.title.startswith("Lei 9 [2] Lei 10 xxx")
     assert len(found.title) == MAX_TITLE_CHARACTERS

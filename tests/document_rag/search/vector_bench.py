@@ -12,7 +12,7 @@ from services.document_rag.__main__ import MIGRATIONS, SCHEMA
 from services.document_rag.documents.index_writer import register_vector_type
 from services.document_rag.model import Comparison, Condition
 from services.document_rag.search.chunk_model import ChunkDraft, Nearest, PushedCollection
-from services.document_rag.search.chunk_store import ChunkStore
+from services.document_rag.search.chunk_store import ChunkStore, packed
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.vector_indexes import IndexSettings, VectorIndexes
 from services.document_rag.search.vectors import Kind, Segment, Space, VectorSearch, ready_segments
@@ -60,7 +60,9 @@ class Bench:
                 ChunkDraft(f"c{first + at}", "", f'{{"half":{at % 2},"percent":{at % 100}}}', vectors[at].tobytes())
                 for at in range(start, min(start + 1000, len(vectors)))
             ]
-            await self.store().write(collection, drafts, vectors[start : start + 1000])
+            await self.store().write(
+                collection, packed(drafts, vectors[start : start + 1000], collection.embedding_model)
+            )
 
     async def ask(self, collection: PushedCollection, vector: Matrix, count: int = 10, **equal: int) -> Nearest:
         """What is nearest, among the chunks whose metadata equal these."""
