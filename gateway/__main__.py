@@ -42,7 +42,7 @@ async def running_gateway(config: Config) -> AsyncIterator[tuple[int, Site]]:
 async def serve() -> None:
     """Serves until SIGTERM or SIGINT: /readyz says 503, calls in flight end, the listener closes."""
     config = Config()
-    end_telemetry = setup_telemetry("gateway", config, serves_metrics_itself=True)
+    end_telemetry = setup_telemetry("gateway", config, follows_callers=config.follow_callers_sampling)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

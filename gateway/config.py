@@ -74,6 +74,9 @@ class Config(ServiceConfig):
     credential_cache_size: int = Field(default=10_000, gt=0)
     """Most API keys and sessions remembered."""
 
+    follow_callers_sampling: bool = False
+    """Whether a caller's traceparent says which traces are recorded; true only behind a proxy that writes it itself."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins whose pages may call, exact, with commas between, as in https://app.example.org; none by default."""
 

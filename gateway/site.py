@@ -1,11 +1,9 @@
-"""The pages that are the gateway's own: the contract and its reader, health, readiness, metrics."""
+"""The pages that are the gateway's own: the contract and its reader, health, readiness."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import prometheus_client
 
 from gateway.http_exchange import JSON_TYPE
 from gateway.status import MethodNotAllowed
@@ -50,7 +48,7 @@ class Site:
     async def page(self, method: str, path: str) -> Page | None:
         """The page at a path; None when the path is not ours; MethodNotAllowed."""
         found = self._files.get(path)
-        if found is None and path not in ("/", "/healthz", "/readyz", "/metrics"):
+        if found is None and path not in ("/", "/healthz", "/readyz"):
             return None
         if method not in ("GET", "HEAD"):
             raise MethodNotAllowed(["GET", "HEAD"])
@@ -61,8 +59,6 @@ class Site:
                 return Page("/", b"", "text/plain", 307, (("location", "/docs"),))
             case "/healthz":
                 return Page(path, b'{"status":"ok"}')
-            case "/metrics":
-                return Page(path, prometheus_client.generate_latest(), prometheus_client.CONTENT_TYPE_LATEST)
             case _:
                 return await self._readiness()
 

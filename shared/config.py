@@ -68,7 +68,7 @@ class ServiceConfig(BaseSettings):
     """Where traces go (OTLP over gRPC); empty keeps them at home."""
 
     trace_sample_ratio: float = Field(default=0.05, ge=0, le=1)
-    """Share of the traces started here that are recorded; a caller's decision is followed."""
+    """Share of the traces started here that are recorded; a calling service's decision is followed."""
 
     max_message_bytes: int = Field(default=4 * MIB, gt=0)
     """Largest gRPC message accepted."""

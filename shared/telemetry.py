@@ -3,13 +3,15 @@
 Every instrument is named here, once, so that dashboards and code cannot drift apart.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import prometheus_client
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.metrics import _Gauge as Gauge
@@ -17,13 +19,13 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 
 from shared.config import CannotStartError, ServiceConfig
 from shared.identifiers import new_id
 from shared.logs import get_logger
 
-__all__ = ["counter", "gauge", "get_logger", "histogram", "setup_telemetry", "trace_id", "tracer"]
+__all__ = ["counter", "gauge", "get_logger", "histogram", "sampler", "setup_telemetry", "trace_id", "tracer"]
 
 HistogramName: TypeAlias = Literal[
     "http.server.request.duration",
@@ -132,23 +134,23 @@ def trace_id() -> str:
     return f"{context.trace_id:032x}" if context.is_valid else ""
 
 
-def setup_telemetry(
-    service_name: str, config: ServiceConfig, *, serves_metrics_itself: bool = False
-) -> Callable[[], None]:
+def setup_telemetry(service_name: str, config: ServiceConfig, *, follows_callers: bool = True) -> Callable[[], None]:
     """Starts traces and metrics of this process; the returned function flushes and ends them.
 
-    Metrics are collected when they have a port of their own, or when the process `serves_metrics_itself`. To be called
-    once per process. Raises CannotStartError when the metrics port is taken.
+    Metrics are collected when they have a port; `follows_callers` is as in `sampler`. To be called once per process.
+    Raises CannotStartError when the metrics port is taken.
     """
     resource = Resource.create(
         {"service.name": service_name, "service.version": _version(), "service.instance.id": new_id()}
     )
-    traces = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(config.trace_sample_ratio)))
+    traces = TracerProvider(
+        resource=resource, sampler=sampler(config.trace_sample_ratio, follows_callers=follows_callers)
+    )
     if config.otlp_endpoint:
         traces.add_span_processor(_exporting_to(config.otlp_endpoint))
     trace.set_tracer_provider(traces)
     end_listener = _listener(config) if config.metrics_port else None
-    meters = _collected(resource) if config.metrics_port or serves_metrics_itself else None
+    meters = _collected(resource) if config.metrics_port else None
 
     def end() -> None:
         traces.shutdown()
@@ -158,6 +160,28 @@ def setup_telemetry(
             meters.shutdown()
 
     return end
+
+
+def sampler(ratio: float, *, follows_callers: bool) -> Sampler:
+    """Records this share of the traces; if it `follows_callers`, of those that begin elsewhere what their callers do."""
+    if follows_callers:
+        return ParentBased(TraceIdRatioBased(ratio))
+    own = _ByAnIdOfItsOwn(ratio)
+    return ParentBased(own, remote_parent_sampled=own, remote_parent_not_sampled=own)
+
+
+class _ByAnIdOfItsOwn(TraceIdRatioBased):
+    """The same share, whichever ids callers make up."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,  # noqa: ARG002 the caller's
+        name: str,
+        *more: Any,
+        **others: Any,
+    ) -> SamplingResult:
+        return super().should_sample(parent_context, secrets.randbits(64), name, *more, **others)
 
 
 def _exporting_to(endpoint: str) -> BatchSpanProcessor:

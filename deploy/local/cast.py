@@ -146,9 +146,8 @@ class Cast:
         own = {
             "PROSA_TOKEN_PUBLIC_KEY": self.keyring.signing_public_pem,
             f"{prefix}_PORT": str(self.ports[name]),
+            f"{prefix}_METRICS_PORT": str(self.ports[f"{name}_metrics"]),
         }
-        if name in SERVICES:
-            own[f"{prefix}_METRICS_PORT"] = str(self.ports[f"{name}_metrics"])
         wishes = {key: value for key, value in environment_for(f"{prefix}_").items() if key.startswith(prefix)}
         ours = {f"{prefix}_LOG_FORMAT": "console", **self._engine_urls(name), **self._particulars()[name]}
         return {**ours, **wishes, **own}

@@ -36,6 +36,9 @@ class LocalConfig(BaseSettings):
     analytics_port: int = Field(default=50054, ge=0, le=65535)
     """gRPC."""
 
+    gateway_metrics_port: int = Field(default=9150, ge=0, le=65535)
+    """Prometheus."""
+
     tenant_quota_metrics_port: int = Field(default=9151, ge=0, le=65535)
     """Prometheus."""
 

@@ -35,10 +35,17 @@ def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture(scope="module")
-def alone(signing_keys: SigningKeys) -> Iterator[httpx.Client]:
+def metrics_port() -> int:
+    """Where that gateway shows its metrics."""
+    return own_port()
+
+
+@pytest.fixture(scope="module")
+def alone(signing_keys: SigningKeys, metrics_port: int) -> Iterator[httpx.Client]:
     """A client of a gateway behind which nobody listens."""
     port = own_port()
-    with running(settings(signing_keys, port)), httpx.Client(base_url=f"http://{LOOPBACK}:{port}") as client:
+    environment = settings(signing_keys, port) | {"GATEWAY_METRICS_PORT": str(metrics_port)}
+    with running(environment), httpx.Client(base_url=f"http://{LOOPBACK}:{port}") as client:
 
         def serves() -> bool:
             try:
@@ -55,9 +62,10 @@ def test_its_own_pages_need_no_service(alone: httpx.Client, path: str) -> None:
     assert alone.get(path).status_code == 200
 
 
-def test_metrics_tell_of_requests_without_a_port_of_their_own(alone: httpx.Client) -> None:
+def test_metrics_are_for_operators_on_a_port_of_their_own(alone: httpx.Client, metrics_port: int) -> None:
     alone.get("/v1/nothing/here")
-    shown = alone.get("/metrics").text
+    assert alone.get("/metrics").json()["details"][0]["reason"] == "ROUTE_NOT_FOUND"
+    shown = httpx.get(f"http://{LOOPBACK}:{metrics_port}/metrics").text
     assert "http_server_request_duration_seconds_bucket" in shown
     assert 'http_response_status_code="404"' in shown
     assert "/v1/nothing/here" not in shown

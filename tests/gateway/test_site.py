@@ -57,8 +57,8 @@ async def test_paths_beside_the_pages_are_not_found(client: httpx.AsyncClient) -
         assert (await client.get(path)).status_code == 404
 
 
-async def test_metrics_count_requests_by_route(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/metrics")).status_code == 200
+async def test_metrics_are_no_page(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/metrics")).status_code == 404
 
 
 async def test_no_other_origin_may_call_by_default(client: httpx.AsyncClient) -> None:

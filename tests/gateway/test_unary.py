@@ -5,7 +5,10 @@ import json
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
+from gateway import observation
+from shared.telemetry import sampler
 from tests.gateway.conftest import KEY, SOON_SECONDS, Gateway
 from tests.gateway.upstream import Seen
 
@@ -31,6 +34,22 @@ async def test_every_answer_carries_the_trace_as_its_request_id(client: httpx.As
         {"servingData": "", **detail} for detail in response.json()["details"]
     ]
     assert seen.metadata[-1]["traceparent"].split("-")[1] == trace
+
+
+@pytest.mark.parametrize(
+    ("wished", "ratio", "follows", "recorded"),
+    [("01", 0.0, False, False), ("00", 1.0, False, True), ("01", 0.0, True, True), ("00", 1.0, True, False)],
+)
+async def test_the_public_decides_about_no_recording_unless_it_is_trusted(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, wished: str, ratio: float, *, follows: bool, recorded: bool
+) -> None:
+    provider = TracerProvider(sampler=sampler(ratio, follows_callers=follows))
+    monkeypatch.setattr(observation, "tracer", provider.get_tracer("test"))
+    headers = {**KEY, "traceparent": f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{wished}"}
+    response = await gateway.client.get("/v1/conversations/c", headers=headers)
+    assert response.headers["x-request-id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert gateway.seen.metadata[-1]["traceparent"].endswith("-01" if recorded else "-00")
+    provider.shutdown()
 
 
 async def test_internal_headers_of_the_client_go_nowhere(client: httpx.AsyncClient, seen: Seen) -> None:

@@ -8,13 +8,22 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 from shared import interceptors, telemetry
 from shared.channels import open_channel
 from shared.config import CannotStartError, ServiceConfig
 from shared.errors import NotFound, Unavailable
-from shared.telemetry import counter, histogram, trace_id, tracer
+from shared.telemetry import counter, histogram, sampler, trace_id, tracer
 from tests.house.in_process import Metadata
 from tests.house.ports import own_port
 from tests.shared.conftest import Serving
@@ -157,6 +166,21 @@ def test_instruments_are_found_by_name() -> None:
     assert trace_id() == ""
     with tracer.start_as_current_span("x"):
         pass
+
+
+def test_about_as_many_traces_are_recorded_as_is_said_whatever_ids_a_caller_makes_up() -> None:
+    own = sampler(0.25, follows_callers=False)
+    always_taken_by_its_id = SpanContext(1 << 64, 1, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    caller = set_span_in_context(NonRecordingSpan(always_taken_by_its_id))
+    decisions = [own.should_sample(caller, 1 << 64, "x").decision for _ in range(4000)]
+    taken = decisions.count(Decision.RECORD_AND_SAMPLE)
+    assert 800 < taken < 1200  # seven standard deviations either way
+
+
+def test_what_a_caller_says_of_its_trace_goes_on() -> None:
+    state = TraceState([("vendor", "x")])
+    caller = set_span_in_context(NonRecordingSpan(SpanContext(1, 1, is_remote=True, trace_state=state)))
+    assert sampler(1.0, follows_callers=False).should_sample(caller, 1, "x").trace_state == state
 
 
 def test_a_metrics_port_that_is_taken_stops_the_start() -> None:
