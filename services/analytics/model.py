@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
+from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
@@ -71,9 +72,8 @@ class Figures(NamedTuple):
 FIGURE_NAMES = Figures._fields
 
 
-@dataclass(frozen=True, slots=True)
-class MessageFact:
-    """What is kept of one message: everything but its words."""
+class MessageFact(NamedTuple):
+    """What is kept of one message: everything but its words. A tuple, because it is made for every message."""
 
     message_id: str
     seq: int
@@ -257,7 +257,14 @@ class Position:
 
 def hour_of(moment: datetime) -> datetime:
     """The first moment of the hour (UTC) in which `moment` lies."""
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    utc = moment.astimezone(UTC)
+    return _hour(utc.year, utc.month, utc.day, utc.hour)
+
+
+@lru_cache
+def _hour(year: int, month: int, day: int, hour: int) -> datetime:
+    """One and the same, whose hash is reckoned once: it is part of many keys."""
+    return datetime(year, month, day, hour, tzinfo=UTC)
 
 
 def day_of(moment: datetime) -> datetime:

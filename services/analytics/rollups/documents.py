@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import compress
-from operator import attrgetter
 from typing import Any
 
 from services.analytics.model import Ending, Fact, MessageFact, Speaker
-
-_MESSAGE_FIELDS = tuple(MessageFact.__slots__)
-_values = attrgetter(*_MESSAGE_FIELDS)
 
 
 def fact_document(fact: Fact) -> dict[str, Any]:
@@ -29,8 +25,7 @@ def fact_document(fact: Fact) -> dict[str, Any]:
 
 
 def _message_document(message: MessageFact) -> dict[str, Any]:
-    values = _values(message)
-    kept = dict(compress(zip(_MESSAGE_FIELDS, values, strict=True), values))
+    kept = dict(compress(zip(MessageFact._fields, message, strict=True), message))
     kept["speaker"], kept["ending"] = message.speaker.value, message.ending.value
     return kept
 

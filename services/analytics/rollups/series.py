@@ -75,10 +75,7 @@ class Cell:
     figures: list[Figures] = field(default_factory=list)
     latencies: list[int] = field(default_factory=list)
     first_tokens: list[int] = field(default_factory=list)
-
-    def total(self) -> Figures:
-        """The figures of all of them."""
-        return self.figures[0] if len(self.figures) == 1 else Figures(*map(sum, zip(*self.figures, strict=True)))
+    total: Figures = NOTHING
 
 
 Cells = dict[tuple[RollupKey, str], Cell]
@@ -101,7 +98,13 @@ def folded(facts: Iterable[Fact]) -> Cells:
                 cell.latencies.append(bucket_of(message.latency_ms))
             if figures.streamed_turns:
                 cell.first_tokens.append(bucket_of(message.time_to_first_token_ms))
+    for cell in cells.values():
+        cell.total = _sum(cell.figures)
     return cells
+
+
+def _sum(figures: Sequence[Figures]) -> Figures:
+    return figures[0] if len(figures) == 1 else Figures(*map(sum, zip(*figures, strict=True)))
 
 
 def _cell_key(fact: Fact, message: MessageFact, figures: Figures) -> tuple[RollupKey, str]:
@@ -117,7 +120,7 @@ def combined(cells: Cells) -> dict[RollupKey, Figures]:
     sums: dict[RollupKey, Figures] = {}
     for (key, _), cell in cells.items():
         before = sums.get(key)
-        sums[key] = cell.total() if before is None else before.plus(cell.total())
+        sums[key] = cell.total if before is None else before.plus(cell.total)
     return sums
 
 
@@ -149,7 +152,7 @@ def with_days(grown: Growths) -> None:
 
 
 def _growth(place: SeriesKey, here: Sequence[tuple[RollupKey, Cell]]) -> Growth:
-    sums = map(sum, zip(*chain.from_iterable(cell.figures for _, cell in here), strict=True))
+    sums = _sum([cell.total for _, cell in here])
     growth = Growth({name: amount for name, amount in zip(FIGURE_NAMES, sums, strict=True) if amount})
     if place.axis is Axis.USER:
         return growth
@@ -166,7 +169,7 @@ def _growth(place: SeriesKey, here: Sequence[tuple[RollupKey, Cell]]) -> Growth:
 
 
 def _was_there(cell: Cell) -> bool:
-    return any(figures.user_messages or figures.turns for figures in cell.figures)
+    return bool(cell.total.user_messages or cell.total.turns)
 
 
 def _places(key: RollupKey, error: str) -> Iterator[tuple[Axis, str]]:
