@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Self
 
-from bson import Binary
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
@@ -69,7 +68,7 @@ class DeadLetters:
     async def bury(self, letter: DeadLetter) -> None:
         """Keeps the letter and marks its event as dealt with, so that the feed may go past it."""
         document = {name: getattr(letter, name) for name in DeadLetter.__slots__ if name != "letter_id"}
-        document |= {"_id": letter.letter_id, "kind": letter.kind.value, "item": Binary(letter.item)}
+        document |= {"_id": letter.letter_id, "kind": letter.kind.value, "item": _searchable(letter.item)}
         facts = (await self._projection.current()).facts
         mark = {"_id": letter.event_id, "tenant_id": letter.tenant_id, "dead": letter.reason}
         with mongo_errors():
@@ -115,13 +114,28 @@ class DeadLetters:
 
     async def forget(self, tenant_id: str, user_id: str) -> int:
         """Deletes the tenant's letters that name the user anywhere in their bytes; returns how many."""
+        named = {"$gte": [{"$indexOfBytes": ["$item", {"$literal": _searchable(user_id.encode())}]}, 0]}
         with mongo_errors():
-            letters = self._letters.find({"tenant_id": tenant_id}, {"item": 1})
-            named = [letter["_id"] async for letter in letters if user_id.encode() in letter["item"]]
-            gone = await self._letters.delete_many({"_id": {"$in": named}})
+            await self._make_searchable(tenant_id)
+            gone = await self._letters.delete_many({"tenant_id": tenant_id, "$expr": named})
         return int(gone.deleted_count)
+
+    async def _make_searchable(self, tenant_id: str) -> None:
+        """Letters of earlier releases hold bytes, in which MongoDB looks for nothing."""
+        bytes_kept = {"tenant_id": tenant_id, "item": {"$type": "binData"}}
+        async for letter in self._letters.find(bytes_kept, {"item": 1}):
+            await self._letters.update_one({"_id": letter["_id"]}, {"$set": {"item": _searchable(letter["item"])}})
+
+
+def _searchable(item: bytes) -> str:
+    """A character for each byte: MongoDB can look for a text in a text only."""
+    return item.decode("latin-1")
+
+
+def _bytes_of(kept: str | bytes) -> bytes:
+    return kept.encode("latin-1") if isinstance(kept, str) else bytes(kept)
 
 
 def _letter(document: Mapping[str, Any]) -> DeadLetter:
     kept = {name: document[name] for name in DeadLetter.__slots__ if name != "letter_id"}
-    return DeadLetter(document["_id"], **kept | {"kind": Kind(document["kind"]), "item": bytes(document["item"])})
+    return DeadLetter(document["_id"], **kept | {"kind": Kind(document["kind"]), "item": _bytes_of(document["item"])})
