@@ -15,7 +15,7 @@ from prosa.analytics.v1 import agreement_service_pb2 as pb
 from prosa.analytics.v1 import agreement_service_pb2_grpc as pb_grpc
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.agreement.check import Agreement
-from services.analytics.agreement.drift_store import DriftStore
+from services.analytics.agreement.drift_store import RETRY_AFTER, DriftStore
 from services.analytics.agreement.endpoint import open_agreement
 from services.analytics.agreement.kept_records import KeptReader
 from services.analytics.agreement.model import NOTHING, Amounts, Days, DriftKind, beyond_both
@@ -46,9 +46,12 @@ class Others:
     events: list[feed_pb.Event]
     ledger_extra: Counter[str] = field(default_factory=Counter)
     gone: set[str] = field(default_factory=set)
+    away: bool = False
 
     @asynccontextmanager
     async def of(self, tenant_id: str) -> AsyncIterator[Neighbours]:
+        if self.away:
+            raise Unavailable("away", dependency="chat_store")
         yield _OfTenant(self, tenant_id)
 
 
@@ -297,7 +300,7 @@ async def test_two_checks_of_a_tenant_do_not_run_at_once(agreement: Agreement, d
     with pytest.raises(Conflict):
         await agreement.check("acme", TODAY)
     await drifts.begin("beta", NOW)
-    await drifts.end("acme", NOW, checked=True)
+    await drifts.done("acme", NOW)
     await agreement.check("acme", TODAY)
 
 
@@ -325,13 +328,33 @@ async def test_every_night_all_tenants_are_checked_once(
     assert (await drifts.standing()).oldest_check is None, "whoever is new has a turn in the next night"
     clock.advance(24 * 3600)
     await nightly.look()
-    assert await drifts.turns(["acme", "beta"], NOON) == {"acme": NOW, "beta": NOW}
+    assert not await drifts.due(["acme", "beta"], NOW, NOW)
     assert shown["prosa.analytics.drifts"] == 2
     assert shown["prosa.analytics.oldest_agreement_time"] == NOW.timestamp()
     others.ledger_extra.clear()
     await nightly.look()
     assert (await drifts.standing()).open_drifts == 2, "not before the next night"
     assert night_before(NOW.replace(hour=4), 5) == NOW.replace(day=19, hour=5)
+
+
+async def test_a_check_that_failed_is_made_up_for_the_same_night(
+    others: Others, drifts: DriftStore, store: RollupStore, positions: FeedPositions
+) -> None:
+    clock = ManualClock(NOW - timedelta(days=1))
+    agreement = Agreement(KeptReader(store.projection), drifts, positions, others, clock, sleep=no_wait)
+    nightly = NightlyAgreement(agreement, KeptReader(store.projection), drifts, clock, utc_hour=5)
+    await nightly.look()
+    clock.advance(24 * 3600)
+    others.away = True
+    await nightly.look()
+    others.away = False
+    await nightly.look()
+    assert (await drifts.standing()).oldest_check is None, "a neighbour that is away is not asked all the time"
+    clock.advance(RETRY_AFTER.total_seconds())
+    await counted_until(positions, clock.now())
+    await nightly.look()
+    assert (await drifts.standing()).oldest_check == clock.now()
+    assert not await drifts.due(["acme", "beta"], NOW, clock.now() + RETRY_AFTER)
 
 
 @pytest.mark.parametrize(

@@ -70,15 +70,16 @@ class Agreement:
 
     async def check(self, tenant_id: str, days: Days) -> Findings:
         """What a tenant's records say about these days; the ledger about all. Conflict while another check runs."""
-        await self._drifts.begin(tenant_id, self._clock.now())
-        checked = False
+        began = self._clock.now()
+        await self._drifts.begin(tenant_id, began)
         try:
             async with self._access.of(tenant_id) as neighbours:
                 findings = await self._findings(tenant_id, days, neighbours)
             findings.drifts = await self._drifts.keep(tenant_id, days, findings.drifts, self._clock.now())
-            checked = True
-        finally:
-            await self._drifts.end(tenant_id, self._clock.now(), checked=checked)
+        except BaseException:
+            await self._drifts.failed(tenant_id, began, self._clock.now())
+            raise
+        await self._drifts.done(tenant_id, self._clock.now())
         return findings
 
     async def _findings(self, tenant_id: str, days: Days, neighbours: Neighbours) -> Findings:

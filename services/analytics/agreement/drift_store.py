@@ -16,6 +16,9 @@ DRIFTS = "drifts"
 CHECKS = "agreement_checks"
 # How long a check may take before another one may begin in its place.
 LONGEST_CHECK = timedelta(hours=1)
+# When a check that failed is due again; later if it took long, so that it takes up a fifth of the time at the most.
+RETRY_AFTER = timedelta(minutes=15)
+RESTS_AFTER_FAILURE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +52,26 @@ class DriftStore:
         except DuplicateKeyError:
             raise Conflict("another check of the tenant is under way") from None
 
-    async def end(self, tenant_id: str, now: datetime, *, checked: bool) -> None:
-        """Gives the turn back, and remembers when the tenant was checked."""
-        done = {"checked": now} if checked else {}
+    async def done(self, tenant_id: str, now: datetime) -> None:
+        """Gives the turn back: the tenant was checked."""
         with mongo_errors():
-            await self._checks.update_one({"_id": tenant_id}, {"$set": {"until": now, "tried": now, **done}})
+            checked = {"until": now, "tried": now, "checked": now}
+            await self._checks.update_one({"_id": tenant_id}, {"$set": checked, "$unset": {"again": ""}})
 
-    async def turns(self, tenants: Sequence[str], now: datetime) -> Mapping[str, datetime]:
-        """When each tenant had its last turn, whatever came of it; whoever is new has it now."""
+    async def failed(self, tenant_id: str, began: datetime, now: datetime) -> None:
+        """Gives the turn back: the tenant has another one soon."""
+        again = now + max(RETRY_AFTER, RESTS_AFTER_FAILURE * (now - began))
+        with mongo_errors():
+            await self._checks.update_one({"_id": tenant_id}, {"$set": {"until": now, "again": again}})
+
+    async def due(self, tenants: Sequence[str], since: datetime, now: datetime) -> set[str]:
+        """Who has had no turn since then, save for those whose check has just failed; whoever is new has had it now."""
         seen = {"$setOnInsert": {"tried": now, "until": now}}
+        waiting = {"_id": {"$in": list(tenants)}, "tried": {"$lt": since}, "again": {"$not": {"$gt": now}}}
         with mongo_errors():
             if tenants:
                 await self._checks.bulk_write([UpdateOne({"_id": each}, seen, upsert=True) for each in tenants])
-            return {each["_id"]: each["tried"] async for each in self._checks.find({"tried": {"$exists": True}})}
+            return {each["_id"] async for each in self._checks.find(waiting, {"_id": 1})}
 
     async def keep(self, tenant_id: str, days: Days, found: Sequence[Drift], now: datetime) -> list[Drift]:
         """Keeps what a check has found, and settles what it looked for and did not find; returns the drifts as kept."""

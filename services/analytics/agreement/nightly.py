@@ -51,9 +51,9 @@ class NightlyAgreement:
         await self._drifts.prepare()
         since = night_before(self._clock.now(), self._utc_hour)
         tenants = await self._reader.tenants()
-        turns = await self._drifts.turns(tenants, self._clock.now())
+        due = await self._drifts.due(tenants, since, self._clock.now())
         for tenant_id in tenants:
-            if turns[tenant_id] < since:
+            if tenant_id in due:
                 began = time.monotonic()
                 await self._check(tenant_id)
                 # Half of the time is left to others, however much a tenant has.
