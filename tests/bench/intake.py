@@ -34,7 +34,7 @@ from services.analytics.config import Config
 from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.handlers import metrics_endpoint
-from services.analytics.intake.pipeline import intake_of, running
+from services.analytics.intake.pipeline import Intake, intake_of, running
 from services.analytics.rollups.projection import Projection
 from shared.clock import SystemClock
 from shared.identifiers import new_id
@@ -49,8 +49,8 @@ from tests.house.in_process import as_caller, token
 from tests.house.signing import SigningKeys, new_signing_keys
 
 EVENTS = 20_000
-# A worker is killed after a third of them, another one after two thirds.
-EVENTS_WITH_KILLS = 100_000
+# Of the feed, and where workers are killed: one after a third of them, another one after two thirds.
+MANY_EVENTS = 100_000
 NAIVE_EVENTS = 1_000
 TURNS = 3
 CLIENT_BATCH = 500
@@ -90,20 +90,24 @@ async def _measure() -> list[Row]:
         mongo, redis = Mongo(directory / "mongo", free_port()), Redis(directory / "redis", free_port())
         with running_engine(mongo), running_engine(redis):
             events, few = _events(EVENTS), _events(NAIVE_EVENTS)
-            many = _events(EVENTS_WITH_KILLS)
+            many = _events(MANY_EVENTS)
             told, much_told = _by_tenant(events), _by_tenant(many)
             urls = mongo.url(), redis.url()
             keep_for_good()
-            naive, recorded, fed, killed = [], [], [], []
+            naive, recorded, recorded_and_killed, fed, fed_and_killed = [], [], [], [], []
             for _ in range(TURNS):
                 naive.append(await _rate(mongo, redis, partial(_naive, few), few))
                 recorded.append(await _rate(mongo, redis, partial(_recorded, told), events))
-                fed.append(await _rate(mongo, redis, partial(_fed, events), events))
-                killed.append(await _rate(mongo, redis, partial(_recorded_and_killed, urls, much_told), many))
+                recorded_and_killed.append(
+                    await _rate(mongo, redis, partial(_recorded_and_killed, urls, much_told), many)
+                )
+                fed.append(await _rate(mongo, redis, partial(_fed, many), many))
+                fed_and_killed.append(await _rate(mongo, redis, partial(_fed_and_killed, urls, many), many))
     return [
         _row("RecordExecution (500 a call) to rollups, beside LPUSH, BRPOP, insert_one", recorded, naive, bar=20.0),
-        _row("the same, worker in a process of its own, two of them killed with -9", killed, naive, bar=20.0),
-        _row("chat_store's feed to rollups (its server in this process)", fed, naive, bar=None),
+        _row("the same, worker in a process of its own, two killed with -9", recorded_and_killed, naive, bar=20.0),
+        _row("the feed (its server in this process) to rollups", fed, naive, bar=20.0),
+        _row("the same, worker in a process of its own, two killed with -9", fed_and_killed, naive, bar=20.0),
     ]
 
 
@@ -204,14 +208,19 @@ async def _recorded_and_killed(
         stub: Any = MetricsServiceStub(channel)
         began = time.perf_counter()
         telling = asyncio.gather(*(_record(stub, keys, tenant, each) for tenant, each in told.items()))
-        for place, worker in enumerate(workers, 1):
-            worker.stdin.write(b"go\n")
-            if place < len(workers):
-                await _counted(engines, total * place // 3)
-                worker.kill()
+        await _two_killed(workers, engines, total)
         await telling
         await _finished(engines)
         return time.perf_counter() - began
+
+
+async def _two_killed(workers: Sequence[Any], engines: Engines, events: int) -> None:
+    """One works after the other, and all but the last are killed on the way."""
+    for place, worker in enumerate(workers, 1):
+        worker.stdin.write(b"go\n")
+        if place < len(workers):
+            await _counted(engines, events * place // len(workers))
+            worker.kill()
 
 
 async def _counted(engines: Engines, events: int) -> None:
@@ -279,22 +288,48 @@ def _execution(event: feed_pb.Event) -> metrics_pb.Execution:
 
 
 async def _fed(events: Sequence[feed_pb.Event], engines: Engines) -> float:
-    keys = new_signing_keys()
-    projection = Projection(engines.database)
-    positions = FeedPositions(engines.database, projection)
-    intake = intake_of(engines.database, engines.redis, projection, consumer="bench")
+    intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
     await intake.prepare()
-    async with (
-        served([FeedSource(events).endpoint()], keys) as port,
-        feed_stub(port, keys) as stub,
-        running(intake, Config(worker_block_ms=100)),
-    ):
-        feed = Feed(stub, intake.streams, intake.turns, positions, holder="bench")
+    async with running(intake, Config(worker_block_ms=100)), _follower(events, intake, engines) as followed:
+        return await followed()
+
+
+async def _fed_and_killed(urls: tuple[str, str], events: Sequence[feed_pb.Event], engines: Engines) -> float:
+    """As _fed, with the worker in a process of its own, of which two are killed."""
+    intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(_worker(urls, engines.database.name)) for _ in range(3)]
+        followed = await stack.enter_async_context(_follower(events, intake, engines))
+        took, _ = await asyncio.gather(followed(), _two_killed(workers, engines, len(events)))
+        return took
+
+
+@asynccontextmanager
+async def _follower(
+    events: Sequence[feed_pb.Event], intake: Intake, engines: Engines
+) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """The follower as the service sets it up; what this gives follows the feed to its end and returns the seconds."""
+    keys, config = new_signing_keys(), Config()
+    positions = FeedPositions(engines.database, Projection(engines.database))
+
+    async def followed() -> float:
+        feed = Feed(
+            stub,
+            intake.streams,
+            intake.turns,
+            positions,
+            holder="bench",
+            batch_size=config.feed_batch_size,
+            max_in_flight=config.feed_max_in_flight,
+        )
         began = time.perf_counter()
         async with in_background(feed.run()):
             while (await positions.read()).token != f"at-{len(events)}":  # noqa: ASYNC110 the end of the whole way
                 await asyncio.sleep(0.02)
             return time.perf_counter() - began
+
+    async with served([FeedSource(events).endpoint()], keys) as port, feed_stub(port, keys) as stub:
+        yield followed
 
 
 async def _check(engines: Engines, events: Sequence[feed_pb.Event]) -> None:
