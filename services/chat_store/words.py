@@ -25,7 +25,7 @@ _ROOM = SNIPPET_CHARACTERS - 2  # of a snippet, between its ellipses
 _MOST_PARTS = 8  # of a code that is kept whole; longer chains are only their parts
 _WRITTEN_WITHOUT_MARKS = 8  # digits from which on a number may also be written as one: 01310-100, 123.456.789-09
 _REMEMBERED = 32_768  # tokens per process, about 12 MB
-_REMEMBERED_IN_A_SEARCH = 8_192  # tokens
+_REMEMBERED_IN_A_SEARCH = 4_096  # tokens, at most 1 MB
 
 _TYPICAL_LENGTH = 40  # tokens of a message
 _SATURATION = 1.2  # BM25's k1
@@ -72,14 +72,13 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Hit:
-    """Characters [begin, end) of a text that are the word of this index."""
+    """Characters [begin, end) of a text or a token that are the word of this index."""
 
     begin: int
     end: int
     word: int
 
 
-_Wanted = Mapping[str, tuple[int, ...]]  # by term, the indexes of the words that have it
 _Part = tuple[int, int, str]  # characters [begin, end) of a token, and what they say
 
 
@@ -110,17 +109,13 @@ def scorer_of(rarity: Mapping[Word, float]) -> Callable[[str], float]:
 
     A word that the first MAX_SCORED_CHARACTERS of a text lack adds nothing.
     """
-    wanted, rarities = _wanted(tuple(rarity)), tuple(rarity.values())
-
-    @lru_cache(maxsize=_REMEMBERED_IN_A_SEARCH)
-    def words_in(token: str) -> frozenset[int]:
-        return _matches(wanted, _terms(token))
+    finder, rarities = _finder(tuple(rarity)), tuple(rarity.values())
 
     def score(text: str) -> float:
         tokens = _tokens(text[:MAX_SCORED_CHARACTERS])
         times = [0] * len(rarities)
-        for found in filter(None, map(words_in, tokens)):
-            for index in found:
+        for found in filter(None, map(finder.__getitem__, tokens)):
+            for index in {hit.word for hit in found}:
                 times[index] += 1
         damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * len(tokens) / _TYPICAL_LENGTH)
         said = zip(rarities, times, strict=True)
@@ -134,7 +129,7 @@ def snippet_of(text: str, words: Sequence[Word]) -> Snippet:
 
     It is cut at the borders of words, with "…" where it is cut.
     """
-    hits = sorted(_hits(text, _wanted(tuple(words))))
+    hits = sorted(_hits(text, _finder(tuple(words))))
     begin, end = (0, len(text)) if len(text) <= SNIPPET_CHARACTERS else _cut(text, *_densest(hits))
     before, after = "…" if begin else "", "…" if end < len(text) else ""
     shift = len(before) - begin
@@ -241,27 +236,36 @@ def _code(parts: Sequence[_Part]) -> str:
 # From words to places
 
 
-@lru_cache(maxsize=256)
-def _wanted(words: tuple[Word, ...]) -> _Wanted:
-    wanted: dict[str, tuple[int, ...]] = {}
-    for index, word in enumerate(words):
-        for term in word.terms:
-            wanted[term] = (*wanted.get(term, ()), index)
-    return wanted
+class _Finder(dict[str, tuple[_Hit, ...]]):
+    """Where in a token which of the words are; it remembers what it has met, save what is monstrous."""
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        super().__init__()
+        self._wanted: dict[str, tuple[int, ...]] = {}
+        for index, word in enumerate(words):
+            for term in word.terms:
+                self._wanted[term] = (*self._wanted.get(term, ()), index)
+
+    def __missing__(self, token: str) -> tuple[_Hit, ...]:
+        found = () if self._wanted.keys().isdisjoint(_terms(token)) else tuple(self._hits(token))
+        if len(token) <= LONGEST_TERM and len(self) < _REMEMBERED_IN_A_SEARCH:
+            self[token] = found
+        return found
+
+    def _hits(self, token: str) -> Iterator[_Hit]:
+        for begin, end, terms in _places(token):
+            for index in {index for term in terms for index in self._wanted.get(term, ())}:
+                yield _Hit(begin, end, index)
 
 
-def _matches(wanted: _Wanted, terms: Iterable[str]) -> frozenset[int]:
-    """The indexes of the words that have one of the terms."""
-    return frozenset(index for term in terms for index in wanted.get(term, ()))
+# The snippets of what was found are made right after it was ranked.
+_finder = lru_cache(maxsize=8)(_Finder)
 
 
-def _hits(text: str, wanted: _Wanted) -> Iterator[_Hit]:
-    lacks = wanted.keys().isdisjoint
+def _hits(text: str, finder: _Finder) -> Iterator[_Hit]:
     for token in _TOKEN.finditer(text, 0, MAX_INDEXED_CHARACTERS):
-        if not lacks(_terms(token.group())):
-            for begin, end, terms in _places(token.group()):
-                for index in _matches(wanted, terms):
-                    yield _Hit(token.start() + begin, token.start() + end, index)
+        for hit in finder[token.group()]:
+            yield _Hit(token.start() + hit.begin, token.start() + hit.end, hit.word)
 
 
 def _densest(hits: Sequence[_Hit]) -> tuple[int, int]:
