@@ -1,18 +1,15 @@
 """What a search found, with the words in sight: also those of a text of which pages show only the beginning."""
 
-import asyncio
 import codecs
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from services.chat_store.long_texts import beside_if_long
 from services.chat_store.selection import Found, Hit, Reach
 from services.chat_store.store import ChatStore
 from services.chat_store.words import MAX_INDEXED_CHARACTERS, Snippet, Word, snippet_of
 from shared.errors import NotFound
-
-# What is longer is looked through beside the event loop: all of MAX_INDEXED_CHARACTERS takes 30 ms.
-SHORT_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +34,7 @@ async def _snippet(store: ChatStore, reach: Reach, hit: Hit, words: Sequence[Wor
 
 
 async def _shown(text: str, words: Sequence[Word]) -> Snippet:
-    if len(text) <= SHORT_CHARACTERS:
-        return snippet_of(text, words)
-    return await asyncio.to_thread(snippet_of, text, words)
+    return await beside_if_long(len(text), snippet_of, text, words)
 
 
 async def _beginning(store: ChatStore, reach: Reach, hit: Hit) -> str:

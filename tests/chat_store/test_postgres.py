@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,8 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from services.chat_store.acts import EditMessage
+from services.chat_store.batch import inline_of
 from services.chat_store.engines import SCHEMA, SCHEMA_DIRECTORY
 from services.chat_store.engines.postgres import rows
 from services.chat_store.engines.postgres.feed import ENGINE
@@ -20,13 +22,14 @@ from services.chat_store.engines.postgres.search import LARGE_AT_ONCE, SMALL_BYT
 from services.chat_store.engines.postgres.store import PostgresChatStore
 from services.chat_store.feed_token import feed_token
 from services.chat_store.happenings import Appended, Event
-from services.chat_store.model import Message, NewConversation, Part, PartKind
-from services.chat_store.selection import Search, SearchOrder
+from services.chat_store.model import Message, NewConversation, Part, PartKind, Totals
+from services.chat_store.selection import Reach, Search, SearchOrder
+from services.chat_store.snapshot import KeptAppend, KeptBody, KeptConversation
 from services.chat_store.words import MAX_SCORED_CHARACTERS, terms_of, words_of
 from shared.errors import InvalidArgument
 from shared.identifiers import new_id
 from shared.postgres import migrate, open_pool, tenant_transaction
-from tests.chat_store.workshop import HOSTILE_TEXTS, batch_of, pair, said, somebody, started
+from tests.chat_store.workshop import HOSTILE_TEXTS, batch_of, pair, said, somebody, started, talk
 
 TABLES = {
     "conversations",
@@ -213,9 +216,33 @@ async def test_an_id_that_is_used_again_at_the_same_moment_has_another_time(stor
     assert sorted(set(times)) == times
 
 
+async def _append(store: PostgresChatStore, reach: Reach, text: str) -> None:
+    await store.append(reach, await started(store, reach), batch_of(said(text)))
+
+
+async def _edit(store: PostgresChatStore, reach: Reach, text: str) -> None:
+    conversation, (message,) = await talk(store, reach, "dito")
+    draft, bodies = inline_of(said(text))
+    edit = EditMessage(text=draft.text, body=draft.body, bodies=bodies)
+    await store.revise(reach, conversation, message.message_id, edit)
+
+
+async def _load(store: PostgresChatStore, reach: Reach, text: str) -> None:
+    batch, new, at = batch_of(said(text)), NewConversation("c1", "ana"), datetime(2026, 1, 2, tzinfo=UTC)
+    conversation = replace(new.made(reach.tenant_id, at), totals=Totals().after(batch.drafts))
+    place = (reach.tenant_id, new.conversation_id)
+    bodies = (KeptBody(*place, *body) for body in batch.bodies.items())
+    append = KeptAppend(*place, at, "", batch.fingerprint, tuple(batch.placed(1, at)), ())
+    await store.upkeep.load([KeptConversation(conversation, "", new.fingerprint), *bodies, append])
+
+
 @pytest.mark.parametrize("text", ["curto", "palavra " * 10_000, "enorme " * 100_000], ids=["short", "long", "apart"])
+@pytest.mark.parametrize("take_in", [_append, _edit, _load])
 async def test_long_texts_are_cut_into_terms_beside_the_event_loop(
-    store: PostgresChatStore, monkeypatch: pytest.MonkeyPatch, text: str
+    store: PostgresChatStore,
+    monkeypatch: pytest.MonkeyPatch,
+    take_in: Callable[[PostgresChatStore, Reach, str], Awaitable[None]],
+    text: str,
 ) -> None:
     cut_in = list[int]()
 
@@ -225,8 +252,10 @@ async def test_long_texts_are_cut_into_terms_beside_the_event_loop(
 
     monkeypatch.setattr(rows, "terms_of", watched)
     reach = somebody()
-    await store.append(reach, await started(store, reach), batch_of(said(text)))
-    assert (cut_in == [threading.get_ident()]) == (text == "curto")
+    await take_in(store, reach, text)
+    assert (cut_in[-1] == threading.get_ident()) == (text == "curto")
+    (hit,) = (await store.search(reach, Search(words_of(text.split(maxsplit=1)[0])))).hits
+    assert text.startswith(hit.message.draft.text)
 
 
 @pytest.mark.parametrize("text", ["", *HOSTILE_TEXTS], ids=ascii)

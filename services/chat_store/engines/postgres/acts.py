@@ -17,6 +17,7 @@ from services.chat_store.engines.postgres import rows
 from services.chat_store.engines.postgres.database import Database, latest, locked, missing
 from services.chat_store.engines.postgres.messages import beginnings, guests_in
 from services.chat_store.entries import Entry, EntryKind
+from services.chat_store.long_texts import beside_if_long
 from services.chat_store.model import Conversation, Message
 from services.chat_store.selection import Reach
 from services.chat_store.snapshot import KeptChange
@@ -211,7 +212,8 @@ async def _update_message(scene: Scene, before: Message, state: Message, act: Me
         await scene.connection.execute(keep, *scene.key, digest, content)
     if state.draft != before.draft:
         bodies = await beginnings(scene.connection, scene.key, [sha256] if sha256 else [])
-        terms = rows.terms_in(scene.conversation.tenant_id, text_searched(state.draft, bodies))
+        words = text_searched(state.draft, bodies)
+        terms = await beside_if_long(len(words), rows.terms_in, scene.conversation.tenant_id, words)
         change = """
             update message_terms set terms = $4::text::bigint[]
              where tenant_id = $1 and conversation_id = $2 and seq = $3

@@ -20,6 +20,7 @@ from services.chat_store.engines.postgres.database import LOCK_ID, Database, loc
 from services.chat_store.engines.postgres.messages import beginnings, guests_in
 from services.chat_store.entries import Entry
 from services.chat_store.happenings import slot_of
+from services.chat_store.long_texts import beside_if_long
 from services.chat_store.model import Message
 from services.chat_store.snapshot import (
     KeptAppend,
@@ -161,7 +162,8 @@ async def _keep_message(
     keep = "insert into messages values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
     place = (*key, said.seq, rows.plain(said.message_id), first_seq, said.create_time, now.draft.size_bytes)
     await connection.execute(keep, *place, rows.dump(said.draft), rows.dump(changed) if changed else None, texts)
-    terms = rows.terms_in(key[0], text_searched(now.draft, await beginnings(connection, key, texts)))
+    words = text_searched(now.draft, await beginnings(connection, key, texts))
+    terms = await beside_if_long(len(words), rows.terms_in, key[0], words)
     index = "insert into message_terms values ($1, $2, $3, $4, $5, $6, $7::text::bigint[])"
     facts = (header["user_id"], said.draft.type.value, said.create_time, terms)
     await connection.execute(index, *key, said.seq, *facts)

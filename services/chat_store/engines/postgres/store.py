@@ -4,7 +4,6 @@ Every write is one transaction that holds the header, so `seq` is dense and nobo
 tells is written in it (schema/0001). Appending, a page and a version are one round trip each (schema/0002).
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -32,6 +31,7 @@ from services.chat_store.engines.postgres.search import PostgresSearch
 from services.chat_store.engines.postgres.upkeep import PostgresUpkeep
 from services.chat_store.happenings import Event, Shard, slot_of
 from services.chat_store.limits import PAGE_BYTES
+from services.chat_store.long_texts import beside_if_long
 from services.chat_store.model import Conversation, ConversationClosed, Message, NewConversation, Totals
 from services.chat_store.selection import Found, Page, Reach, Search, Selection, Version, Window
 from services.chat_store.store import WHOLE_FEED
@@ -40,8 +40,6 @@ from shared.errors import AlreadyExists, RequestIdReused, ServiceError
 from shared.postgres import pool_ready
 
 LAST_SEQ = 2**63 - 1
-# From so many characters on they are cut into terms beside the event loop: a whole batch of long ones takes seconds.
-SHORT_CHARACTERS = 10_000
 # What append() says (schema/0002); whatever else: there is no such conversation.
 STORED, STORED_BEFORE, REUSED, TAKEN, CLOSED = 1, 2, 4, 5, 6
 
@@ -182,9 +180,8 @@ def _refusal(outcome: int, conversation_id: str, message_id: str) -> ServiceErro
 
 
 async def _append_arguments(tenant_id: str, batch: Batch) -> tuple[object, ...]:
-    if batch.bodies or sum(len(draft.words) for draft in batch.drafts) > SHORT_CHARACTERS:
-        return await asyncio.to_thread(_arguments_of, tenant_id, batch)
-    return _arguments_of(tenant_id, batch)
+    characters = sum(len(draft.words) for draft in batch.drafts) + sum(map(len, batch.bodies.values()))
+    return await beside_if_long(characters, _arguments_of, tenant_id, batch)
 
 
 def _arguments_of(tenant_id: str, batch: Batch) -> tuple[object, ...]:
