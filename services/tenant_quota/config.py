@@ -72,8 +72,8 @@ class Config(ServiceConfig):
     largest_batch: int = Field(default=256, ge=1, le=5_000)
     """Most requests in one coalesced statement."""
 
-    batches_in_flight: int = Field(default=2, ge=1, le=16)
-    """Coalesced statements of one kind that may run at once."""
+    batches_in_flight: int = Field(default=1, ge=1, le=16)
+    """Coalesced statements of one kind that may run at once: more are more, smaller ones, which cost more together."""
 
     signal_scan_seconds: float = Field(default=60.0, gt=0)
     """How often everybody's usage is held against its limits, for what was missed beside the settlements."""

@@ -48,6 +48,9 @@ SELECT q.fingerprint
  ORDER BY a.n
 """
 MOST_ATTEMPTS = 3
+# A statement that has waited this long for a tenant's row keeps the next one back no more. It takes 4 s at
+# the most for one such tenant, so no locked tenant takes all connections.
+PATIENCE_SECONDS = 1.0
 
 
 class Reservations:
@@ -58,7 +61,7 @@ class Reservations:
         pool: asyncpg.Pool,
         *,
         largest_batch: int = 256,
-        most_in_flight: int = 2,
+        most_in_flight: int = 1,
         on_settled: Callable[[str, str, str], None] | None = None,
     ) -> None:
         """`on_settled` is told the tenant, user and key of whatever was settled here; it must return at once."""
@@ -70,18 +73,21 @@ class Reservations:
             _request_identity,
             largest_batch=largest_batch,
             most_in_flight=most_in_flight,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._extensions = Coalescer[Extension, Outcome](
             partial(_tenant_by_tenant, self._extend_all),
             _reservation_identity,
             largest_batch=largest_batch,
             most_in_flight=most_in_flight,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._settlements = Coalescer[Settlement, Outcome](
             partial(_tenant_by_tenant, self._settle_all),
             _reservation_identity,
             largest_batch=largest_batch,
             most_in_flight=most_in_flight,
+            patience_seconds=PATIENCE_SECONDS,
         )
 
     async def reserve(self, wish: Wish) -> Reservation:

@@ -39,6 +39,20 @@ async def test_however_many_requests_a_locked_tenant_has_the_others_wait_for_it_
     assert (await store.reserve(wish(stuck, 1))).granted == 1
 
 
+async def test_who_comes_while_a_statement_waits_for_a_locked_tenant_does_not_wait_with_it(
+    pool: asyncpg.Pool, other_pool: asyncpg.Pool, store: Reservations
+) -> None:
+    stuck, free = [await new_tenant(pool), await new_tenant(pool)], await new_tenant(pool)
+    async with tenant_transaction(other_pool, "*") as connection:
+        await connection.execute("SELECT FROM tenants WHERE tenant_id = ANY ($1) FOR UPDATE", stuck)
+        # 2 s together and 2 s for each alone.
+        waiting = asyncio.gather(*(store.reserve(wish(each, 1)) for each in stuck), return_exceptions=True)
+        await asyncio.sleep(0.01)
+        assert (await store.reserve(wish(free, 1))).granted == 1
+        assert not waiting.done()
+        assert all(isinstance(answer, Conflict) for answer in await waiting)
+
+
 async def test_the_sweeper_passes_by_a_locked_tenant(quiet_pool: asyncpg.Pool, other_quiet_pool: asyncpg.Pool) -> None:
     pool, other_pool = quiet_pool, other_quiet_pool
     store = Reservations(pool)
