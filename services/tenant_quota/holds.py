@@ -1,4 +1,4 @@
-"""What a batch of wishes and extensions is to the function `hold` of schema/0010_account.sql, and what it answers."""
+"""What a batch of wishes and extensions is to `hold` of schema/0014_less_to_do.sql, and what it answers."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The store of reservations: hold, extend, commit, release, expire, by the functions of schema/0010_account.sql."""
+"""The store of reservations: hold, extend, commit, release, expire, by the functions of schema/0014_less_to_do.sql."""
 
 import asyncio
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What an account held before it had levels, costs and top-ups is carried over to the token."""
+"""What an account of an earlier version holds is carried over to the token."""
 
 import shutil
 from collections.abc import Callable
@@ -10,9 +10,10 @@ from pydantic import SecretStr
 from services.tenant_quota.__main__ import SCHEMA, SCHEMA_DIRECTORY
 from services.tenant_quota.audit import discrepancies
 from services.tenant_quota.quotas import Quotas
+from services.tenant_quota.top_ups import TopUps
 from shared.postgres import migrate, open_pool
-from tests.tenant_quota.account_world import entries, opened
-from tests.tenant_quota.world import commit
+from tests.tenant_quota.account_world import entries, more, new_price, opened
+from tests.tenant_quota.world import commit, counters, new_tenant, new_user, release, wish
 
 BEFORE = """
 SET search_path = tenant_quota;
@@ -62,3 +63,34 @@ async def test_the_account_of_an_earlier_version_is_carried_over(
             (2, 0, 15, -40, 25),
         ]
         assert await discrepancies(pool, "t") == []
+
+
+async def test_a_replica_that_is_at_work_goes_on_when_its_functions_are_replaced(
+    fresh_database: Callable[[], str], tmp_path: Path
+) -> None:
+    url = SecretStr(fresh_database())
+    for file in SCHEMA_DIRECTORY.glob("*.sql"):
+        if file.name < "0014":
+            shutil.copy(file, tmp_path)
+    await migrate(url, schema=SCHEMA, directory=tmp_path)
+    async with open_pool(url, schema=SCHEMA, max_size=2) as pool, opened(pool) as (store,):
+        await new_price(pool, "model", 10**6, 10**6, 10**6, 10**6)
+        tenant_id = await new_tenant(pool, tokens_per_month=100)
+        limited = await new_user(pool, tenant_id, tokens_per_day=100)
+        await TopUps(pool).create(tenant_id, 50, 1, None, "for the move", None)
+        spent, kept, topped = [
+            (await store.reserve(wish(tenant_id, tokens, user_id=user_id))).reservation_id
+            for tokens, user_id in ((60, limited), (40, "nobody limits"), (20, "nobody limits"))
+        ]
+
+        await migrate(url, schema=SCHEMA, directory=SCHEMA_DIRECTORY)
+
+        assert (await store.settle(commit(tenant_id, spent, 30))).cost_micros == 30
+        assert (await store.extend(more(tenant_id, kept, 5))).granted == 45
+        await store.settle(commit(tenant_id, kept, 45))
+        await store.settle(release(tenant_id, topped))
+        again = await store.reserve(wish(tenant_id, 50, user_id="nobody limits"))
+        await store.settle(commit(tenant_id, again.reservation_id, 50))
+        now = await counters(pool, tenant_id)
+        assert (now.used, now.held) == (125, 0)
+        assert await discrepancies(pool, tenant_id) == []
