@@ -16,6 +16,10 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+# From so many at once on, the next ones are worth gathering; so many are enough.
+BUSY_BATCH, LARGE_BATCH = 4, 32
+
+
 @dataclass(slots=True)
 class _Waiting(Generic[Item, Answer]):
     item: Item
@@ -36,18 +40,26 @@ class Coalescer(Generic[Item, Answer]):
         largest_batch: int = 256,
         most_in_flight: int = 2,
         patience_seconds: float | None = None,
+        pace_seconds: float = 0.0,
     ) -> None:
-        """A batch that takes longer than the patience holds up no other one any more."""
+        """A batch that takes longer than the patience holds up no other one any more.
+
+        After a batch of BUSY_BATCH, the next one leaves no sooner than the pace later, unless LARGE_BATCH wait: who
+        comes meanwhile shares what a batch costs. Where few come at once, nobody waits.
+        """
         self._carry_out = carry_out
         self._identity = identity
         self._largest_batch = largest_batch
         self._most_in_flight = most_in_flight
         self._patience_seconds = patience_seconds
+        self._pace_seconds = pace_seconds
+        self._not_before = 0.0
         self._waiting: deque[_Waiting[Item, Answer]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._slow: set[asyncio.Task[None]] = set()
         self._identities: set[Hashable] = set()
         self._tick: asyncio.Handle | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def submit(self, item: Item) -> Answer:
@@ -68,17 +80,26 @@ class Coalescer(Generic[Item, Answer]):
             await asyncio.wait(self._running) if self._running else await asyncio.sleep(0)
 
     def _at_end_of_tick(self) -> None:
-        if self._tick is None and self._has_room():
-            # A context of its own: a batch belongs to nobody's trace and acts for no single caller.
-            self._tick = asyncio.get_running_loop().call_soon(self._leave, context=Context())
+        if self._tick is not None or not self._has_room():
+            return
+        loop = asyncio.get_running_loop()
+        # A context of its own: a batch belongs to nobody's trace and acts for no single caller.
+        if len(self._waiting) >= LARGE_BATCH or loop.time() >= self._not_before:
+            self._tick = loop.call_soon(self._leave, context=Context())
+        elif self._pause is None:
+            self._pause = loop.call_at(self._not_before, self._leave, context=Context())
 
     def _leave(self) -> None:
         self._tick = None
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         loop = asyncio.get_running_loop()
         while self._waiting and self._has_room():
             batch = self._next_batch()
             if not batch:
                 return
+            self._not_before = loop.time() + self._pace_seconds if len(batch) >= BUSY_BATCH else 0.0
             task = loop.create_task(self._answer(batch), context=Context())
             self._running.add(task)
             task.add_done_callback(self._returned)

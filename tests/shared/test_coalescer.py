@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.coalescer import Coalescer
+from shared.coalescer import BUSY_BATCH, LARGE_BATCH, Coalescer
 from shared.errors import Unavailable
 from tests.house.waiting import until
+
+BUSY = [str(number) for number in range(BUSY_BATCH)]
 
 
 class Statement:
@@ -75,6 +77,38 @@ async def test_a_statement_that_takes_long_holds_up_no_other_one(statement: Stat
     await until(lambda: statement.batches == [["a"], ["b", "c"]])
     statement.open.set()
     assert await asyncio.gather(first, *later) == ["A", "B", "C"]
+
+
+async def test_after_a_statement_of_several_the_next_waits_for_more_or_is_large(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run, pace_seconds=3_600.0)
+    await asyncio.gather(*(gatherer.submit(item) for item in BUSY))
+    small = [asyncio.create_task(gatherer.submit("c")) for _ in range(LARGE_BATCH - 1)]
+    await asyncio.sleep(0.01)
+    assert statement.batches == [BUSY]
+    await asyncio.gather(gatherer.submit("c"), *small)
+    assert statement.batches == [BUSY, ["c"] * LARGE_BATCH]
+
+
+async def test_a_small_statement_leaves_when_its_time_has_come(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run, pace_seconds=0.05)
+    await asyncio.gather(*(gatherer.submit(item) for item in BUSY))
+    assert await gatherer.submit("c") == "C"
+
+
+async def test_few_keep_no_pace(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run, pace_seconds=3_600.0)
+    for _ in range(2):
+        await asyncio.gather(*(gatherer.submit(item) for item in BUSY[1:]))
+    assert statement.batches == [BUSY[1:]] * 2
+
+
+async def test_a_statement_that_waits_for_more_leaves_before_the_end(statement: Statement) -> None:
+    gatherer = Coalescer[str, str](statement.run, pace_seconds=3_600.0)
+    await asyncio.gather(*(gatherer.submit(item) for item in BUSY))
+    last = asyncio.create_task(gatherer.submit("c"))
+    await asyncio.sleep(0)
+    await gatherer.close()
+    assert await last == "C"
 
 
 async def test_a_statement_takes_no_more_than_the_largest_batch(statement: Statement) -> None:
