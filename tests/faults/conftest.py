@@ -10,8 +10,8 @@ import pytest
 from tests.house.fake_provider import FakeProvider, fake_provider
 from tests.house.processes import System, running_system
 
-ANSWER_TIMEOUT_SECONDS = 15
-LEASE_SECONDS = 20
+ANSWER_TIMEOUT_SECONDS = 30
+LEASE_SECONDS = 35
 
 
 @pytest.fixture(scope="package")

@@ -14,7 +14,8 @@ from pymongo.errors import AutoReconnect, PyMongoError
 from deploy.local.child import Child
 from deploy.local.engine import run_blocking, start
 from deploy.local.engines import Mongo
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
+from tests.house.ports import own_port
 from tests.house.waiting import until_answered
 
 ELECTION_TIMEOUT_MS = 2000
@@ -92,7 +93,7 @@ def running_replica_set(directory: Path) -> Iterator[ReplicaSet]:
     with ExitStack() as stack:
         members: dict[int, Child] = {}
         for number in range(3):
-            engine = Member(directory / f"mongo-{number}", free_port())
+            engine = Member(directory / f"mongo-{number}", own_port())
             members[engine.port] = start(engine)
             # Asked politely, a member first looks for a successor, also among those that are gone.
             stack.callback(members[engine.port].kill)

@@ -13,7 +13,6 @@ from pydantic import SecretStr
 from deploy.local.child import Child
 from deploy.local.engine import start
 from deploy.local.engines import Redis
-from deploy.local.ports import free_port
 from services.chat_store.engines import open_store
 from services.chat_store.engines.cached import CachedChatStore, open_cached
 from shared.config import MIB
@@ -21,9 +20,12 @@ from shared.redis_streams import open_redis
 from tests.chat_store.cache_load import Load, under_load
 from tests.chat_store.places import fresh_place
 from tests.chat_store.workshop import somebody
+from tests.house.ports import own_port
 
 TTL_SECONDS = 60
 STOP_SECONDS = 10
+# Longer than a busy machine keeps a Redis that is there from answering.
+PATIENCE_SECONDS = 0.5
 OWN_BYTES = 64 * MIB
 
 
@@ -31,7 +33,7 @@ class FragileRedis:
     """A Redis that something is done to, and then set right."""
 
     def __init__(self, directory: Path) -> None:
-        self._engine = Redis(directory, free_port())
+        self._engine = Redis(directory, own_port())
         self._child: Child = start(self._engine)
 
     @property
@@ -82,7 +84,13 @@ async def replicas(
         cached = []
         for _ in range(2):
             store = await stack.enter_async_context(open_store(place))
-            opened = open_cached(store, redis.url, process_bytes=process_bytes, ttl_seconds=TTL_SECONDS)
+            opened = open_cached(
+                store,
+                redis.url,
+                process_bytes=process_bytes,
+                ttl_seconds=TTL_SECONDS,
+                patience_seconds=PATIENCE_SECONDS,
+            )
             cached.append(await stack.enter_async_context(opened))
         yield cached
 

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, open_documents
 from services.document_rag.config import Config
 from services.document_rag.documents.job_queue import CHANNEL
@@ -24,6 +24,7 @@ from tests.document_rag.documents.workers import ended, index_rows
 from tests.document_rag.samples import LIXO
 from tests.faults.test_ingestion_kill_9 import pieces_of
 from tests.house.fake_provider import fake_provider
+from tests.house.ports import own_port
 
 TENANT = "prefeitura"
 TEN_MINUTES = 600.0
@@ -69,7 +70,7 @@ async def watching(url: str) -> AsyncIterator[asyncpg.Connection]:
 async def test_documents_recover_by_themselves_when_the_provider_was_away_for_ten_minutes(
     fresh_database: Callable[[], str], tmp_path: Path, outage: Callable[[int], AbstractContextManager[None]]
 ) -> None:
-    url, port = fresh_database(), free_port()
+    url, port = fresh_database(), own_port()
     await migrate(SecretStr(url), schema=SCHEMA, directory=MIGRATIONS)
     config = Config(
         database_url=SecretStr(url),
@@ -77,7 +78,7 @@ async def test_documents_recover_by_themselves_when_the_provider_was_away_for_te
         embedder="openai",
         openai_api_key=SecretStr("test"),
         openai_base_url=f"http://{LOOPBACK}:{port}/v1",
-        embedding_deadline_seconds=0.1,
+        embedding_deadline_seconds=0.5,
     )
     said = Description(filename="lixo.md", return_early=True)
     async with open_documents(config) as documents, watching(url) as connection:
@@ -101,7 +102,7 @@ async def test_documents_recover_by_themselves_when_the_provider_was_away_for_te
 
 async def next_pause(connection: asyncpg.Connection) -> float:
     """Waits until the document's next attempt has failed; for how many seconds it is put off then."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             pause: float | None = await connection.fetchval(
                 "select extract(epoch from run_after - error_at)::float8 from document_rag.ingestion_jobs"

@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import free_port
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, open_documents
 from services.document_rag.config import Config
 from services.document_rag.documents import index_writer, publishing
@@ -21,6 +20,7 @@ from shared.postgres import migrate
 from tests.document_rag.documents.workers import ended, index_rows, standing_still
 from tests.document_rag.samples import IPTU, LIXO
 from tests.house.fake_provider import FakeProvider, fake_provider
+from tests.house.ports import own_port
 
 STAGES = ("extracting", "chunking", "embedding", "indexing")
 TENANT = "prefeitura"
@@ -76,7 +76,7 @@ async def test_a_worker_killed_at_any_stage_leaves_nothing_half_visible_and_anot
 
 
 async def test_a_document_waits_for_the_embedding_provider_in_sight_and_recovers_by_itself(config: Config) -> None:
-    port = free_port()
+    port = own_port()
     away = config.model_copy(update={"openai_base_url": f"http://127.0.0.1:{port}/v1"})
     async with open_documents(away) as documents:
         answer = await documents.ingest.upload(TENANT, Description(filename="lixo.md"), pieces_of(LIXO))

@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from deploy.local.child import Child
 from deploy.local.engine import start
 from deploy.local.engines import Postgres
-from deploy.local.ports import free_port
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, open_documents
 from services.document_rag.config import Config
 from services.document_rag.documents.model import Description, DocumentState
@@ -25,6 +24,7 @@ from shared.errors import ServiceError
 from shared.postgres import migrate
 from tests.document_rag.documents.workers import REPOSITORY, index_rows
 from tests.document_rag.samples import LIXO
+from tests.house.ports import own_port
 from tests.house.waiting import until_answered
 
 TENANT = "prefeitura"
@@ -65,7 +65,7 @@ async def at_work(settings: dict[str, Any]) -> asyncio.subprocess.Process:
         env={"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
     )
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"at work\n"
+    assert await asyncio.wait_for(process.stdout.readline(), 100) == b"at work\n"
     return process
 
 
@@ -93,11 +93,11 @@ async def all_over(documents: Documents) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_everything_uploaded_is_there_once_whatever_was_killed_meanwhile(
     engine_directory: Path, tmp_path: Path
 ) -> None:
-    engine = Postgres(engine_directory / "under-fire", free_port())
+    engine = Postgres(engine_directory / "under-fire", own_port())
     child = await asyncio.to_thread(start, engine)
     settings = config_for(engine.url(), tmp_path)
     try:
@@ -113,7 +113,7 @@ async def test_everything_uploaded_is_there_once_whatever_was_killed_meanwhile(
                     await worker.communicate()
                 await asyncio.to_thread(_kill, child)
                 child = await asyncio.to_thread(start, engine)
-            await until_answered(lambda: all_over(documents), within_seconds=120)
+            await until_answered(lambda: all_over(documents), within_seconds=300)
             kept = await documents.store.list(TENANT, before=None, limit=DOCUMENTS)
             assert {document.state for document in kept} == {DocumentState.READY}
             rows = await index_rows(engine.url(), TENANT)

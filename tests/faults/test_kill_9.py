@@ -1,6 +1,7 @@
 """kill -9 of every process and every datastore, under load and in mid-turn."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import uuid4
 
@@ -8,14 +9,15 @@ import httpx
 import pytest
 
 from tests.faults.conftest import LEASE_SECONDS
-from tests.faults.writers import writing
+from tests.faults.writers import Writer, writing
 from tests.house.processes import System
 from tests.journeys.team import QUESTION, new_team
 from tests.journeys.tenant import PATIENCE_SECONDS, Json, Tenant, Told, eventually, new_tenant
 
 SERVICES = ("gateway", "tenant_quota", "chat_store", "document_rag", "analytics")
 # A transaction that was killed with its worker is ended by MongoDB after 5 s, and its events are delivered again.
-COUNTED_WITHIN_SECONDS = 40
+COUNTED_WITHIN_SECONDS = 90
+RETRIED_FOR_SECONDS = 120
 DATASTORES = ("postgres", "mongod", "redis")
 # Members work at once, then the leader composes: the lease of what a team holds is as many times as long.
 TEAM_PHASES = 2
@@ -25,10 +27,9 @@ TEAM_PHASES = 2
 def test_an_acknowledged_write_survives_kill_9_of_any_process_and_of_any_datastore(system: System, victim: str) -> None:
     tenant = _tenant(system)
     with writing(tenant) as writers:
-        time.sleep(0.5)
+        _written_by_all(writers)
         system.kill_and_wait(victim)
-        time.sleep(0.5)
-    assert all(writer.sent > 3 for writer in writers)
+        _written_by_all(writers)
     for writer in writers:
         writer.check()
 
@@ -44,7 +45,7 @@ def test_a_turn_survives_kill_9_of_any_process(system: System, victim: str) -> N
     messages = tenant.admin.messages(told.conversation_id)
     assert [message["type"] for message in messages] == ["MESSAGE_TYPE_USER", "MESSAGE_TYPE_ASSISTANT"]
     assert messages[1]["text"] == told.text
-    eventually(lambda: tenant.held_tokens() == 0, within_seconds=LEASE_SECONDS + 5)
+    eventually(lambda: tenant.held_tokens() == 0, within_seconds=LEASE_SECONDS + 30)
     charged = [entry for entry in tenant.ledger() if entry["kind"] == "LEDGER_ENTRY_KIND_SETTLED"]
     assert [int(entry["usedDelta"]) for entry in charged] == [_total(messages[1]["usage"])]
     assert tenant.used_tokens() == _total(messages[1]["usage"])
@@ -57,7 +58,7 @@ def test_a_reservation_whose_holder_was_killed_is_given_back_when_its_lease_ends
     former_pid = _killed_in_mid_turn(system, tenant, str(uuid4()), "document_rag")
     assert tenant.held_tokens() > 0
     system.wait_until_back("document_rag", former_pid)
-    eventually(lambda: tenant.held_tokens() == 0, within_seconds=LEASE_SECONDS + 5)
+    eventually(lambda: tenant.held_tokens() == 0, within_seconds=LEASE_SECONDS + 30)
     assert tenant.used_tokens() == 0
     assert tenant.ledger()[0]["kind"] == "LEDGER_ENTRY_KIND_EXPIRED"
 
@@ -89,7 +90,7 @@ def test_what_a_killed_team_held_is_given_back_when_its_lease_ends(system: Syste
     tenant = _tenant(system)
     former_pid, conversation_id = _killed_between_two_steps(system, tenant, _TeamRequest(tenant))
     system.wait_until_back("document_rag", former_pid)
-    eventually(lambda: tenant.held_tokens() == 0, within_seconds=TEAM_PHASES * LEASE_SECONDS + 5)
+    eventually(lambda: tenant.held_tokens() == 0, within_seconds=TEAM_PHASES * LEASE_SECONDS + 30)
     assert tenant.used_tokens() == _settled(tenant) == 0
     assert len(tenant.admin.messages(conversation_id)) == 1
 
@@ -151,7 +152,8 @@ def _killed_between_two_steps(system: System, tenant: Tenant, request: _TeamRequ
 def _retried(tenant: Tenant, path: str, body: Json) -> Told:
     """The same turn again, as a client retries: until it is answered."""
     outcomes = []
-    for _ in range(60):
+    give_up = time.monotonic() + RETRIED_FOR_SECONDS
+    while time.monotonic() < give_up:
         with suppress(httpx.TransportError), tenant.admin.streaming(path, body) as (told, events):
             for _event in events:
                 pass
@@ -161,6 +163,12 @@ def _retried(tenant: Tenant, path: str, body: Json) -> Told:
             assert told.error is None or told.error["code"] in (10, 14), told.error
         time.sleep(0.5)
     raise AssertionError(outcomes)
+
+
+def _written_by_all(writers: Sequence[Writer], pairs: int = 3) -> None:
+    """Returns when each has so many pairs more."""
+    wanted = [len(writer.acknowledged) + pairs for writer in writers]
+    eventually(lambda: all(len(each.acknowledged) >= count for each, count in zip(writers, wanted, strict=True)))
 
 
 def _settled(tenant: Tenant) -> int:

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import pytest
 from pydantic import SecretStr
 
 from deploy.local.child import Child
 from deploy.local.engine import start
 from deploy.local.engines import Postgres
-from deploy.local.ports import free_port
 from services.chat_store.batch import Batch
 from services.chat_store.config import Config
 from services.chat_store.engines import open_store, prepare
@@ -24,6 +22,7 @@ from services.chat_store.selection import Reach, Window
 from services.chat_store.store import ChatStore
 from shared.errors import Conflict, Unavailable
 from shared.identifiers import new_id
+from tests.house.ports import own_port
 from tests.house.waiting import until
 
 WRITERS = 4
@@ -71,11 +70,10 @@ class Writer:
 _PAIR = (MessageType.USER, MessageType.ASSISTANT)
 
 
-@pytest.mark.timeout(90)
 async def test_no_acknowledged_append_is_lost_and_the_feed_misses_none_when_postgres_is_killed(
     engine_directory: Path,
 ) -> None:
-    engine = Postgres(engine_directory / "killed", free_port())
+    engine = Postgres(engine_directory / "killed", own_port())
     child = await asyncio.to_thread(start, engine)
     config = Config(engine="postgres", database_url=SecretStr(engine.url("postgres")), feed_idle_seconds=0.5)
     try:

@@ -9,13 +9,13 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.ports import free_port
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
 from services.tenant_quota.__main__ import SCHEMA, SCHEMA_DIRECTORY, open_endpoints
 from services.tenant_quota.config import Config
 from services.tenant_quota.model import new_secret
 from shared.postgres import migrate
 from tests.house.in_process import serving
+from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
 from tests.tenant_quota.rate_world import FragileRedis
 from tests.tenant_quota.world import Platform, counters, new_tenant
@@ -25,7 +25,7 @@ CALLS = 40
 
 @pytest.fixture
 def redis(engine_directory: Path) -> Iterator[FragileRedis]:
-    fragile = FragileRedis(engine_directory / f"fragile-{uuid4().hex[:8]}", free_port())
+    fragile = FragileRedis(engine_directory / f"fragile-{uuid4().hex[:8]}", own_port())
     yield fragile
     fragile.end()
 

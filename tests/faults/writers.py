@@ -12,7 +12,7 @@ import httpx
 from tests.journeys.tenant import PATIENCE_SECONDS, Client, Tenant
 
 RETRY_PAUSE_SECONDS = 0.1
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 150.0
 
 
 @dataclass
