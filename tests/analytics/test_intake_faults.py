@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from deploy.local.engine import start
 from deploy.local.engines import Mongo
 from prosa.analytics.v1 import metrics_service_pb2 as pb
+from services.analytics.intake import pipeline
 from services.analytics.intake.entries import fields_of
 from services.analytics.intake.metrics_wire import wish_item
 from services.analytics.intake.pipeline import WISHES_IN_A_BATCH
@@ -150,6 +151,28 @@ async def test_one_process_leaves_most_of_many_wishes_to_the_others(database: Mo
         await until(some)
         await asyncio.sleep(0.1)
         assert await in_hand() == 2 * WISHES_IN_A_BATCH
+
+
+async def test_a_beginning_that_hangs_is_begun_again(
+    database: MongoDatabase, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(database, redis)
+    prepare, begun = site.intake.inbox.prepare, []
+
+    async def hanging_at_first() -> None:
+        begun.append(1)
+        await (prepare() if len(begun) > 1 else asyncio.Event().wait())
+
+    monkeypatch.setattr(site.intake.inbox, "prepare", hanging_at_first)
+    monkeypatch.setattr(pipeline, "PREPARE_SECONDS", 2.0)
+    await site.intake.inbox.accept(Kind.EXECUTION, "acme", [_execution("one")])
+
+    async def counted() -> bool:
+        return bool(await database["facts"].count_documents({"_id": "outside:acme:one"}))
+
+    async with site.working():
+        await until(counted, 60)
+    assert len(begun) > 1
 
 
 async def test_a_burst_ten_times_the_usual_is_counted_whole(

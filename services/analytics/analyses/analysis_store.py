@@ -1,12 +1,13 @@
 """Analyses, corrections and settings in MongoDB. A new version and what it does to the topic map are one commit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from services.analytics.analyses.budget import Budget
 from services.analytics.analyses.documents import analysis_document, analysis_in
@@ -14,7 +15,7 @@ from services.analytics.analyses.examples import MOST_EXAMPLES, Example
 from services.analytics.analyses.model import Analysis, Settings, Step
 from services.analytics.analyses.topic_map import TopicMap
 from services.analytics.rollups.commits import committed
-from shared.errors import Conflict, NotFound, RequestIdReused
+from shared.errors import Conflict, NotFound, RequestIdReused, Unavailable
 from shared.mongo import MongoDatabase, MongoSession, aggregate, mongo_errors
 
 ANALYSES = "analyses"
@@ -29,6 +30,7 @@ MOST_EXAMINED = 5_000
 _REQUESTS_KEPT = timedelta(days=7)
 # What is younger is still in the hands of whoever made it.
 UNFINISHED_AFTER = timedelta(seconds=60)
+_BAD_VALUE = 2
 
 
 # When the last message was stored, and the version's id.
@@ -167,7 +169,7 @@ class AnalysisStore:
         ]
         # By its own choice MongoDB looks for one conversation among all of the tenant's.
         hint = BY_CONVERSATION if wanted.conversation_id else BY_TIME
-        with mongo_errors():
+        with mongo_errors(), _indexes_expected():
             documents = aggregate(self._analyses, pipeline, hint=hint)
             found = [analysis_in(each) async for each in documents]
             if len(found) == size:
@@ -301,3 +303,14 @@ class VersionTakenError(Exception):
 def race_lost() -> Conflict:
     """What a caller sees who lost too many races."""
     return Conflict("the conversation is being analysed by others")
+
+
+@contextmanager
+def _indexes_expected() -> Iterator[None]:
+    """Unavailable while the indexes by which this is read are to be made yet: in the first moments of a database."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code == _BAD_VALUE:
+            raise Unavailable("the indexes are being made", dependency="mongodb") from error
+        raise

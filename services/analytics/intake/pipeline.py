@@ -26,6 +26,9 @@ from shared.steadily import in_background, steadily
 from shared.telemetry import get_logger
 
 STOP_SECONDS = 2.0
+# Longer than all its commands may take together. The driver bounds each of them, and yet its first ones were seen to
+# hang, once in a long while, on a MongoDB that had just been made: nobody waits for that.
+PREPARE_SECONDS = 120.0
 # An analysis may wait twenty seconds for a language model: the other replicas shall have their part of many.
 WISHES_IN_A_BATCH = 2 * WISHES_AT_ONCE
 
@@ -134,10 +137,11 @@ async def _work(intake: Intake, config: Config, workers: Sequence[Worker[Any]]) 
     patience = Patience()
     while True:
         try:
-            await intake.prepare()
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await intake.prepare()
             break
-        except ServiceError as error:
-            log.warning("intake_waits", error=str(error))
+        except (ServiceError, TimeoutError) as error:
+            log.warning("intake_waits", error=repr(error))
             await patience.wait()
     async with in_background(
         steadily("inbox", intake.inbox.send_lost, config.inbox_sweep_seconds),

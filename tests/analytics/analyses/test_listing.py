@@ -34,6 +34,16 @@ async def test_analyses_are_filtered_and_paged(analysed: World) -> None:
     assert error_of(mismatched.value).reason == "PAGE_TOKEN_MISMATCH"
 
 
+async def test_before_its_indexes_are_made_a_list_is_unavailable_and_not_broken(analysed: World) -> None:
+    await analysed.analyze(await analysed.conversation(BAD_LIGHT))
+    await analysed.database["analyses"].drop_indexes()
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await analysed.analyses.ListAnalyses(pb.ListAnalysesRequest(), metadata=analysed.person())
+    assert error_of(refused.value).reason == "DEPENDENCY_UNAVAILABLE"
+    await analysed.room.prepare()
+    assert len(await listed(analysed, pb.ListAnalysesRequest())) == 1
+
+
 async def test_finding_the_newest_version_reads_one_document(analysed: World) -> None:
     conversation_id = await analysed.conversation(BAD_LIGHT)
     for number in range(4):
