@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -64,11 +64,17 @@ class Pusher:
 
     async def indexed(self, rows: int) -> float:
         """Waits until an approximate index covers so many; the seconds since it was asked first."""
+        return await self._counted(lambda counted: counted.indexed_vector_count >= rows)
+
+    async def found_by_words(self) -> float:
+        """Waits until all words are indexed; the seconds since it was asked first."""
+        return await self._counted(lambda counted: not counted.unindexed_text_count)
+
+    async def _counted(self, holds: Callable[[pb.CountChunksResponse], bool]) -> float:
         began = time.perf_counter()
         request = pb.CountChunksRequest(collection_id=self._collection_id)
         while time.perf_counter() - began < INDEX_SECONDS:
-            counted = await self._stub.CountChunks(request, metadata=self._metadata, timeout=SECONDS)
-            if counted.indexed_vector_count >= rows:
+            if holds(await self._stub.CountChunks(request, metadata=self._metadata, timeout=SECONDS)):
                 return time.perf_counter() - began
             await asyncio.sleep(0.1)
         raise TimeoutError("no index came")
