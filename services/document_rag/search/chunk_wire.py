@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.struct_pb2 import Struct, Value
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.document_rag.v1 import chunk_service_pb2 as pb
 from services.document_rag.model import DEFAULT_TOP_K
@@ -163,10 +162,10 @@ def checked_deletion(request: pb.DeleteChunksRequest) -> pb.DeleteChunksRequest:
 
 def query_response(found: Nearest) -> pb.QueryChunksResponse:
     """What a query found."""
-    return pb.QueryChunksResponse(
-        chunks=[pb.FoundChunk(chunk=chunk_message(each.chunk), score=each.similarity) for each in found.chunks],
-        retrieval_mode=RETRIEVAL_MODES[found.mode],
-    )
+    response = pb.QueryChunksResponse(retrieval_mode=RETRIEVAL_MODES[found.mode])
+    for each in found.chunks:
+        _fill(response.chunks.add(score=each.similarity).chunk, each.chunk)
+    return response
 
 
 def count_response(progress: Progress) -> pb.CountChunksResponse:
@@ -180,11 +179,19 @@ def count_response(progress: Progress) -> pb.CountChunksResponse:
 
 def chunk_message(chunk: PushedChunk) -> pb.Chunk:
     """A chunk as clients see it."""
-    updated, metadata = Timestamp(), Struct()
-    updated.FromDatetime(chunk.updated_at)
-    metadata.update(chunk.metadata)
-    vector = b"" if chunk.vector is None else chunk.vector.astype("<f4").tobytes()
-    return pb.Chunk(chunk_id=chunk.chunk_id, text=chunk.text, metadata=metadata, vector=vector, update_time=updated)
+    message = pb.Chunk()
+    _fill(message, chunk)
+    return message
+
+
+def _fill(message: pb.Chunk, chunk: PushedChunk) -> None:
+    """In place: a message that is put into another one is copied."""
+    message.chunk_id, message.text = chunk.chunk_id, chunk.text
+    message.metadata.SetInParent()
+    message.metadata.update(chunk.metadata)
+    message.update_time.FromDatetime(chunk.updated_at)
+    if chunk.vector is not None:
+        message.vector = chunk.vector.astype("<f4").tobytes()
 
 
 def list_position(position: Mapping[str, Any] | None) -> int:
