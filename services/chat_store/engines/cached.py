@@ -168,7 +168,8 @@ class CachedChatStore:
             key = (reach.tenant_id, conversation_id)
             if self._own.times_forgotten == times_forgotten:
                 await self._own.keep(*key, version, page.messages)
-            if hit is None:
+            # Behind what waits it would be out of date before it was written, and end the tail.
+            if hit is None and key not in self._last_of:
                 self._later(key, lambda shared: self._fill(shared, reach, conversation_id, version, page.messages))
         return page
 

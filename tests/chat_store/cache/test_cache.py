@@ -53,6 +53,27 @@ async def test_a_tail_is_written_to_redis_in_the_order_of_what_happened(
     assert (outcome, len(page.messages)) == (REDIS, 2)
 
 
+async def test_readers_who_miss_a_tail_at_once_fill_it_once(
+    on_redis: CachedChatStore, bare: ChatStore, tails: Tails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fills that waited for each other, and for what was appended meanwhile, would all come too late."""
+    reach, keep, kept, may_keep = somebody(), tails.keep, list[Any](), asyncio.Event()
+    conversation = await started(bare, reach)
+    await bare.append(reach, conversation, pair("a"))
+
+    async def kept_when_told(*asked: Any) -> None:
+        kept.append(asked)
+        await may_keep.wait()
+        await keep(*asked)
+
+    monkeypatch.setattr(tails, "keep", kept_when_told)
+    await asyncio.gather(*(on_redis.read(reach, conversation, END) for _ in range(10)))
+    may_keep.set()
+    await on_redis.settled()
+    assert len(kept) == 1
+    assert (await read(on_redis, reach, conversation))[0] == REDIS
+
+
 async def test_a_conversation_that_is_not_cached_is_from_its_first_read_on(
     store: CachedChatStore, bare: ChatStore, hits: str
 ) -> None:
