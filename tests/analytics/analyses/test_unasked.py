@@ -12,6 +12,7 @@ from prosa.analytics.v1.analysis_service_pb2_grpc import AnalysisServiceStub
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from services.analytics.__main__ import open_analytics
 from services.analytics.admin.rebuild import Rebuilding
+from services.analytics.analyses.opening import open_analyses
 from services.analytics.rollups.projection import Projection
 from shared.mongo import MongoDatabase
 from tests.analytics.analyses.world import BAD_LIGHT, House, World, world
@@ -33,6 +34,8 @@ async def test_a_finalized_conversation_is_analysed(
             "session_sweep_seconds": 0.2,
         }
     )
+    async with open_analyses(config, database, Projection(database)) as room:
+        await room.prepare()  # as `migrate` does, before anybody serves
     async with (
         open_analytics(config) as analytics,
         serving(analytics.endpoints, analysed.house.keys) as channel,
