@@ -6,12 +6,10 @@ from typing import Any
 
 import grpc
 
-from gateway import sse
+from gateway import calls, downloads, sse
 from gateway.body import ClientGoneError, Receive
-from gateway.calls import Calls
 from gateway.config import Config
 from gateway.credentials import Credentials
-from gateway.downloads import OCTETS
 from gateway.error_texts import language_of, localized
 from gateway.http_exchange import JSON_TYPE, HttpExchange, Scope, Send, SlowReaderError
 from gateway.json_body import JsonBodies
@@ -53,7 +51,7 @@ class Gateway:
         self._site = site
         self._bodies = JsonBodies(config)
         self._origins = frozenset(config.cors_origins)
-        self.calls = Calls(config.heartbeat_seconds)
+        self.calls = calls.Calls(config.heartbeat_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -104,12 +102,19 @@ class Gateway:
         request, repeatable = await self._request(exchange, route, variables)
         call = self._upstreams.callable_of(route, retries=repeatable)
         under_way = call(request, timeout=timeout, metadata=metadata)
-        if route.file_field and _wants_file(exchange):
-            await self.calls.file(exchange, route, under_way)
-        elif route.streams:
-            await self.calls.events(exchange, route, under_way, lambda error: json_of(self._status(exchange, error)))
+        if route.streams:
+            await self._answer_stream(exchange, route, under_way)
         else:
             await self.calls.unary(exchange, route, under_way)
+
+    async def _answer_stream(self, exchange: HttpExchange, route: Route, call: Any) -> None:
+        match _stream_type(exchange, route):
+            case downloads.OCTETS:
+                await self.calls.file(exchange, route, call)
+            case calls.LINES:
+                await self.calls.lines(exchange, route, call)
+            case _:
+                await self.calls.events(exchange, route, call, lambda error: json_of(self._status(exchange, error)))
 
     async def _metadata(self, exchange: HttpExchange, route: Route) -> Sequence[tuple[str, str]]:
         """All that a service is told about the request beside its message: nothing of the client's own is passed on."""
@@ -202,8 +207,10 @@ def _language(exchange: HttpExchange) -> str:
     return language_of(exchange.headers.get("accept-language", ""))
 
 
-def _wants_file(exchange: HttpExchange) -> bool:
-    return preferred_type(exchange.headers.get("accept", ""), OCTETS, sse.MEDIA_TYPE) == OCTETS
+def _stream_type(exchange: HttpExchange, route: Route) -> str:
+    usual = downloads.OCTETS if route.file_field else sse.MEDIA_TYPE
+    others = {sse.MEDIA_TYPE, calls.LINES} - {usual}
+    return preferred_type(exchange.headers.get("accept", ""), usual, *others)
 
 
 def _is_json(media_type: str) -> bool:

@@ -1,4 +1,4 @@
-"""The shapes of a call: one answer, a stream of events, a file, an upload. A client that leaves cancels its call."""
+"""The shapes of a call: one answer, a stream, a file, an upload. A client that leaves cancels its call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +21,7 @@ from shared.telemetry import get_logger
 # Above this a message is turned into JSON beside the event loop, not on it.
 LARGE_MESSAGE_BYTES = 64 * 1024
 RETRY_MS = 3000
+LINES = "application/x-ndjson"
 
 _log = get_logger()
 
@@ -100,18 +101,36 @@ class Calls:
         await exchange.finish()
 
     async def file(self, exchange: HttpExchange, route: Route, call: Any) -> None:
-        """Answers with the file that a stream brings.
+        """Answers with the file that a stream brings; whole or cut, as in _whole_or_cut."""
+        async with self._whole_or_cut(exchange, call):
+            await send_file(exchange, route, call)
+
+    async def lines(self, exchange: HttpExchange, route: Route, call: Any) -> None:
+        """Answers with the messages of a stream as lines of JSON; whole or cut, as in _whole_or_cut."""
+        headers = [("content-type", LINES), ("content-disposition", "attachment"), ("cache-control", "no-store")]
+        async with self._whole_or_cut(exchange, call):
+            async for raw in call:
+                if not exchange.status:
+                    await exchange.start(200, headers)
+                await exchange.part(await _beside(response_json, route, raw) + b"\n")
+            if not exchange.status:
+                await exchange.start(200, headers)
+            await exchange.finish()
+
+    @asynccontextmanager
+    async def _whole_or_cut(self, exchange: HttpExchange, call: Any) -> AsyncIterator[None]:
+        """For an answer that cannot end with an error: nobody may take a part of it for the whole.
 
         A call that fails before the first byte raises AioRpcError or ServiceError and becomes an ordinary HTTP error;
-        one that fails later cuts the connection, so that nobody takes the part for the whole.
+        one that fails later cuts the connection.
         """
         try:
             async with self._watched(exchange, call):
-                await send_file(exchange, route, call)
+                yield
         except (grpc.aio.AioRpcError, ServiceError) as error:
             if not exchange.status:
                 raise
-            _log.warning("download_cut", route=exchange.route, reason=_reason(error))
+            _log.warning("answer_cut", route=exchange.route, reason=_reason(error))
             exchange.abort()
         finally:
             call.cancel()

@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from gateway.calls import LINES
 from gateway.contract_comments import contract_comments
 from gateway.error_texts import LANGUAGES
 from gateway.misfits import PLAIN_TYPES
@@ -215,14 +216,16 @@ def _events(route: Route, schemas: Schemas) -> Schema:
     text = (
         f"Server-sent events. The data of each is one `{output.name}` as JSON on one line; events are named "
         + ", ".join(f"`{name}`" for name in names or ["message"])
-        + ". `error` carries a Status and ends the stream; `end` says that it is whole."
+        + ". `error` carries a Status and ends the stream; `end` says that it is whole. To who asks for "
+        f"`{LINES}` the same messages, one a line, in an answer that is cut off when it is not whole."
     )
     stream = {
         "schema": {"type": "string", "contentMediaType": "text/event-stream"},
         "x-event-schema": schemas.reference(output),
         "example": stream_example(output, names, schemas.components),
     }
-    return {"description": text, "headers": _headers(), "content": {"text/event-stream": stream}}
+    lines = {"schema": {"type": "string", "contentMediaType": LINES}, "x-line-schema": stream["x-event-schema"]}
+    return {"description": text, "headers": _headers(), "content": {"text/event-stream": stream, LINES: lines}}
 
 
 def _headers(*names: str) -> Schema:

@@ -163,7 +163,7 @@ def setup_telemetry(service_name: str, config: ServiceConfig, *, follows_callers
 
 
 def sampler(ratio: float, *, follows_callers: bool) -> Sampler:
-    """Records this share of the traces; if it `follows_callers`, of those that begin elsewhere what their callers do."""
+    """Records this share of the traces, or of those that begin elsewhere what callers do, if it `follows_callers`."""
     if follows_callers:
         return ParentBased(TraceIdRatioBased(ratio))
     own = _ByAnIdOfItsOwn(ratio)

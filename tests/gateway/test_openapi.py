@@ -76,7 +76,7 @@ def test_streams_uploads_and_public_methods_are_marked(contract: dict[str, Any])
 
 def test_files_are_marked(contract: dict[str, Any]) -> None:
     download = contract["paths"]["/v1/documents/{documentId}:download"]["get"]["responses"]
-    assert list(download["200"]["content"]) == ["*/*", "text/event-stream"]
+    assert list(download["200"]["content"]) == ["*/*", "text/event-stream", "application/x-ndjson"]
     assert {"content-disposition", "etag"} <= download["200"]["headers"].keys()
     assert "304" in download
     export = contract["paths"]["/v1/reports:export"]["get"]["responses"]

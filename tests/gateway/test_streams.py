@@ -9,6 +9,7 @@ import pytest
 
 from tests.gateway.conftest import KEY, SOON_SECONDS, Gateway, Gateways
 
+LINES = "application/x-ndjson"
 ASK = "/v1/assistants/a1:ask"
 
 
@@ -107,6 +108,24 @@ async def test_a_gateway_that_stops_ends_its_streams_with_an_error_event(gateway
     events = events_in((await asking).text)
     assert events[-1].name == "error"
     assert events[-1].data["code"] == 14  # type: ignore[index]
+
+
+async def test_a_stream_is_lines_of_json_for_who_asks_for_them(client: httpx.AsyncClient) -> None:
+    client.headers["accept"] = LINES
+    response = await ask(client, "Quando passa a coleta?")
+    assert (response.status_code, response.headers["content-type"]) == (200, LINES)
+    assert response.headers["content-disposition"] == "attachment"
+    told = [json.loads(line) for line in response.text.removesuffix("\n").split("\n")]
+    assert [next(iter(each)) for each in told] == ["accepted", "citation", *["textDelta"] * 3, "completed"]
+    assert (await ask(client, "nothing")).content == b""
+
+
+async def test_lines_that_break_off_are_an_error_or_are_cut(client: httpx.AsyncClient) -> None:
+    client.headers["accept"] = LINES
+    refused = await ask(client, "refuse")
+    assert (refused.status_code, refused.headers["content-type"]) == (429, "application/json")
+    with pytest.raises(httpx.TransportError):
+        await ask(client, "break")
 
 
 async def test_the_feed_names_its_events_too(gateway: Gateway) -> None:

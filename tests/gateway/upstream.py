@@ -176,12 +176,7 @@ class Assistants(rag_grpc.AssistantServiceServicer):
             finally:
                 self._seen.cancelled.set()
         if request.question == "hang":
-            self._seen.started.set()
-            try:
-                await asyncio.sleep(20)
-            except asyncio.CancelledError:
-                self._seen.cancelled.set()
-                raise
+            await self._seen.wait_for_the_end()
         for word in ("Às ", "7 ", "horas."):
             yield rag.AskEvent(text_delta=rag.TextDelta(text=word))
         yield rag.AskEvent(completed=rag.Completed(message_id="a", seq=2, model="extractive"))
