@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from google.rpc import error_details_pb2, status_pb2
+from google.rpc.error_details_pb2 import LocalizedMessage
 
 from gateway.preferences import preferred_language
 
@@ -20,6 +21,7 @@ TEXTS: Mapping[str, Any] = json.loads((Path(__file__).parent / "error_texts.json
 LANGUAGES = ("pt-BR", "en")
 DEFAULT_LANGUAGE = LANGUAGES[0]
 
+_NUMBER = re.compile(r"-?\d+")
 _OPTIONAL = re.compile(r"\[([^\]]*)\]")
 _STEPS_OF_TIME = (("days", 86_400), ("hours", 3_600), ("minutes", 60))
 _STEPS_OF_SIZE = (("GB", 2**30), ("MB", 2**20), ("KB", 2**10), ("B", 1))
@@ -31,14 +33,30 @@ def language_of(accept_language: str) -> str:
 
 
 def localized(status: status_pb2.Status, language: str) -> status_pb2.Status:
-    """The error with a google.rpc.LocalizedMessage behind its other details."""
+    """The error with a google.rpc.LocalizedMessage behind its other details, and one with each field violation."""
     known = _known_of(status)
     texts = TEXTS["errors"].get(known.get("reason"), TEXTS["of a reason unknown here"])
-    message = _filled(texts[language], known, _Writing(language))
     told = status_pb2.Status()
     told.CopyFrom(status)
-    told.details.add().Pack(error_details_pb2.LocalizedMessage(locale=language, message=message))
+    for detail in told.details:
+        bad = error_details_pb2.BadRequest()
+        if detail.Unpack(bad):
+            for violation in bad.field_violations:
+                violation.localized_message.CopyFrom(_of_field(violation, language))
+            detail.Pack(bad)
+    told.details.add().Pack(_message(texts, known, language))
     return told
+
+
+def _of_field(violation: error_details_pb2.BadRequest.FieldViolation, language: str) -> LocalizedMessage:
+    """What is wrong, by the last part of the rule's id; the rule's limits are told in its description only."""
+    texts = TEXTS["fields"].get(violation.reason.rpartition(".")[2], TEXTS["of any other rule"])
+    limits = _NUMBER.findall(violation.description)
+    return _message(texts, dict(zip(("first", "second"), limits, strict=False)), language)
+
+
+def _message(texts: Mapping[str, str], known: Mapping[str, str], language: str) -> LocalizedMessage:
+    return LocalizedMessage(locale=language, message=_filled(texts[language], known, _Writing(language)))
 
 
 def _known_of(status: status_pb2.Status) -> dict[str, str]:

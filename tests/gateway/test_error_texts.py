@@ -11,7 +11,18 @@ from google.rpc import error_details_pb2
 
 from gateway.error_texts import LANGUAGES, TEXTS, localized
 from prosa.common.v1 import error_reason_pb2
-from shared.errors import Internal, NotFound, PermissionDenied, QuotaExceeded, ServiceError, Unavailable, status_of
+from prosa.document_rag.v1.assistant_service_pb2 import AskRequest
+from shared.errors import (
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    ServiceError,
+    Unavailable,
+    status_of,
+)
+from shared.validation import violations_of
 from tests.gateway.conftest import KEY, Gateway
 from tests.gateway.test_streams import ask, events_in
 
@@ -49,6 +60,45 @@ def test_every_reason_has_a_text_in_every_language(reason: str) -> None:
         assert re.fullmatch(r"[A-ZÀ-Ú][^{}\[\]]+\.", text), text
         assert "  " not in text
         assert " ." not in text
+
+
+@pytest.mark.parametrize("texts", [*TEXTS["fields"].values(), TEXTS["of any other rule"]])
+def test_every_rule_of_a_field_has_a_text_in_every_language(texts: dict[str, str]) -> None:
+    assert set(texts) == set(LANGUAGES)
+    one, *others = ([each[1:] for each in string.Formatter().parse(text) if each[1]] for text in texts.values())
+    assert all(each == one for each in others)
+
+
+@pytest.mark.parametrize(
+    ("request_", "portuguese", "english"),
+    [
+        (
+            AskRequest(assistant_id="a", question="x" * 40_000),
+            "O texto é longo demais (máximo de caracteres: 32.000).",
+            "The text is too long (most characters: 32,000).",
+        ),
+        (
+            AskRequest(assistant_id="a", question="x", max_output_tokens=10**9),
+            "O número está fora dos limites (de 0 a 100.000).",
+            "The number is out of range (from 0 to 100,000).",
+        ),
+    ],
+)
+def test_a_field_says_what_is_wrong_with_it(request_: AskRequest, portuguese: str, english: str) -> None:
+    for language, text in (("pt-BR", portuguese), ("en", english)):
+        bad = error_details_pb2.BadRequest()
+        error = InvalidArgument(violations=violations_of(request_))
+        assert localized(status_of(error), language).details[1].Unpack(bad)
+        assert bad.field_violations[0].localized_message.message == text
+        assert bad.field_violations[0].localized_message.locale == language
+
+
+async def test_a_field_without_a_text_of_its_own_is_told_too(client: httpx.AsyncClient) -> None:
+    headers = KEY | {"accept-language": "en"}
+    response = await client.post("/v1/conversations", headers=headers, json={"title": 7, "colour": "red"})
+    violations = {each["field"]: each for each in response.json()["details"][1]["fieldViolations"]}
+    assert violations["colour"]["localizedMessage"] == {"locale": "en", "message": "There is no such field."}
+    assert violations["title"]["localizedMessage"] == {"locale": "en", "message": "This value is not accepted."}
 
 
 def test_no_text_is_of_a_reason_that_does_not_exist() -> None:
