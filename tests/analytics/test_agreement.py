@@ -15,7 +15,7 @@ from prosa.analytics.v1 import agreement_service_pb2 as pb
 from prosa.analytics.v1 import agreement_service_pb2_grpc as pb_grpc
 from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.agreement.check import Agreement
-from services.analytics.agreement.drift_store import RETRY_AFTER, DriftStore
+from services.analytics.agreement.drift_store import RETRY_AFTER, SETTLED_KEPT, DriftStore
 from services.analytics.agreement.endpoint import open_agreement
 from services.analytics.agreement.kept_records import KeptReader
 from services.analytics.agreement.model import NOTHING, Amounts, Days, DriftKind, beyond_both
@@ -335,6 +335,19 @@ async def test_every_night_all_tenants_are_checked_once(
     await nightly.look()
     assert (await drifts.standing()).open_drifts == 2, "not before the next night"
     assert night_before(NOW.replace(hour=4), 5) == NOW.replace(day=19, hour=5)
+
+
+async def test_settled_drifts_are_not_kept_for_ever(
+    agreement: Agreement, others: Others, drifts: DriftStore, database: MongoDatabase
+) -> None:
+    others.ledger_extra["gpt-x"] = 40
+    await drifts.prepare()
+    await agreement.check("acme", TODAY)
+    kept = (await database["drifts"].index_information())["expire"]
+    assert kept["expireAfterSeconds"] == SETTLED_KEPT.total_seconds()
+    assert kept["key"] == [("settle_time", 1)]
+    drift = await database["drifts"].find_one()
+    assert drift["settle_time"] is None, "without a time, MongoDB keeps it"
 
 
 async def test_a_check_that_failed_is_made_up_for_the_same_night(

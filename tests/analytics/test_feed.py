@@ -116,6 +116,17 @@ async def test_history_and_what_follows_live_are_counted(
     assert await rollups() == expected(events)
 
 
+async def test_a_chat_store_that_tells_one_event_a_message_is_followed_too(
+    pipeline: Pipeline, source: FeedSource, rollups: ReadRollups, positions: FeedPositions
+) -> None:
+    events = many_events(200)
+    source.most = 1
+    await source.happen(*events)
+    async with pipeline.feed(), pipeline.worker():
+        await kept_all(positions, 200)
+    assert await rollups() == expected(events)
+
+
 async def test_a_new_process_goes_on_where_commits_ended(
     pipeline: Pipeline, source: FeedSource, rollups: ReadRollups, positions: FeedPositions
 ) -> None:

@@ -19,6 +19,7 @@ LONGEST_CHECK = timedelta(hours=1)
 # When a check that failed is due again; later if it took long, so that it takes up a fifth of the time at the most.
 RETRY_AFTER = timedelta(minutes=15)
 RESTS_AFTER_FAILURE = 4
+SETTLED_KEPT = timedelta(days=400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,14 @@ class DriftStore:
         self._checks = database[CHECKS]
 
     async def prepare(self) -> None:
-        """Creates the index of the list; again and again is fine."""
+        """Creates the index of the list, and the one by which old settled drifts go; again and again is fine."""
         with mongo_errors():
             await self._drifts.create_index(
                 [("tenant_id", DESCENDING), ("find_time", DESCENDING), ("_id", DESCENDING)], name="tenant_found"
+            )
+            # Those that go on have no time, and stay.
+            await self._drifts.create_index(
+                "settle_time", expireAfterSeconds=int(SETTLED_KEPT.total_seconds()), name="expire"
             )
 
     async def begin(self, tenant_id: str, now: datetime) -> None:
