@@ -60,6 +60,7 @@ async def test_an_answered_turn_outlives_its_assistant(tenant: Tenant) -> None:
         ("fake-garbage", "PROVIDER_FAILED"),
         ("fake-page", "PROVIDER_FAILED"),
         ("fake-odd-list", "PROVIDER_FAILED"),
+        ("fake-empty", "PROVIDER_FAILED"),
         ("fake-hang", "PROVIDER_FAILED"),
         ("fake-silent", "PROVIDER_FAILED"),
     ],

@@ -62,17 +62,22 @@ class OpenAIProvider:
         self._silence_seconds = silence_seconds
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta | Finish, None]:
-        """Yields the model's pieces as they arrive. A stream that ends without finish_reason is a failure."""
+        """Yields the model's pieces as they arrive.
+
+        A stream that ends without finish_reason is a failure, and so is a whole answer without a word.
+        """
         reason: FinishReason | None = None
+        has_words = False
         tokens: TokenCount | None = None
         model, whole_letters = sampling.model, codecs.getincrementaldecoder("utf-16-le")("replace")
         async with aclosing(self._events(prompt, sampling)) as events:
             async for event in events:
                 model, tokens, reason = event.model or model, event.tokens or tokens, event.reason or reason
                 text = whole_letters.decode(event.text.encode("utf-16-le", "surrogatepass")).replace("\0", "")
+                has_words = has_words or bool(text.strip())
                 if text:
                     yield Delta(text)
-        if reason is None:
+        if reason is None or (reason is FinishReason.STOP and not has_words):
             raise ProviderFailed
         yield Finish(reason, tokens, model)
 

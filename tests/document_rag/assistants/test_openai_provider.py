@@ -36,7 +36,7 @@ async def answered(endpoint: OpenAIProvider, model: str) -> tuple[str, Finish]:
     return "".join(piece.text for piece in pieces if isinstance(piece, Delta)), finish
 
 
-@pytest.mark.parametrize("model", ["fake-page", "fake-hollow", *NO_CHUNKS])
+@pytest.mark.parametrize("model", ["fake-page", "fake-hollow", "fake-empty", *NO_CHUNKS])
 async def test_what_is_no_answer_is_a_failure_of_the_provider(endpoint: OpenAIProvider, model: str) -> None:
     with pytest.raises(ProviderFailed):
         await answered(endpoint, model)
