@@ -65,6 +65,12 @@ async def test_a_sentence_about_the_subject_wins_over_those_that_mention_it() ->
     assert "A nota fiscal é emitida no portal do contribuinte." in text
 
 
+async def test_a_bare_word_is_answered_in_the_language_of_the_question_before() -> None:
+    asked = [Utterance(by_user=True, text="What is the deadline for the property tax?")]
+    text, _ = await answered(prompt_of("Helicopters?", [LIXO], asked))
+    assert text == NOT_IN_DOCUMENTS["en"]
+
+
 @pytest.mark.parametrize(
     ("question", "language"),
     [("Como faço para adotar um cachorro?", "pt"), ("How can I adopt a dog in the city?", "en")],

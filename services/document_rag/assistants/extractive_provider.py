@@ -12,7 +12,7 @@ from services.document_rag.assistants.model import EXTRACTIVE, FinishReason, Tok
 from services.document_rag.assistants.prompt import Prompt, Role
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
 from services.document_rag.assistants.verifier import sentence_spans
-from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS, language_of
+from services.document_rag.assistants.wording import NOT_IN_DOCUMENTS, language_of, language_of_question
 from services.document_rag.model import Passage
 from services.document_rag.search.words import fold, words_of
 from services.document_rag.tokens import count_tokens
@@ -70,7 +70,7 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
     for sentence in [*_found(prompt), *(f"{disarmed(each.text)} [{each.number}]" for each in own)]:
         cited.setdefault(without_marks(sentence), sentence)
     if not cited:
-        yield NOT_IN_DOCUMENTS[language_of(prompt.question)]
+        yield NOT_IN_DOCUMENTS[language_of_question(prompt.question, prompt.history)]
     for position, sentence in enumerate(cited.values()):
         yield f"{' ' if position else ''}{sentence}"
 

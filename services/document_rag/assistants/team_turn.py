@@ -22,7 +22,7 @@ from services.document_rag.assistants.turns import Turn
 from services.document_rag.assistants.verifier import verify
 from services.document_rag.assistants.wording import (
     NOT_IN_DOCUMENTS,
-    language_of,
+    language_of_question,
     says_not_in_documents,
     who_shall_answer,
 )
@@ -125,7 +125,7 @@ class _Performance:
         choice = mentioned(decision, self._members)
         if choice is None:
             names = [each.display_name for each in self._members]
-            back = decision or who_shall_answer(run.asked.text, names)
+            back = decision or who_shall_answer(language_of_question(run.asked.text, run.history), names)
             return self._kept(await run.say(back), self._leader, ())
         slot = next(each for each in run.course.either if each.assistant is choice.assistant)
         return await self._answered_by(slot, run.asked.text)
@@ -163,7 +163,8 @@ class _Performance:
         )
         findings = self._findings(working, results)
         if not findings:
-            return self._kept(await run.say(NOT_IN_DOCUMENTS[language_of(run.asked.text)]), self._leader, ())
+            language = language_of_question(run.asked.text, run.history)
+            return self._kept(await run.say(NOT_IN_DOCUMENTS[language]), self._leader, ())
         return await self._concluded(compose, findings, "\n\n".join(each.text for each in findings))
 
     async def _sequence(self) -> Outcome:

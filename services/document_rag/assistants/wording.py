@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from services.document_rag.assistants.model import Utterance
 from services.document_rag.search.words import fold, words_of
 
 PORTUGUESE, ENGLISH, SPANISH = "pt", "en", "es"
@@ -52,6 +53,19 @@ _FUNCTION_WORDS = frozenset(fold(word) for words in _TELLING.values() for word i
 
 def language_of(text: str) -> str:
     """ "pt", "en" or "es": the one whose function words the text is made of; "pt" when it does not show."""
+    return _leading(text)[0]
+
+
+def language_of_question(question: str, history: Sequence[Utterance]) -> str:
+    """The language of a question; where it does not show ("IPTU?"), that of what the person said last."""
+    for text in (question, *(each.text for each in reversed(history) if each.by_user)):
+        if len(leading := _leading(text)) == 1:
+            return leading[0]
+    return language_of(question)
+
+
+def _leading(text: str) -> list[str]:
+    """The languages with most of their function words in the text, "pt" first."""
     lower = text.lower()
     words = _WORD.findall(lower)
     scores = {
@@ -59,7 +73,7 @@ def language_of(text: str) -> str:
         + (2.0 if language in _LETTERS and _LETTERS[language].search(lower) else 0.0)
         for language, known in _TELLING.items()
     }
-    return max(scores, key=lambda language: (scores[language], language == PORTUGUESE))
+    return [language for language, score in scores.items() if score == max(scores.values())]
 
 
 def says_not_in_documents(answer: str) -> bool:
@@ -68,9 +82,9 @@ def says_not_in_documents(answer: str) -> bool:
     return any(_folded(sentence) in said for sentence in NOT_IN_DOCUMENTS.values())
 
 
-def who_shall_answer(question: str, names: Sequence[str]) -> str:
+def who_shall_answer(language: str, names: Sequence[str]) -> str:
     """The question back, when nothing shows whose the question is."""
-    sentence, either = _WHO_SHALL_ANSWER[language_of(question)]
+    sentence, either = _WHO_SHALL_ANSWER[language]
     *others, last = names
     listed = f"{', '.join(others)} {either} {last}" if others else last
     return sentence.format(names=listed)

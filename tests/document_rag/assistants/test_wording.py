@@ -2,9 +2,11 @@
 
 import pytest
 
+from services.document_rag.assistants.model import Utterance
 from services.document_rag.assistants.wording import (
     NOT_IN_DOCUMENTS,
     language_of,
+    language_of_question,
     says_not_in_documents,
     who_shall_answer,
 )
@@ -29,6 +31,23 @@ def test_a_short_question_shows_its_language(question: str, language: str) -> No
     assert language_of(question) == language
 
 
+@pytest.mark.parametrize(
+    ("before", "question", "language"),
+    [
+        (["What is the deadline for the property tax?"], "IPTU?", "en"),
+        (["¿Cuál es el plazo del impuesto?", "2027?"], "IPTU?", "es"),
+        (["What is the deadline for the property tax?"], "E quanto custa?", "pt"),
+        ([], "IPTU?", "pt"),
+    ],
+)
+def test_a_question_that_does_not_show_its_language_has_that_of_the_one_before(
+    before: list[str], question: str, language: str
+) -> None:
+    history = [Utterance(by_user=True, text=each) for each in before]
+    history.append(Utterance(by_user=False, text="Não encontrei essa informação nos documentos."))
+    assert language_of_question(question, history) == language
+
+
 def test_that_the_documents_do_not_hold_it_is_recognised_in_every_language() -> None:
     for sentence in NOT_IN_DOCUMENTS.values():
         assert says_not_in_documents(f"{sentence.rstrip('.')}!")
@@ -36,5 +55,5 @@ def test_that_the_documents_do_not_hold_it_is_recognised_in_every_language() -> 
 
 
 def test_the_question_back_names_who_may_answer() -> None:
-    assert who_shall_answer("Qual é o prazo?", ["A", "B", "C"]) == "Quem deve responder: A, B ou C?"
-    assert who_shall_answer("What is it for?", ["A", "B"]) == "Who should answer: A or B?"
+    assert who_shall_answer("pt", ["A", "B", "C"]) == "Quem deve responder: A, B ou C?"
+    assert who_shall_answer("en", ["A", "B"]) == "Who should answer: A or B?"
