@@ -25,6 +25,8 @@ fake-error          500
 fake-flaky          500 twice for the same question, then as fake-plain
 fake-rate-limited   429 with Retry-After: 7
 fake-unauthorised   401
+fake-reasons        refuses max_tokens and any temperature, as models that reason do; else as fake-plain
+fake-picky          refuses top_p
 
 Embeddings: as above for fake-error; fake-busy answers 429 with Retry-After: 1 to each batch once; fake-384 gives
 vectors of 384 dimensions, the first values of any other's.
@@ -80,6 +82,10 @@ VERDICT = {
     "issue_category": "servico",
     "summary": "A pessoa perguntou pela feira. Telefone 83 99999-1234.",
 }
+UNSUPPORTED = {
+    "fake-reasons": {"max_tokens": "unsupported_parameter", "temperature": "unsupported_value"},
+    "fake-picky": {"top_p": "unsupported_parameter"},
+}
 TROUBLED = ("fake-truncated", "fake-error-event", "fake-broken", "fake-garbage")
 
 
@@ -129,7 +135,7 @@ class FakeProvider:
         body = await request.json()
         turn = Answered(body["model"], body["messages"])
         self.answered.append(turn)
-        refusal = self._refusal(turn)
+        refusal = self._refusal(turn) or _unsupported(turn.model, body)
         if refusal is not None:
             turn.ended_at = time.monotonic()
             return refusal
@@ -337,12 +343,19 @@ def _frame(turn: Answered) -> dict[str, Any]:
     return {"id": f"fake-{id(turn)}", "object": "chat.completion.chunk", "created": 0, "model": name}
 
 
+def _unsupported(model: str, body: dict[str, Any]) -> Response | None:
+    for name, code in UNSUPPORTED.get(model, {}).items():
+        if name in body:
+            return _error(400, code, param=name)
+    return None
+
+
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def _error(status: int, code: str, headers: dict[str, str] | None = None) -> Response:
-    error = {"message": f"{code}, as asked", "type": code, "code": code}
+def _error(status: int, code: str, headers: dict[str, str] | None = None, *, param: str | None = None) -> Response:
+    error = {"message": f"{code}, as asked", "type": code, "code": code, "param": param}
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from services.analytics.analyses.model import MAX_SUMMARY_CHARACTERS, MAX_TOPIC_CHARACTERS, Spent, Transcript
 from services.analytics.content.lexicon import SUBJECTS
 from services.analytics.content.words import blotted
+from shared.chat_completions import ChatCompletions
 from shared.telemetry import get_logger
 
 _log = get_logger()
@@ -71,7 +72,7 @@ class LanguageModel:
     """One model of one endpoint, asked once a conversation; what it does not answer in time it does not answer."""
 
     def __init__(self, client: openai.AsyncOpenAI, model: str, timeout_seconds: float) -> None:
-        self._client = client
+        self._completions = ChatCompletions(client)
         self.model = model
         self._timeout_seconds = timeout_seconds
 
@@ -80,7 +81,7 @@ class LanguageModel:
         messages = _messages(transcript)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                completion: Any = await self._client.chat.completions.create(
+                completion: Any = await self._completions.create(
                     model=self.model,
                     messages=messages,
                     max_tokens=MAX_ANSWER_TOKENS,

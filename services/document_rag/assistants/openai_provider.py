@@ -19,6 +19,7 @@ from services.document_rag.assistants.model import (
 )
 from services.document_rag.assistants.prompt import Prompt
 from services.document_rag.assistants.providers import Delta, Finish, Sampling
+from shared.chat_completions import ChatCompletions
 from shared.telemetry import get_logger
 
 _log = get_logger()
@@ -58,7 +59,7 @@ class OpenAIProvider:
     """Streams chat completions. Retries only before the first piece of the answer arrived."""
 
     def __init__(self, client: openai.AsyncOpenAI, silence_seconds: float) -> None:
-        self._client = client
+        self._completions = ChatCompletions(client)
         self._silence_seconds = silence_seconds
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta | Finish, None]:
@@ -105,7 +106,7 @@ class OpenAIProvider:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(self._silence_seconds):
-                    return await self._client.chat.completions.create(**_request(prompt, sampling))
+                    return await self._completions.create(**_request(prompt, sampling))
             except _ASKS_AGAIN as error:
                 if attempt == ATTEMPTS or _retry_after(error) > _LONGEST_RETRY_AFTER_SECONDS:
                     raise

@@ -27,10 +27,10 @@ async def endpoint(provider: "FakeProvider") -> AsyncIterator[OpenAIProvider]:
         yield OpenAIProvider(client, SILENCE_SECONDS)
 
 
-async def answered(endpoint: OpenAIProvider, model: str) -> tuple[str, Finish]:
+async def answered(endpoint: OpenAIProvider, model: str, temperature: float | None = None) -> tuple[str, Finish]:
     prompt = build_prompt(Brief(), "Qual é o prazo?", [], found(), Budget(100, 100))
     async with asyncio.timeout(60):
-        pieces = [piece async for piece in endpoint.answer(prompt, Sampling(model, None, 500))]
+        pieces = [piece async for piece in endpoint.answer(prompt, Sampling(model, temperature, 500))]
     finish = pieces.pop()
     assert isinstance(finish, Finish)
     return "".join(piece.text for piece in pieces if isinstance(piece, Delta)), finish
@@ -61,3 +61,8 @@ async def test_a_name_that_no_model_has_is_left_out(endpoint: OpenAIProvider, mo
 async def test_letters_cut_in_two_become_whole_and_what_is_no_letter_is_shown_as_such(endpoint: OpenAIProvider) -> None:
     text, _ = await answered(endpoint, "fake-odd-torn")
     assert text == f"{PLAIN_ANSWER}😀 fim\ufffd ."
+
+
+async def test_a_model_that_reasons_answers(endpoint: OpenAIProvider) -> None:
+    text, finish = await answered(endpoint, "fake-reasons", temperature=0.2)
+    assert (text, finish.reason) == (PLAIN_ANSWER, FinishReason.STOP)
