@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from gateway.downloads import content_disposition
+from shared.config import MIB
 from tests.gateway.conftest import KEY, Gateway, Gateways
 from tests.gateway.test_streams import events_in
 from tests.gateway.upstream import FILE, FILE_SHA256, Seen
@@ -91,6 +92,15 @@ async def test_a_client_that_leaves_a_download_cancels_it(gateway: Gateway) -> N
     await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
     writer.close()
     await asyncio.wait_for(gateway.seen.cancelled.wait(), 20)
+
+
+async def test_a_client_that_does_not_read_fills_no_memory_and_is_cut_off(gateways: Gateways) -> None:
+    gateway = await gateways.start(slow_reader_seconds=0.5)
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+    writer.write(b"GET /v1/documents/endless:download HTTP/1.1\r\nhost: x\r\nx-api-key: pk_test_ana\r\n\r\n")
+    await asyncio.wait_for(gateway.seen.cancelled.wait(), 60)
+    assert 0 < sum(gateway.seen.pieces) < 64 * MIB  # what buffers of sockets and of HTTP/2 take, not what there is
+    writer.close()
 
 
 async def test_a_gateway_that_stops_cuts_a_download_short(gateways: Gateways) -> None:

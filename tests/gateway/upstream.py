@@ -230,13 +230,20 @@ class Documents(documents_grpc.DocumentServiceServicer):
             raise errors.NotFound("document", request.document_id)
         if request.document_id == "nothing":
             return
-        sizes = {"unsized": 0, "break-unsized": 0, "short": len(FILE) + 1, "long": len(FILE) - 1}
+        sizes = {"endless": 0, "unsized": 0, "break-unsized": 0, "short": len(FILE) + 1, "long": len(FILE) - 1}
         size = sizes.get(request.document_id, len(FILE))
         yield documents.DownloadOriginalResponse(
             filename=request.document_id, mime_type="application/pdf", size_bytes=size, sha256=FILE_SHA256
         )
         if request.document_id == "lost":
             raise errors.FailedPrecondition("the original is gone", reason="ORIGINAL_MISSING")
+        if request.document_id == "endless":
+            try:
+                while True:
+                    yield documents.DownloadOriginalResponse(chunk=FILE)
+                    self._seen.pieces.append(len(FILE))
+            finally:
+                self._seen.cancelled.set()
         for start in range(0, len(FILE), PIECE_BYTES):
             yield documents.DownloadOriginalResponse(chunk=FILE[start : start + PIECE_BYTES])
             if request.document_id in ("break", "break-unsized"):
