@@ -15,7 +15,6 @@ from services.chat_store.limits import (
     MAX_BATCH_TEXT_BYTES,
     MAX_PARTS,
     MAX_TEXT_BYTES,
-    PREVIEW_CHARACTERS,
     broken,
     check_metadata,
 )
@@ -61,7 +60,7 @@ class Batch:
     @property
     def preview(self) -> str:
         """The beginning of the last message."""
-        return self.drafts[-1].text[:PREVIEW_CHARACTERS]
+        return self.drafts[-1].preview
 
 
 def inline_of(draft: Draft) -> tuple[Draft, Bodies]:

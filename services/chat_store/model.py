@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from services.chat_store.fingerprints import digest_of
-from services.chat_store.limits import check_metadata
+from services.chat_store.limits import PREVIEW_CHARACTERS, check_metadata
 from shared.errors import FailedPrecondition
 
 # What a message takes beside its texts, rounded up.
@@ -203,6 +203,11 @@ class Draft:
             texts += [part.text, part.data, part.uri, part.name]
         pieces = len(self.references) + len(self.parts)
         return sum(len(text.encode()) for text in texts) + pieces * PIECE_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES
+
+    @property
+    def preview(self) -> str:
+        """What its conversation shows of it in lists while it is the last message."""
+        return self.text[:PREVIEW_CHARACTERS]
 
     @property
     def words(self) -> str:

@@ -50,7 +50,8 @@ Messages
   one (`test_a_text_that_goes_while_it_is_read_is_not_cut_off`), and one that was refused must leave nothing behind
   (`test_a_refused_text_is_not_kept`).
 - A changed message must be shown as it is now wherever it is shown, and each of its revisions must be kept
-  (`test_a_revised_message_is_shown_as_it_is_now`, `test_every_revision_is_kept`).
+  (`test_a_revised_message_is_shown_as_it_is_now`, `test_every_revision_is_kept`); also as the preview of its
+  conversation (`test_the_preview_is_of_the_last_message_as_it_is_now`).
 - A version must change with every acknowledged write to the messages or the conversation, and what is read after it
   must not be older (`test_the_version_changes_with_every_write`).
 

@@ -19,7 +19,14 @@ from services.chat_store.acts import (
 )
 from services.chat_store.batch import inline_of
 from services.chat_store.entries import EntryKind
-from services.chat_store.limits import BEGINNING_CHARACTERS, BODY_CHUNK_BYTES, INLINE_BYTES, MAX_TEXT_BYTES, PAGE_BYTES
+from services.chat_store.limits import (
+    BEGINNING_CHARACTERS,
+    BODY_CHUNK_BYTES,
+    INLINE_BYTES,
+    MAX_TEXT_BYTES,
+    PAGE_BYTES,
+    PREVIEW_CHARACTERS,
+)
 from services.chat_store.model import (
     ConversationClosed,
     Feedback,
@@ -30,7 +37,7 @@ from services.chat_store.model import (
     RevisionMismatch,
     Sentiment,
 )
-from services.chat_store.selection import Page, Reach, Search, Version, Window
+from services.chat_store.selection import Page, Reach, Search, Selection, Version, Window
 from services.chat_store.snapshot import KeptBody
 from services.chat_store.store import ChatStore
 from services.chat_store.words import words_of
@@ -216,6 +223,27 @@ class PageContract:
         # Appending again is a retry of what was said, whatever became of it.
         again = batch_of(said("ola", message_id="m1"), said("same"))
         assert await store.append(reach, conversation, again) == stored
+
+    async def test_the_preview_is_of_the_last_message_as_it_is_now(self, workshop: Workshop) -> None:
+        store, reach = workshop.store, somebody()
+        conversation, (first, last) = await talk(store, reach, "primeira", "última")
+
+        async def edited(message_id: str, text: str) -> str:
+            await store.revise(reach, conversation, message_id, EditMessage(text=text))
+            shown = await store.get(reach, conversation)
+            assert (await store.select(reach, Selection()))[0] == [shown]
+            return shown.preview
+
+        assert await edited(last.message_id, "corrigida " * 50) == ("corrigida " * 50)[:PREVIEW_CHARACTERS]
+        assert await edited(last.message_id, "nul\0 e \\0") == "nul\0 e \\0"
+        assert await edited(first.message_id, "não é a última") == "nul\0 e \\0"
+        assert (await store.act(reach, conversation, Describe(title="x"))).preview == "nul\0 e \\0"
+        await store.append(reach, conversation, batch_of(said("nova")))
+        assert await edited(last.message_id, "não é mais") == "nova"
+        lost = batch_of(said("do que caiu", message_id="m9"))
+        await workshop.crash_after_storing(reach, conversation, lost)
+        await store.revise(reach, conversation, "m9", EditMessage(text="corrigida"))
+        assert (await store.get(reach, conversation)).preview == "corrigida"
 
     async def test_every_revision_is_kept(self, store: ChatStore) -> None:
         reach = somebody()

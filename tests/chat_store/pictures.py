@@ -111,5 +111,7 @@ async def with_a_guest(store: ChatStore, owner: Reach, guest: str) -> Any:
     await store.revise(owner, name, "m2", SetFeedback(feedback=opinion, actor=guest))
     await store.revise(owner, name, "m2", LinkMessageAnalysis(analysis_id="x"))
     await store.act(owner, name, Describe(title="by a guest", actor=guest))
+    await store.revise(owner, name, "m4", EditMessage(text="segredo corrigido", actor=guest))
+    await store.act(owner, name, Describe(title="as corrected"))
     await store.entries.act(owner, name, EVENT, "e1", AddEntry(label="x", by=guest, content='{"a":1}', actor=guest))
     return name

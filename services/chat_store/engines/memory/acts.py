@@ -52,6 +52,8 @@ class MemoryActs:
         state = replace(after, revision=before.revision + 1, update_time=time)
         talk.bodies |= act.bodies
         self._memory.show(talk, state)
+        if state.seq == talk.conversation.totals.messages:
+            self._memory.update(talk, replace(talk.conversation, preview=state.draft.preview))
         self._count_change(talk, act, at, state)
         return state
 

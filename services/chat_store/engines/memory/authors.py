@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from services.chat_store.engines.memory.kept import Append, Memory, State, Talk
 from services.chat_store.entries import Entry
-from services.chat_store.limits import PREVIEW_CHARACTERS
 from services.chat_store.model import Conversation, Message, MessageType
 from services.chat_store.snapshot import KeptChange
 
@@ -39,7 +38,7 @@ class _Forgetting:
         self._memory = memory
         self._talk = talk
         self._user_id = user_id
-        self._previews = {message.draft.text[:PREVIEW_CHARACTERS] for message in self._said() if self._is_by(message)}
+        self._previews = {message.draft.preview for message in self._said() if self._is_by(message)}
 
     def all(self) -> Counter[str]:
         """Blanks all that the user said, did and caused there; how much of what that was."""
@@ -92,7 +91,12 @@ class _Forgetting:
         return "" if conversation.preview in self._previews else conversation.preview
 
     def _said(self) -> Iterator[Message]:
-        return (message for append in self._talk.appends.values() for message in append.said)
+        """All messages at all their revisions."""
+        for append in self._talk.appends.values():
+            yield from append.said
+        for change in self._talk.changes.values():
+            if isinstance(change.state, Message):
+                yield change.state
 
     def _is_by(self, message: Message) -> bool:
         return _is_by(message, self._user_id)

@@ -188,11 +188,16 @@ class MongoActs:
             others = (len(each["terms"]) for place, each in enumerate(append["words"]) if place != index)
             terms = await self._terms_of(scene, state)
             kept[f"words.{index}"] = documents.words_in(state, terms, documents.MAX_TERMS - sum(others))
+        if state.seq == documents.last_seq_of(append):
+            kept["preview"] = state.draft.preview
         update: Document = {"$set": kept}
         # Who is no longer named stays: earlier revisions name them.
         if guests := documents.guests_in([state], append["user_id"]):
             update["$addToSet"] = {"guests": {"$each": guests}}
         await self._headers.appends.update_one({"_id": append["_id"]}, update, session=scene.session)
+        if state.seq == scene.conversation.totals.messages:
+            shown = {"$set": {"preview": state.draft.preview}}
+            await self._headers.conversations.update_one({"_id": scene.key}, shown, session=scene.session)
         return state
 
     async def _terms_of(self, scene: Scene, message: Message) -> list[str]:

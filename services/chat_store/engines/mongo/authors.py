@@ -65,16 +65,22 @@ class MongoAuthors:
                 return Counter()
             scene = await enter(self._headers, append["tenant_id"], append["conversation_id"], session)
             now = await messages_now(self._headers.changes, append, session)
-            update, counts = _blanking(documents.said_in(append), now, user_id)
+            said = documents.said_in(append)
+            update, counts = _blanking(said, now, user_id)
             await self._headers.appends.update_one({"_id": place}, update, session=session)
             if scene is not None and "preview" in update.get("$set", {}):
-                await self._forget_preview(scene, append["preview"])
-        texts = {each.draft.body.sha256 for each in now if each.draft.body and _is_by(each, user_id)}
+                await self._forget_previews(scene, append)
+        texts = {each.draft.body.sha256 for each in (*said, *now) if each.draft.body and _is_by(each, user_id)}
         await drop_texts(self._headers, _key(append), append["since"], texts)
         return counts
 
-    async def _forget_preview(self, scene: Scene, preview: str) -> None:
-        """The header and what acts left of the conversation show the beginning of its last message."""
+    async def _forget_previews(self, scene: Scene, append: Document) -> None:
+        """The header and what acts left of the conversation show the beginning of its last message, as it was then."""
+        last = documents.said_in(append)[-1]
+        revisions = {**scene.own, "message_id": last.message_id}
+        states = [state_of(each) async for each in self._headers.changes.find(revisions, session=scene.session)]
+        drafts = [last.draft, *(state.draft for state in states if isinstance(state, Message))]
+        preview = {"$in": [draft.preview for draft in drafts]}
         shown = {"_id": scene.key, "preview": preview}
         await self._headers.conversations.update_one(shown, {"$set": {"preview": ""}}, session=scene.session)
         told = {**documents.everything_of(scene.key), "state.preview": preview}

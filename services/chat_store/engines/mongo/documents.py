@@ -144,6 +144,7 @@ def kept_append(
     if kept.changed:
         append["changed"] = {str(message.seq): overlay_of(message) for message in kept.changed}
         append |= found_by(kept.present, terms, header["user_id"])
+        append["preview"] = kept.present[-1].draft.preview
     return append
 
 

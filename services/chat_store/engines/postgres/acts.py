@@ -207,6 +207,9 @@ async def _update_message(scene: Scene, before: Message, state: Message, act: Me
     """
     size, sha256 = state.draft.size_bytes, body.sha256 if body else ""
     await scene.connection.execute(update, *scene.key, state.seq, rows.dump(state), size, sha256)
+    if state.seq == scene.conversation.totals.messages:
+        show = "update conversations set preview = $3 where tenant_id = $1 and conversation_id = $2"
+        await scene.connection.execute(show, *scene.key, rows.plain(state.draft.preview))
     for digest, content in act.bodies.items():
         keep = "insert into bodies values ($1, $2, $3, $4) on conflict do nothing"
         await scene.connection.execute(keep, *scene.key, digest, content)

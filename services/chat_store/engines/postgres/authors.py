@@ -15,7 +15,6 @@ from services.chat_store.engines.postgres import rows
 from services.chat_store.engines.postgres.database import Database, locked
 from services.chat_store.engines.postgres.messages import author_of, drop_unsaid_texts
 from services.chat_store.entries import Entry
-from services.chat_store.limits import PREVIEW_CHARACTERS
 from services.chat_store.model import Conversation, Draft, Message
 
 _OWN = "where tenant_id = $1 and conversation_id = $2"
@@ -92,7 +91,7 @@ class _Forgetting:
         keep = f"update messages set said = $4, changed = $5 {_OWN} and seq = $3"  # noqa: S608
         await self._connection.execute(keep, *self._key, seq, rows.dump(self._forgotten(said).draft), changed)
         if is_theirs:
-            self._previews |= {said.draft.text[:PREVIEW_CHARACTERS]}
+            self._previews.add(said.draft.preview)
             await self._drop_words(seq, row["bodies"])
 
     async def _drop_words(self, seq: int, texts: Sequence[str]) -> None:
@@ -103,8 +102,11 @@ class _Forgetting:
     async def _changes(self) -> None:
         wanted = f"select place, target, state, actor from happenings {_OWN} and kind = 3"  # noqa: S608
         keep = f"update happenings set state = $4, actor = $5 {_OWN} and kind = 3 and place = $3"  # noqa: S608
-        for row in await self._connection.fetch(wanted, *self._key):
-            state = rows.dump(self._forgotten_state(rows.state_of(row)))
+        changes = [(row, rows.state_of(row)) for row in await self._connection.fetch(wanted, *self._key)]
+        revisions = (state.draft for _, state in changes if isinstance(state, Message))
+        self._previews |= {draft.preview for draft in revisions if author_of(draft) == self._user_id}
+        for row, before in changes:
+            state = rows.dump(self._forgotten_state(before))
             actor = "" if rows.spoken(row["actor"]) == self._user_id else row["actor"]
             if (state, actor) != (row["state"], row["actor"]):
                 await self._connection.execute(keep, *self._key, row["place"], state, actor)
