@@ -1,10 +1,8 @@
 """Ledger, facts, rollups and messages held against each other: what differs is found, listed, mended where it may."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -13,13 +11,11 @@ import pytest
 
 from prosa.analytics.v1 import agreement_service_pb2 as pb
 from prosa.analytics.v1 import agreement_service_pb2_grpc as pb_grpc
-from prosa.chat_store.v1 import feed_service_pb2 as feed_pb
 from services.analytics.agreement.check import Agreement
 from services.analytics.agreement.drift_store import RETRY_AFTER, SETTLED_KEPT, DriftStore
 from services.analytics.agreement.endpoint import open_agreement
 from services.analytics.agreement.kept_records import KeptReader
 from services.analytics.agreement.model import NOTHING, Amounts, Days, DriftKind, beyond_both
-from services.analytics.agreement.neighbours import Neighbours, TenantNeighbours, Told
 from services.analytics.agreement.nightly import NightlyAgreement, night_before
 from services.analytics.agreement.repair import Repair
 from services.analytics.intake.feed_positions import FeedPositions
@@ -29,79 +25,14 @@ from services.analytics.rollups.statements import StatementStore
 from shared.clock import ManualClock
 from shared.errors import Conflict, InvalidArgument, Unavailable, error_of
 from shared.mongo import MongoDatabase
+from tests.analytics.agreeing_neighbours import NOW, Others
 from tests.analytics.events import NOON, answer, appended, many_events, question
 from tests.analytics.report_stub import content, count, tenant
 from tests.house.in_process import serving
 from tests.house.signing import SigningKeys
 
 Stub: TypeAlias = Any
-NOW = NOON + timedelta(hours=8)
 TODAY = Days(date(2026, 11, 19), date(2026, 11, 20))
-
-
-@dataclass
-class Others:
-    """chat_store and tenant_quota of these events, as they would answer."""
-
-    events: list[feed_pb.Event]
-    ledger_extra: Counter[str] = field(default_factory=Counter)
-    gone: set[str] = field(default_factory=set)
-    away: bool = False
-
-    @asynccontextmanager
-    async def of(self, tenant_id: str) -> AsyncIterator[Neighbours]:
-        if self.away:
-            raise Unavailable("away", dependency="chat_store")
-        yield _OfTenant(self, tenant_id)
-
-
-@dataclass
-class _OfTenant:
-    others: Others
-    tenant_id: str
-
-    def _events(self) -> list[feed_pb.Event]:
-        return [event for event in self.others.events if event.tenant_id == self.tenant_id]
-
-    async def ledger(self, first: date, last: date) -> Mapping[str, Amounts]:
-        sums: dict[str, Amounts] = {}
-        for message in (each for event in self._events() for each in event.messages_appended.messages):
-            assert first <= message.create_time.ToDatetime(UTC).date() <= last
-            usage = message.usage
-            charged = Amounts(
-                usage.input_tokens, usage.cached_input_tokens, usage.output_tokens, usage.reasoning_tokens
-            )
-            sums[message.model] = sums.get(message.model, NOTHING).plus(charged)
-        for model, tokens in self.others.ledger_extra.items():
-            sums[model] = sums.get(model, NOTHING).plus(Amounts(input_tokens=tokens))
-        return sums
-
-    async def messages(self, days: Days) -> Told:
-        kept = [event for event in self._events() if event.event_id not in self.others.gone]
-        mark = feed_pb.Event()
-        mark.event_time.FromDatetime(NOW)
-        return await TenantNeighbours(None, _Feed([*kept, *kept[:5], mark])).messages(days)
-
-
-@dataclass
-class _Feed:
-    """Tells the events, some of them twice."""
-
-    events: Sequence[feed_pb.Event]
-
-    def WatchEvents(self, _request: Any, timeout: float) -> "_Feed":
-        assert timeout > 60
-        return self
-
-    async def __aiter__(self) -> AsyncIterator[feed_pb.Event]:
-        for first in range(0, len(self.events), 7):
-            message = feed_pb.Event()
-            message.CopyFrom(self.events[first])
-            message.later_events.extend(self.events[first + 1 : first + 7])
-            yield message
-
-    def cancel(self) -> None:
-        """Nothing is open."""
 
 
 async def no_wait(_seconds: float) -> None:
