@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import asyncpg
 
@@ -29,6 +29,7 @@ from shared.postgres import ACQUIRE_TIMEOUT_SECONDS, postgres_errors
 
 Result = TypeVar("Result")
 Item = TypeVar("Item", Wish, Extension, Settlement)
+CarryOut: TypeAlias = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
 
 SETTLE = """
 SELECT tenant_id, reservation_id, user_id, key_id, state, granted, granted_cost, create_time, expire_time, cost_micros,
@@ -70,30 +71,22 @@ class Reservations:
         self._pool = pool
         self._on_settled = on_settled or (lambda *_: None)
         self._key_names = KeyNames(pool)
-        self._wishes = Coalescer[Wish, Outcome](
-            partial(_tenant_by_tenant, self._reserve_all),
-            _request_identity,
-            largest_batch=largest_batch,
-            most_in_flight=most_in_flight,
-            patience_seconds=PATIENCE_SECONDS,
-            pace_seconds=PACE_SECONDS,
-        )
-        self._extensions = Coalescer[Extension, Outcome](
-            partial(_tenant_by_tenant, self._extend_all),
-            _reservation_identity,
-            largest_batch=largest_batch,
-            most_in_flight=most_in_flight,
-            patience_seconds=PATIENCE_SECONDS,
-            pace_seconds=PACE_SECONDS,
-        )
-        self._settlements = Coalescer[Settlement, Outcome](
-            partial(_tenant_by_tenant, self._settle_all),
-            _reservation_identity,
-            largest_batch=largest_batch,
-            most_in_flight=most_in_flight,
-            patience_seconds=PATIENCE_SECONDS,
-            pace_seconds=PACE_SECONDS,
-        )
+
+        def gathered(
+            carry_out: CarryOut[Item], identity: Callable[[Item], Hashable | None]
+        ) -> Coalescer[Item, Outcome]:
+            return Coalescer[Item, Outcome](
+                partial(_tenant_by_tenant, carry_out),
+                identity,
+                largest_batch=largest_batch,
+                most_in_flight=most_in_flight,
+                patience_seconds=PATIENCE_SECONDS,
+                pace_seconds=PACE_SECONDS,
+            )
+
+        self._wishes = gathered(self._reserve_all, _request_identity)
+        self._extensions = gathered(self._extend_all, _reservation_identity)
+        self._settlements = gathered(self._settle_all, _reservation_identity)
 
     async def reserve(self, wish: Wish) -> Reservation:
         """Holds the tokens at all levels, or raises QuotaExceeded and holds none.
@@ -219,9 +212,7 @@ class Reservations:
                 yield cast("asyncpg.Connection", connection)
 
 
-async def _tenant_by_tenant(
-    carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]], items: Sequence[Item]
-) -> Sequence[Outcome]:
+async def _tenant_by_tenant(carry_out: CarryOut[Item], items: Sequence[Item]) -> Sequence[Outcome]:
     """All together; each tenant's apart when somebody keeps one of the tenants locked, so that only its own fail."""
     try:
         return await carry_out(items)
