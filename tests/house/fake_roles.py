@@ -29,7 +29,7 @@ def leader(messages: Messages) -> str:
         words = set(re.findall(r"\w{4,}", question))
         fitting = [name for name, description in members if words & set(re.findall(r"\w{4,}", description.lower()))]
         return f"@{fitting[0]}" if len(fitting) == 1 else ASKED_BACK
-    found = re.search(r"# What other assistants found\n(.*?)\n\n# ", asked, re.DOTALL)
+    found = re.search(r"# What other assistants found\n(.*?)(?:\n\n# |\n</)", asked, re.DOTALL)
     return " ".join(line for line in (found[1] if found else "").splitlines() if line and not line.startswith("#"))
 
 
