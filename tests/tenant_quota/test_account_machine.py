@@ -237,5 +237,6 @@ def test_no_history_leads_the_account_and_a_careful_clerk_apart(database: Secret
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3 * 3600)  # on a slow machine three quarters of an hour
 def test_none_of_10_000_histories_leads_the_account_and_a_careful_clerk_apart(database: SecretStr) -> None:
     look(database, 10_000)
