@@ -19,7 +19,7 @@ from shared.errors import NotFound
 from shared.postgres import tenant_transaction
 from shared.telemetry import gauge
 from tests.tenant_quota.account_world import ask, more, new_key
-from tests.tenant_quota.world import commit, fresh, new_tenant, new_user, wish
+from tests.tenant_quota.world import commit, fresh, new_tenant, new_user, sweep_all, wish
 
 # What nobody but a lie does; $1 is the tenant.
 LIES = {
@@ -91,7 +91,7 @@ async def test_what_is_held_without_a_live_reservation_is_a_phantom(
     late = "UPDATE reservations SET expire_time = now() - interval '2 minutes' WHERE reservation_id = $1"
     await superuser.execute(late, held.reservation_id)
     assert (await Audits(quiet_pool).run(tenant_id)).phantom_held_tokens == 30, "no sweeper came"
-    await store.sweep(100)
+    await sweep_all(quiet_pool, store)
     assert (await Audits(quiet_pool).run(tenant_id)).phantom_held_tokens == 0
     await superuser.execute("UPDATE balances SET held = held + 5 WHERE tenant_id = $1", tenant_id)
     assert (await Audits(quiet_pool).run(tenant_id)).phantom_held_tokens == 5, "nobody holds it"

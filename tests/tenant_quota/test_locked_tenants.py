@@ -9,11 +9,14 @@ import pytest
 
 from services.tenant_quota.quota_model import Reservation
 from services.tenant_quota.reservations import Reservations
+from services.tenant_quota.sweeper import Sweeper
 from shared.errors import Conflict
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import opened
-from tests.tenant_quota.test_sweeper import LEASE_OF_A_MOMENT
-from tests.tenant_quota.world import counters, new_tenant, wish
+from tests.tenant_quota.world import counters, new_tenant, sweep_all, wish
+
+# Before any lease that another test left, so that those of the locked tenant are as many as are given back at once.
+LEASE_LONG_OVER = "UPDATE reservations SET expire_time = clock_timestamp() - interval '1 day' WHERE tenant_id = $1"
 
 
 @pytest.fixture
@@ -61,12 +64,11 @@ async def test_the_sweeper_passes_by_a_locked_tenant(quiet_pool: asyncpg.Pool, o
         await store.reserve(wish(tenant_id, 5))
     for tenant_id in (stuck, free):
         async with tenant_transaction(pool, tenant_id) as connection:
-            await connection.execute(LEASE_OF_A_MOMENT, tenant_id)
+            await connection.execute(LEASE_LONG_OVER, tenant_id)
     async with tenant_transaction(other_pool, stuck) as connection:
         await connection.execute("SELECT FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE", stuck)
-        # Those of the locked one are the first due, and as many as are given back at once.
-        assert await store.sweep(2) == 1
+        await Sweeper(store, interval_seconds=1, batch=2).sweep()
         assert (await counters(pool, free)).held == 0
         assert (await counters(pool, stuck)).held == 10
-    assert await store.sweep(2) == 2
+    await sweep_all(pool, store)
     assert (await counters(pool, stuck)).held == 0

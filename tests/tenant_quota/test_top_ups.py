@@ -15,7 +15,7 @@ from services.tenant_quota.top_ups import TopUps
 from shared.errors import InvalidArgument, NotFound, QuotaExceeded, RequestIdReused
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import ask, entries, month, more, opened
-from tests.tenant_quota.world import commit, fresh, new_tenant, new_user, release
+from tests.tenant_quota.world import commit, fresh, new_tenant, new_user, release, sweep_all
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_what_is_held_of_a_top_up_when_it_expires_may_still_be_used(
     held = await store.reserve(ask(tenant_id, 60))
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute("UPDATE top_ups SET expire_time = clock_timestamp()")
-    await store.sweep(10)
+    await sweep_all(pool, store)
     with pytest.raises(QuotaExceeded):
         await store.reserve(ask(tenant_id, 1))
     await store.settle(commit(tenant_id, held.reservation_id, 45))

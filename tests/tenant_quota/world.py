@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
 
 SAO_PAULO = "America/Sao_Paulo"
+TO_BE_SWEPT = """
+SELECT EXISTS (SELECT FROM reservations WHERE state = 1 AND expire_time <= clock_timestamp())
+    OR EXISTS (SELECT FROM top_ups WHERE expire_time <= clock_timestamp() AND used + held + ended < tokens)
+"""
 
 
 def fresh(word: str) -> str:
@@ -105,13 +109,11 @@ def release(tenant_id: str, reservation_id: str) -> Settlement:
 
 
 async def sweep_all(pool: asyncpg.Pool, store: Reservations) -> None:
-    """Until no lease that has ended holds anything; another replica's sweeper may be at it too."""
+    """Until no lease that has ended holds anything and no top-up that has ended gives; others may be at it too."""
     while True:
         await store.sweep(50)
         async with tenant_transaction(pool, "*") as connection:
-            if not await connection.fetchval(
-                "SELECT count(*) FROM reservations WHERE state = 1 AND expire_time <= clock_timestamp()"
-            ):
+            if not await connection.fetchval(TO_BE_SWEPT):
                 return
 
 
