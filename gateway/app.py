@@ -86,7 +86,7 @@ class Gateway:
             await self._serve(exchange, route, variables)
 
     async def _serve(self, exchange: HttpExchange, route: Route, variables: Mapping[str, str]) -> None:
-        metadata = await self._metadata(exchange, route)
+        await self._metadata(exchange, route)  # whoever may not call need not send a body first
         timeout = self._timeout(exchange, route)
         if route.uploads:
             body = exchange.body(
@@ -96,10 +96,12 @@ class Gateway:
             )
             messages = upload_messages(route, variables, exchange, body)
             first = await anext(messages)  # what is wrong with the description is found before anybody is called
+            metadata = await self._metadata(exchange, route)
             under_way = self._upstreams.callable_of(route)(timeout=timeout, metadata=metadata)
             await self.calls.upload(exchange, route, under_way, _again(first, messages))
             return
         request, repeatable = await self._request(exchange, route, variables)
+        metadata = await self._metadata(exchange, route)
         call = self._upstreams.callable_of(route, retries=repeatable)
         under_way = call(request, timeout=timeout, metadata=metadata)
         if route.streams:
@@ -117,7 +119,10 @@ class Gateway:
                 await self.calls.events(exchange, route, call, lambda error: json_of(self._status(exchange, error)))
 
     async def _metadata(self, exchange: HttpExchange, route: Route) -> Sequence[tuple[str, str]]:
-        """All that a service is told about the request beside its message: nothing of the client's own is passed on."""
+        """All that a service is told about the request beside its message: nothing of the client's own is passed on.
+
+        Asked for anew when the call begins: a body may take longer to come than a token lives.
+        """
         if route.public:
             return ()
         token = await self._credentials.token(exchange.headers)

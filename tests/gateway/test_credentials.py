@@ -9,11 +9,11 @@ from gateway import upstreams
 from gateway.credentials import Credentials, Token
 from shared.clock import ManualClock
 from shared.errors import Unauthenticated, Unavailable
-from tests.gateway.conftest import KEY, Gateway
+from tests.gateway.conftest import KEY, Gateway, Gateways
 from tests.gateway.upstream import Seen
 from tests.house.in_process import token
 from tests.house.signing import SigningKeys
-from tests.house.waiting import until_answered
+from tests.house.waiting import until, until_answered
 
 PATH = "/v1/conversations/c"
 BEARER = {"authorization": "Bearer pk_live_a"}
@@ -231,6 +231,23 @@ async def test_the_key_is_asked_about_once_for_many_requests(gateway: Gateway) -
     answers = await asyncio.gather(*(gateway.client.get(PATH, headers=KEY) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     assert gateway.seen.authentications == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [("/v1/conversations", b'{"title": "Obras"}'), ("/v1/documents:upload", b"edital")],
+    ids=["a JSON body", "an upload"],
+)
+async def test_a_body_may_take_longer_than_a_token_lives(gateways: Gateways, target: str, body: bytes) -> None:
+    gateway = await gateways.start(credential_cache_seconds=0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    head = f"POST {target} HTTP/1.1\r\nhost: x\r\nx-api-key: pk_test_ana\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode())
+    await until(lambda: gateway.seen.authentications == 1)
+    writer.write(body)
+    assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 200")
+    assert gateway.seen.authentications == 2
+    writer.close()
 
 
 async def test_a_tenant_quota_that_does_not_answer_is_503_not_the_callers_timeout(
