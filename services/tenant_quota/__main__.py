@@ -14,6 +14,7 @@ from prosa.tenant_quota.v1 import (
     quota_service_pb2,
     quota_service_pb2_grpc,
 )
+from services.tenant_quota import retention
 from services.tenant_quota.admission import Admission
 from services.tenant_quota.config import Config
 from services.tenant_quota.edge_callers import EdgeVerifier
@@ -70,7 +71,11 @@ async def open_endpoints(config: Config) -> AsyncIterator[Service]:
             open_identity(pool, config) as identity,
             open_rates(pool, config) as rates,
             open_reporting(pool, config) as reports,
-            in_background(sweeper.run(), steadily("requests_forgetting", lambda: forget(pool), FORGET_EVERY_SECONDS)),
+            in_background(
+                sweeper.run(),
+                steadily("requests_forgetting", lambda: forget(pool), FORGET_EVERY_SECONDS),
+                steadily("retention", lambda: retention.forget_the_old(pool, config), retention.EVERY_SECONDS),
+            ),
         ):
             quota_handlers = QuotaHandlers(Quotas(pool), Admission(rates, pool), reservations, TopUps(pool))
             edge = edge_endpoint(rates, TokenVerifier(config.token_public_key), identity.recognise)

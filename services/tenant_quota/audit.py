@@ -8,29 +8,51 @@ import asyncpg
 from shared.postgres import tenant_transaction
 
 # By subject and day, since a month is the sum of its days. A subject that is not counted has nothing to explain.
+# Which day an entry belongs to its reservation knows. Where these may be forgotten, the past, the usage by day has to
+# explain the counters, and the ledger the sum of all that usage.
 AUDIT = """
-WITH told AS (
-    SELECT l.level, l.subject, r.month, r.day, sum(e.held_delta)::bigint AS held, sum(e.used_delta)::bigint AS used,
-           sum(e.cost_micros)::bigint AS cost
-      FROM ledger e
-      JOIN reservations r ON r.tenant_id = e.tenant_id AND r.reservation_id = e.reservation_id
-     CROSS JOIN LATERAL (VALUES (1::smallint, ''), (2::smallint, nullif(r.user_id, '')),
-                                (3::smallint, nullif(r.key_id, ''))) l(level, subject)
-     WHERE e.tenant_id = $1 AND l.subject IS NOT NULL
-     GROUP BY l.level, l.subject, r.month, r.day
+WITH past AS (
+    SELECT coalesce(max((until_time AT TIME ZONE 'UTC')::date + 1), '-infinity') AS day
+      FROM forgotten WHERE tenant_id = $1
+), moved AS (
+    SELECT r.user_id, r.key_id, r.month, r.day, r.day <= p.day IS NOT FALSE AS is_past,
+           sum(e.held_delta)::bigint AS held, sum(e.used_delta)::bigint AS used, sum(e.cost_micros)::bigint AS cost
+      FROM past p CROSS JOIN ledger e
+      LEFT JOIN reservations r ON r.tenant_id = e.tenant_id AND r.reservation_id = e.reservation_id
+     WHERE e.tenant_id = $1 AND e.kind < 5
+     GROUP BY r.user_id, r.key_id, r.month, r.day, is_past
+), spent AS (
+    SELECT u.user_id, u.key_id, u.day, u.day <= p.day AS is_past,
+           sum(u.input_tokens + u.cached_input_tokens + u.output_tokens + u.reasoning_tokens)::bigint AS used,
+           sum(u.cost_micros)::bigint AS cost
+      FROM past p CROSS JOIN usage_days u WHERE u.tenant_id = $1
+     GROUP BY u.user_id, u.key_id, u.day, is_past
+), told AS (
+    SELECT l.level, l.subject, m.month, m.day, sum(m.held)::bigint AS held, sum(m.used)::bigint AS used,
+           sum(m.cost)::bigint AS cost
+      FROM (SELECT user_id, key_id, month, day, held, CASE WHEN NOT is_past THEN used ELSE 0 END AS used,
+                   CASE WHEN NOT is_past THEN cost ELSE 0 END AS cost
+              FROM moved WHERE day IS NOT NULL
+             UNION ALL
+            SELECT user_id, key_id, date_trunc('month', day::timestamp)::date, day, 0, used, cost
+              FROM spent WHERE is_past) m
+     CROSS JOIN LATERAL (VALUES (1::smallint, ''), (2::smallint, nullif(m.user_id, '')),
+                                (3::smallint, nullif(m.key_id, ''))) l(level, subject)
+     WHERE l.subject IS NOT NULL
+     GROUP BY l.level, l.subject, m.month, m.day
 ), counted AS (
     SELECT b.level, b.subject, b.month, b.month + n - 1 AS day, b.day_held[n] AS held, b.day_used[n] AS used,
            coalesce(b.day_topped_held[n], 0) AS topped_held, coalesce(b.day_topped_used[n], 0) AS topped_used
       FROM balances b, generate_series(1, 31) n
      WHERE b.tenant_id = $1
 ), rolled AS (
-    SELECT day, sum(input_tokens + cached_input_tokens + output_tokens + reasoning_tokens)::bigint AS used,
-           sum(cost_micros)::bigint AS cost
-      FROM usage_days WHERE tenant_id = $1 GROUP BY day
+    SELECT day, sum(used)::bigint AS used, sum(cost)::bigint AS cost FROM spent GROUP BY day
 ), drawn AS (
     SELECT r.day, u.top_up_id, r.state, sum(u.tokens)::bigint AS tokens
       FROM reservations r, unnest(r.top_ups, r.topped) u(top_up_id, tokens)
      WHERE r.tenant_id = $1 GROUP BY r.day, u.top_up_id, r.state
+     UNION ALL
+    SELECT day, top_up_id, 2, tokens FROM forgotten_draws WHERE tenant_id = $1
 ), held_now AS (
     SELECT sum(granted - spent)::bigint AS held, sum(granted_cost - spent_cost)::bigint AS cost, month
       FROM reservations WHERE tenant_id = $1 AND state = 1 AND parent_reservation_id = '' GROUP BY month
@@ -64,6 +86,13 @@ WITH told AS (
     SELECT 'usage_days', 1, '', day::text,
            coalesce(u.used, 0) - coalesce(t.used, 0) + coalesce(u.cost, 0) - coalesce(t.cost, 0)
       FROM rolled u FULL JOIN (SELECT day, used, cost FROM told WHERE level = 1) t USING (day)
+    UNION ALL
+    SELECT 'past', 1, '', p.day::text, coalesce((SELECT sum(used + cost) FROM spent WHERE is_past), 0)
+           - coalesce((SELECT sum(used + cost) FROM moved WHERE is_past), 0)
+      FROM past p
+    UNION ALL
+    SELECT 'past_held', 1, '', p.day::text, -coalesce((SELECT sum(held) FROM moved WHERE day IS NULL), 0)
+      FROM past p
     UNION ALL
     SELECT 'top_up', 1, u.top_up_id, '', (u.tokens - u.ended) + coalesce((
            SELECT sum(e.issued_delta) FROM ledger e WHERE e.tenant_id = $1 AND e.top_up_id = u.top_up_id), 0)

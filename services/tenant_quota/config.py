@@ -75,6 +75,12 @@ class Config(ServiceConfig):
     batches_in_flight: int = Field(default=1, ge=1, le=16)
     """Coalesced statements of one kind that may run at once: more are more, smaller ones, which cost more together."""
 
+    reservations_kept_days: int = Field(default=90, ge=35)
+    """Days for which a settled reservation is kept: so long its request_id, and a late commit, get the same answer."""
+
+    signals_kept_days: int = Field(default=400, ge=35)
+    """Days for which signals are listed, and told to whoever comes back."""
+
     signal_scan_seconds: float = Field(default=60.0, gt=0)
     """How often everybody's usage is held against its limits, for what was missed beside the settlements."""
 

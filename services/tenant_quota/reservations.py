@@ -250,7 +250,7 @@ def _or_raise(outcome: Outcome) -> Reservation:
 
 def _recalled(wish: Wish, row: asyncpg.Record | None) -> Outcome:
     if row is None:
-        return NotFound("reservation", wish.reservation_id)
+        return Conflict("the reservation was forgotten just now: asked again, the tokens are held anew")
     if wish.replay is None or wish.replay.fingerprint != row["fingerprint"]:
         return RequestIdReused()
     return reservation_of(row)

@@ -660,7 +660,9 @@ class ReserveTokensRequest(_message.Message):
     assistant_id: _builtins.str
     """Label for the ledger: the assistant that will answer."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and payload hold the tokens once."""
+    """Makes a retry safe: the same id and payload hold the tokens once, for the 90 days (unless set otherwise) that a
+    reservation is remembered after its end.
+    """
     parent_reservation_id: _builtins.str
     """A held reservation of the same tenant to take the tokens from, instead of from the limits: NOT_FOUND if there is
     none, RESOURCE_EXHAUSTED when it has not enough left, FAILED_PRECONDITION when it is over, INVALID_ARGUMENT when it
