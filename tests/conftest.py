@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 
 from deploy.local.child import Command
@@ -39,6 +40,11 @@ SERVICE_VARIABLES = (
 )
 
 AnyEngine = TypeVar("AnyEngine", bound=Engine)
+
+
+# How long an example takes, or is thought up, says how busy the machine is.
+hypothesis.settings.register_profile("prosa", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("prosa")
 
 
 def pytest_configure() -> None:

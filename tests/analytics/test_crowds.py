@@ -161,7 +161,7 @@ def points_of(spoken: list[tuple[str, str, datetime]]) -> list[Point]:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(spoken=conversations())
 def test_a_cell_is_of_enough_people_and_of_nobody_elses_conversations(spoken: list[tuple[str, str, datetime]]) -> None:
     cells = sorted(cells_of(points_of(spoken), FLOOR), key=lambda cell: cell.after - cell.first)
@@ -175,7 +175,7 @@ def test_a_cell_is_of_enough_people_and_of_nobody_elses_conversations(spoken: li
         assert len(users) == cell.conversations
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(spoken=conversations(), start=st.integers(0, 90 * 24), length=st.integers(1, 90 * 24))
 def test_which_cells_lie_in_a_range_does_not_depend_on_what_is_read_beyond_it(
     spoken: list[tuple[str, str, datetime]], start: int, length: int

@@ -130,7 +130,7 @@ def test_more_rows_than_an_answer_holds_are_refused() -> None:
 moments = st.integers(0, 40 * 365 * 24).map(lambda hours: datetime(1995, 1, 1, tzinfo=UTC) + hours * HOUR)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(moments, st.integers(1, 24 * 100), st.sampled_from(Grain), st.sampled_from(ZONES))
 def test_what_is_read_covers_each_hour_once_and_no_document_lies_in_two_steps(
     first: datetime, hours: int, grain: Grain, zone_name: str
@@ -207,7 +207,7 @@ def test_a_step_begins_before_its_hours_and_the_next_one_after_them() -> None:
 latencies = st.lists(st.integers(1, 10**7), max_size=60)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(latencies, max_size=6))
 def test_distributions_joined_are_the_distribution_of_all_values(several: list[list[int]]) -> None:
     packed = [merged(b"", Counter(map(bucket_of, values))) for values in several]
@@ -215,7 +215,7 @@ def test_distributions_joined_are_the_distribution_of_all_values(several: list[l
     assert joined(packed) == merged(b"", everything)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=60), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
 def test_a_percentile_is_the_least_value_that_its_share_is_not_above(values: list[int], share: float) -> None:
     values.sort()

@@ -42,7 +42,7 @@ def test_cached_tokens_are_counted_once() -> None:
     assert (fact.figures().input_tokens, fact.figures().cached_input_tokens) == (60, 40)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), cut=st.integers(0, 120))
 def test_the_fold_equals_the_oracle_and_does_not_depend_on_order_or_batches(seed: int, cut: int) -> None:
     events = many_events(120, seed=seed)

@@ -83,7 +83,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in TYPES])
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_the_fast_json_is_the_json_of_json_format(name: str, data: st.DataObject) -> None:
     message = data.draw(messages(dict(TYPES)[name]))

@@ -224,9 +224,7 @@ def look(database: SecretStr, histories: int) -> None:
         try:
             machine = type("Account", (Account,), {"runner": runner, "pool": pool})
             slow = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-            chosen = settings(
-                max_examples=histories, stateful_step_count=20, deadline=None, suppress_health_check=slow, database=None
-            )
+            chosen = settings(max_examples=histories, stateful_step_count=20, suppress_health_check=slow, database=None)
             run_state_machine_as_test(machine, settings=chosen)
         finally:
             runner.run(opening.__aexit__(None, None, None))

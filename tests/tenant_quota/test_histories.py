@@ -46,7 +46,7 @@ class Account:
             self.used[each] += used
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=STEPS)
 async def test_every_history_has_the_outcome_of_the_model(
     pool: asyncpg.Pool, steps: list[tuple[str, int, int, bool]]
