@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import asyncpg
 import pytest
@@ -19,7 +20,7 @@ from shared.errors import Conflict, FailedPrecondition, QuotaExceeded
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import ask, month, more, opened
 from tests.tenant_quota.hand_set_clock import Clock
-from tests.tenant_quota.world import commit, fresh, new_tenant
+from tests.tenant_quota.world import commit, fresh, insisting, new_tenant
 
 ONE_MICRO_A_TOKEN = Rates(10**6, 10**6, 10**6, 10**6)
 TEN_MICROS_A_TOKEN = Rates(10**7, 10**7, 10**7, 10**7)
@@ -176,7 +177,8 @@ async def test_every_cost_is_that_of_the_price_in_force_when_the_tokens_were_hel
 
         async def change() -> None:
             for micros in range(2, 40):
-                await Prices(other_pool).set(model, None, Rates(*[micros * 10**6] * 4), None)
+                rates = Rates(*[micros * 10**6] * 4)
+                await insisting(partial(Prices(other_pool).set, model, None, rates, None))
 
         await asyncio.gather(*(client(number) for number in range(8)), change())
     async with tenant_transaction(pool, tenant_id) as connection:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -9,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from prosa.tenant_quota.v1 import plan_service_pb2 as pb
 from services.tenant_quota.model import Role
-from tests.tenant_quota.world import Platform, fresh, new_tenant, refusal
+from tests.tenant_quota.world import Platform, fresh, insisting, new_tenant, refusal
 
 MOST = 10**11
 
@@ -138,7 +139,7 @@ async def test_a_model_is_found_by_its_exact_name(platform: Platform) -> None:
 async def test_repeating_a_request_id_sets_one_price(platform: Platform) -> None:
     admin, stub, model = platform.admin(), platform.prices, fresh("model")
     request = price(model, 5, request_id=fresh("request"))
-    answers = await asyncio.gather(*(stub.SetPrice(request, metadata=admin) for _ in range(10)))
+    answers = await asyncio.gather(*(insisting(lambda: stub.SetPrice(request, metadata=admin)) for _ in range(10)))
     assert len({answer.SerializeToString(deterministic=True) for answer in answers}) == 1
     assert await listed(platform, model) == [5]
     request.output_micros = 6
@@ -147,14 +148,20 @@ async def test_repeating_a_request_id_sets_one_price(platform: Platform) -> None
 
 async def test_prices_set_at_the_same_time_are_all_in_the_book(platform: Platform) -> None:
     admin, stub, model = platform.admin(), platform.prices, fresh("model")
-    made = await asyncio.gather(*(stub.SetPrice(price(model, n), metadata=admin) for n in range(20)))
+
+    async def set_at_once(begin: Timestamp | None) -> list[pb.Price]:
+        wanted = [price(model, n, begin) for n in range(20)]
+        calls = (insisting(partial(stub.SetPrice, each, metadata=admin)) for each in wanted)
+        return await asyncio.gather(*calls)
+
+    made = await set_at_once(None)
     times = {each.effective_time.ToNanoseconds() for each in made}
     assert len(times) == 20
     newest_first = sorted(made, key=lambda each: -each.effective_time.ToNanoseconds())
     assert await listed(platform, model) == [each.input_micros for each in newest_first]
 
     begin = in_days(1)
-    made = await asyncio.gather(*(stub.SetPrice(price(model, n, begin), metadata=admin) for n in range(20)))
+    made = await set_at_once(begin)
     assert len(await listed(platform, model)) == 21, "one price begins at one time"
     kept = pb.GetPriceRequest(model=model, time=begin)
     assert await stub.GetPrice(kept, metadata=admin) in made

@@ -31,14 +31,14 @@ class Stumbling(Reservations):
         return await super().sweep(most)
 
 
-async def test_the_sweeper_goes_on_after_an_outage_and_after_a_bug(pool: asyncpg.Pool) -> None:
-    store = Stumbling(pool)
+async def test_the_sweeper_goes_on_after_an_outage_and_after_a_bug(quiet_pool: asyncpg.Pool) -> None:
+    store = Stumbling(quiet_pool)
     store.stumbles = [RuntimeError("a bug"), Unavailable("down")]
-    tenant_id = await new_tenant(pool)
+    tenant_id = await new_tenant(quiet_pool)
     await store.reserve(wish(tenant_id, 5, lease_seconds=1))
     running = asyncio.create_task(Sweeper(store, interval_seconds=0.05, batch=10).run())
     try:
-        await until_answered(lambda: nothing_held(pool, tenant_id))
+        await until_answered(lambda: nothing_held(quiet_pool, tenant_id))
     finally:
         running.cancel()
     assert not store.stumbles

@@ -1,8 +1,8 @@
 """Short ways to say what the tests of tenant_quota say often."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -21,6 +21,7 @@ from services.tenant_quota.quota_model import Quota, Settlement, State, TokenUsa
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
+from shared.errors import Conflict
 from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 from tests.house.in_process import Metadata, as_caller, token
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceAsyncStub
     from prosa.tenant_quota.v1.session_service_pb2_grpc import SessionServiceAsyncStub
     from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
+
+Answer = TypeVar("Answer")
 
 SAO_PAULO = "America/Sao_Paulo"
 TO_BE_SWEPT = """
@@ -129,6 +132,16 @@ async def key_ends(pool: asyncpg.Pool, tenant_id: str, key_id: str) -> None:
     """The key expires now."""
     async with tenant_transaction(pool, tenant_id) as connection:
         await connection.execute("UPDATE api_keys SET expire_time = clock_timestamp() WHERE key_id = $1", key_id)
+
+
+async def insisting(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The answer of whoever asks again, as clients do, while others have what it waits for locked for too long."""
+    while True:
+        try:
+            return await ask()
+        except (Conflict, grpc.aio.AioRpcError) as error:
+            if isinstance(error, grpc.aio.AioRpcError) and error.code() is not grpc.StatusCode.ABORTED:
+                raise
 
 
 @dataclass(frozen=True)
