@@ -260,7 +260,7 @@ async def test_of_two_rebuilds_at_once_one_is_refused(
 
 
 async def test_a_rebuild_that_takes_longer_than_its_lease_stays_the_only_one(
-    site: Site, channel: grpc.aio.Channel, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
+    channel: grpc.aio.Channel, database: MongoDatabase, signing_keys: SigningKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close_sessions, under_way, may_end = Building.close_sessions, asyncio.Event(), asyncio.Event()
 
@@ -270,15 +270,26 @@ async def test_a_rebuild_that_takes_longer_than_its_lease_stays_the_only_one(
         await close_sessions(building, before)
 
     monkeypatch.setattr(Building, "close_sessions", slow)
-    monkeypatch.setattr(rebuild, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(rebuild, "LEASE_SECONDS", 12.0)
     first = asyncio.create_task(_all(_rebuilt(channel, signing_keys)))
     await under_way.wait()
-    await asyncio.sleep(2.5)
+    begun_with = await _lease_end(database)
+    await until(lambda: _lease_goes_on(database, begun_with))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await _all(_rebuilt(channel, signing_keys))
     assert error_of(refused.value).reason == "REBUILD_RUNNING"
     may_end.set()
     assert (await first)[-1].state == pb.REBUILD_STATE_DONE
+
+
+async def _lease_end(database: MongoDatabase) -> datetime:
+    (lease,) = [each async for each in database["feed_positions"].find({"_id": "rebuild"})]
+    end: datetime = lease["lease_until"]
+    return end
+
+
+async def _lease_goes_on(database: MongoDatabase, end: datetime) -> bool:
+    return await _lease_end(database) > end + timedelta(seconds=1)
 
 
 async def test_a_rebuild_that_ends_right_after_the_switch_loses_nothing_counted_meanwhile(

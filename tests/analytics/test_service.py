@@ -91,7 +91,7 @@ def config_for(mongo_url: str, database: str, redis_url: str, neighbours: int, *
 
 def caller(keys: SigningKeys, tenant_id: str = "acme") -> dict[str, Any]:
     scopes = ["reports.read", "conversations.write", "conversations.read"]
-    return {"metadata": as_caller(token(keys, tenant_id=tenant_id, user_id="ana", scopes=scopes)), "timeout": 10}
+    return {"metadata": as_caller(token(keys, tenant_id=tenant_id, user_id="ana", scopes=scopes)), "timeout": 60}
 
 
 async def converse(port: int, keys: SigningKeys, conversation_id: str, turns: int, tenant_id: str = "acme") -> None:

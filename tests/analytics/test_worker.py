@@ -21,7 +21,7 @@ from shared.redis_streams import Stream
 from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, desk_on, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle, question
 from tests.house.pending import aged
-from tests.house.waiting import until
+from tests.house.waiting import until, until_answered
 
 
 class KilledError(BaseException):
@@ -62,8 +62,13 @@ class AbsentStore(RollupStore):
 class SlowStore(RollupStore):
     """Takes its time, as an analysis does that waits for a language model."""
 
+    def __init__(self, database: MongoDatabase) -> None:
+        super().__init__(database)
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+
     async def commit(self, facts: Sequence[Fact]) -> int:
-        await asyncio.sleep(3.0)
+        self.begun.set()
+        await self.may_end.wait()
         return await super().commit(facts)
 
 
@@ -271,12 +276,19 @@ async def test_what_takes_longer_than_a_dead_worker_is_waited_for_is_taken_over_
 ) -> None:
     events = many_events(20)
     await send(stream_for(redis, "sender"), events)
-    slow = worker_on(stream_for(redis, "slow"), SlowStore(database), claim_idle_seconds=2.0)
-    steps = asyncio.create_task(drain(slow, stream_for(redis, "slow")))
-    other = stream_for(redis, "other")
-    while not steps.done():
-        await asyncio.sleep(0.02)
-        assert await other.stuck(2.0, 100) == []
+    store, other = SlowStore(database), stream_for(redis, "other")
+    slow = worker_on(stream_for(redis, "slow"), store, claim_idle_seconds=3.0)
+    steps = asyncio.create_task(drain(slow, other))
+    await store.begun.wait()
+
+    async def nobody_seems_dead() -> bool:
+        return not await other.stuck(3.0, 100)
+
+    for _ in range(2):
+        await aged(redis, "metrics:execution", "rollups")
+        assert not await nobody_seems_dead()
+        await until_answered(nobody_seems_dead)
+    store.may_end.set()
     await steps
     assert await other.length() == 0
     assert await rollups() == expected(events)
