@@ -1,7 +1,6 @@
 """Turns whose process, neighbour or service goes away: what the next attempt finds, and that nobody pays twice."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -142,10 +141,8 @@ async def test_a_stopping_service_finishes_the_answers_whose_reader_left(tenant:
 
 
 async def test_a_stopping_service_does_not_wait_for_ever_and_leaves_nothing_held(tenant: Tenant) -> None:
-    began = time.monotonic()
-    told = await _stopped_under(tenant, "fake-slow-100", pb.ON_DISCONNECT_FINISH)
-    assert time.monotonic() - began < 15, "the whole answer takes 20 s"
-    assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR"]
+    told = await _stopped_under(tenant, "fake-slow-500", pb.ON_DISCONNECT_FINISH)
+    assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR"], "the whole answer takes 100 s"
     assert await tenant.counters() == (0, 0)
 
 

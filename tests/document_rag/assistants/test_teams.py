@@ -169,7 +169,9 @@ async def test_a_team_never_uses_more_than_the_quota_has_left(tenant: Tenant) ->
 @pytest.mark.parametrize("finishes", [False, True])
 async def test_a_reader_who_leaves_a_team_pays_what_its_policy_says(tenant: Tenant, *, finishes: bool) -> None:
     policy = pb.ON_DISCONNECT_FINISH if finishes else pb.ON_DISCONNECT_STOP
-    team = await team_of(tenant, COORDINATE, members=("fake-slow-5", "extractive"))
+    # Who is to be stopped in the middle writes for far longer than a busy machine halts.
+    slow = "fake-slow-5" if finishes else "fake-slow-100"
+    team = await team_of(tenant, COORDINATE, members=(slow, "extractive"))
     name = request_id()
     call = tenant.house.teams.ExecuteTeam(
         team.request(BOTH, on_disconnect=policy, request_id=name), metadata=tenant.person()

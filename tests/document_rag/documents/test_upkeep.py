@@ -37,7 +37,7 @@ async def config(fresh_database: Callable[[], str], tmp_path: Path, provider: "F
         embedder="openai",
         openai_api_key=SecretStr("test"),
         openai_base_url=provider.base_url,
-        embedding_deadline_seconds=3.0,
+        embedding_deadline_seconds=60.0,
     )
 
 
@@ -111,7 +111,7 @@ async def test_old_vectors_are_searched_until_there_are_new_ones(config: Config)
         await documents.ingestion.upkeep.embed_anew()
         ready = documents.index._embedder
         documents.index._embedder = OpenAIEmbedder(
-            AsyncOpenAI(api_key="test", base_url=config.openai_base_url), model=ready.model, deadline_seconds=3.0
+            AsyncOpenAI(api_key="test", base_url=config.openai_base_url), model=ready.model, deadline_seconds=60.0
         )
         found = await documents.index.search(TENANT, "coleta de lixo", top_k=5, mode=SearchMode.VECTOR)
         assert [passage.document_id for passage in found.passages][:1] == [old.document_id]

@@ -87,7 +87,7 @@ async def standing_still(
     """A process that has taken a document for each of the stages and stands still there with all of them."""
     settings = config.model_dump(include={"originals_url", "embedder", "embedding_model", "openai_base_url"})
     settings |= {"database_url": config.database_url.get_secret_value(), "openai_api_key": "test"}
-    settings |= {"ingests_at_once": len(stages), "ingestion_lease_seconds": 1}
+    settings |= {"ingests_at_once": len(stages), "ingestion_lease_seconds": 60}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", STANDING_STILL, json.dumps(settings), tenant_id, json.dumps(stages), text),
         cwd=REPOSITORY,
