@@ -15,7 +15,6 @@ from services.chat_store.engines.tails import TAIL_BYTES, TAIL_MESSAGES
 from services.chat_store.model import Draft, Feedback, Message, MessageType
 from services.chat_store.selection import Page, Version, Window
 from shared.config import MIB
-from tests.house.waiting import until
 
 TENANT = "t"
 START = datetime(2026, 1, 2, tzinfo=UTC)
@@ -153,28 +152,45 @@ async def test_of_too_many_tails_that_leaves_whose_confirmation_is_the_longest_a
     tails.close()
 
 
-async def test_a_tail_leaves_by_itself_some_time_after_it_was_confirmed() -> None:
-    tails = OwnTails(max_bytes=4 * MIB, ttl_seconds=1.0)
-    loop = asyncio.get_running_loop()
-    for name in ("read", "extended", "left"):
-        await keep(tails, name, messages(1, 1))
-    began = loop.time()
-    while loop.time() < began + 2.0:
+class LoopOfItsOwnTime(asyncio.SelectorEventLoop):
+    """Time stands still until it is told to pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    async def passes(self, seconds: float) -> None:
+        """Returns when what was to happen by then has."""
+        self._now += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+def test_a_tail_leaves_by_itself_some_time_after_it_was_confirmed() -> None:
+    async def story() -> None:
+        tails = OwnTails(max_bytes=4 * MIB, ttl_seconds=60.0)
+        for name in ("read", "extended", "left"):
+            await keep(tails, name, messages(1, 1))
+        await loop.passes(59)
         assert await page(tails, "read") is not None
-        if (extended := await tails.page(TENANT, "extended", END)) is not None:
-            following = extended.version.last_seq + 1
-            await tails.extend(TENANT, "extended", messages(following, following))
-        await asyncio.sleep(0.01)
-    assert [await tails.page(TENANT, name, END) is not None for name in ("read", "extended", "left")] == [
-        True,
-        False,
-        False,
-    ]
-    await until(lambda: len(tails) == 0)
-    assert tails.size_bytes == 0
-    await keep(tails, "again", messages(1, 1))
-    await until(lambda: len(tails) == 0)
-    tails.close()
+        await tails.extend(TENANT, "extended", messages(2, 2))
+        assert len(tails) == 3
+        await loop.passes(1)
+        held = [await tails.page(TENANT, name, END) is not None for name in ("read", "extended", "left")]
+        assert held == [True, False, False]
+        await loop.passes(59)
+        assert (len(tails), tails.size_bytes) == (0, 0)
+        await keep(tails, "again", messages(1, 1))
+        await loop.passes(60)
+        assert len(tails) == 0
+        tails.close()
+
+    loop = LoopOfItsOwnTime()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(story())
 
 
 async def test_what_a_person_said_or_thought_is_found_and_forgotten_by_tenant(tails: OwnTails) -> None:
