@@ -7,6 +7,7 @@ import httpx
 
 from tests.gateway.conftest import KEY, SOON_SECONDS, Gateway, Gateways
 from tests.gateway.upstream import Seen
+from tests.house.waiting import until
 
 UPLOAD = "/v1/documents:upload"
 
@@ -103,6 +104,7 @@ async def test_the_gateway_takes_no_more_than_the_service_takes(gateway: Gateway
             yield b"x" * 65536
 
     uploading = asyncio.create_task(gateway.client.post(UPLOAD, headers=KEY, content=endless()))
+    await until(lambda: gateway.seen.pieces)
     await asyncio.sleep(1.0)
     uploading.cancel()
     gateway.seen.pause = 0.0

@@ -327,13 +327,14 @@ async def test_a_refused_service_key_is_not_blamed_on_the_caller(signing_keys: S
     assert caught.value.metadata == {"dependency": "tenant_quota"}
 
 
-async def test_a_service_that_is_down_answers_unavailable_within_a_second(signing_keys: SigningKeys) -> None:
+async def test_a_service_that_is_down_answers_unavailable_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.channels.AUTHENTICATE_TIMEOUT_SECONDS", 120.0)
     async with open_channel("127.0.0.1:1") as channel:
         started = time.monotonic()
         with pytest.raises(Unavailable):
             await ServiceToken(channel, SecretStr("pk_test")).get()
-    # Of which 0.7 s are pauses between the attempts; far from the five seconds that the call has.
-    assert 0.5 < time.monotonic() - started < 4
+    # Of which 0.7 s are pauses between the attempts; far from the time that the call has.
+    assert 0.5 < time.monotonic() - started < 60
 
 
 async def test_a_callee_that_has_waited_long_enough_is_not_asked_again(signing_keys: SigningKeys) -> None:

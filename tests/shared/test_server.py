@@ -191,13 +191,12 @@ async def test_a_signal_drains_calls_in_flight(
 
 
 async def test_health_says_so_before_the_door_closes(signing_keys: SigningKeys) -> None:
-    async with process(signing_keys, drain_delay=2.5) as (child, channel):
+    async with process(signing_keys, drain_delay=60) as (child, channel):
         assert await health(channel) == SERVING
         child.send_signal(signal.SIGTERM)
         await printed(child, "draining")
         await until_health(channel, NOT_SERVING)
         assert await health(channel, "liveness") == SERVING
-        assert await asyncio.wait_for(child.wait(), 30) == 0
 
 
 async def test_a_call_that_outlasts_the_grace_is_cut(signing_keys: SigningKeys, walker: Metadata) -> None:
