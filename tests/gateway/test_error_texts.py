@@ -31,7 +31,15 @@ REASONS = [
 ]
 MAIS = "Se precisar de mais, fale com quem administra a sua organização."
 MORE = "If you need more, talk to whoever administers your organization."
-TOKENS_OF_THE_DAY = {"subject": "tenant:t", "window": "day", "limit": "9000", "unit": "tokens"}
+TOKENS_OF_THE_DAY = {
+    "subject": "tenant:t",
+    "window": "day",
+    "limit": "9000",
+    "unit": "tokens",
+    "used": "6900",
+    "held": "0",
+    "wanted": "3341",
+}
 
 
 def told(error: ServiceError, language: str = "pt-BR") -> str:
@@ -126,13 +134,19 @@ def test_every_language_has_the_same_words() -> None:
     [
         (
             QuotaExceeded(metadata=TOKENS_OF_THE_DAY, retry_after_seconds=9000.5),
-            f"O limite de uso do dia da sua organização foi atingido: 9.000 tokens. Tente de novo em 3 horas. {MAIS}",
-            f"The usage limit of your organization for the day is reached: 9,000 tokens. Try again in 3 hours. {MORE}",
+            (
+                "O limite de uso do dia da sua organização não basta para este pedido: são 9.000 tokens, com 6.900 usados"
+                f" e 0 reservados, e ele pode precisar de 3.341. Tente de novo em 3 horas. {MAIS}"
+            ),
+            (
+                "The usage limit of your organization for the day does not suffice for this request: of 9,000 tokens,"
+                f" 6,900 are used and 0 reserved, and it may need 3,341. Try again in 3 hours. {MORE}"
+            ),
         ),
         (
             QuotaExceeded(metadata={**TOKENS_OF_THE_DAY, "unit": "micros", "window": "century"}),
-            f"O limite de uso da sua organização foi atingido. {MAIS}",
-            f"The usage limit of your organization is reached. {MORE}",
+            f"O limite de uso da sua organização não basta para este pedido. {MAIS}",
+            f"The usage limit of your organization does not suffice for this request. {MORE}",
         ),
         (
             QuotaExceeded(reason="LOGIN_THROTTLED", retry_after_seconds=41.2),
