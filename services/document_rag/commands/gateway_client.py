@@ -97,7 +97,7 @@ class GatewayClient:
                 async for name, payload in _events(response):
                     yield name, payload
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise GatewayError(0, "", f"{self.url}: {_words(error)}") from error
+            raise self._unreached(error) from error
         except httpx.HTTPError as error:
             raise _broken_off() from error
 
@@ -107,7 +107,7 @@ class GatewayClient:
             try:
                 response = await self.http.request(method, path, content=content() if content else None, **parts)
             except httpx.HTTPError as error:
-                failure, pause = GatewayError(0, "", f"{self.url}: {_words(error)}"), 0.0
+                failure, pause = self._unreached(error), 0.0
             else:
                 if response.status_code == httpx.codes.OK:
                     return self._answer(response)
@@ -117,6 +117,9 @@ class GatewayClient:
             if attempt < ATTEMPTS - 1:
                 await asyncio.sleep(max(pause, _backoff(attempt)))
         raise failure
+
+    def _unreached(self, error: httpx.HTTPError) -> GatewayError:
+        return GatewayError(0, "", f"{self.url} cannot be reached ({str(error) or type(error).__name__})")
 
     def _answer(self, response: httpx.Response) -> Json:
         try:
@@ -168,7 +171,3 @@ def _retry_after(response: httpx.Response) -> float:
 def _backoff(attempt: int) -> float:
     pause: float = min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS)
     return pause * random.uniform(0.7, 1.3)  # noqa: S311  (jitter, not a secret)
-
-
-def _words(error: httpx.HTTPError) -> str:
-    return str(error) or type(error).__name__

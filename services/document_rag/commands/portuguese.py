@@ -55,6 +55,7 @@ _SENTENCES: Mapping[str, str] = {
     "Permission denied": "sem permissão para ler o arquivo",
     "No such file or directory": "o arquivo não existe mais",
     "the stream broke off": "a resposta foi interrompida",
+    "{} cannot be reached ({})": "{} não responde: confira o endereço e se o serviço está no ar",
     "{} is no gateway: it does not answer in JSON": "{} não é um gateway: não responde em JSON",
 }
 _TERMS: Mapping[str, str] = {
@@ -92,7 +93,7 @@ _REASONS: Mapping[str, str] = {
     "API_KEY_ENDED": "a chave de API foi encerrada",
     "PERMISSION_MISSING": "esta chave de API não tem permissão para isso",
     "TENANT_INACTIVE": "a conta da organização está desativada",
-    "QUOTA_EXCEEDED": "a cota de tokens acabou",
+    "QUOTA_EXCEEDED": "a cota de tokens não basta para este pedido",
     "RATE_LIMITED": "pedidos demais; tente mais tarde",
     "RESOURCE_NOT_FOUND": "não existe, ou pertence a outra organização",
     "DOCUMENT_TOO_LARGE": "o arquivo é maior do que o permitido",

@@ -60,6 +60,10 @@ def test_every_kind_of_file_that_is_refused_has_its_name() -> None:
         ("the PDF has more than 10,000 pages; split it", "o PDF tem mais de 10.000 páginas; divida-o"),
         ("the document is damaged (KeyError)", "o documento está danificado (KeyError)"),
         ("the file is empty: chunk no message carried any bytes", "o arquivo está vazio"),
+        (
+            "http://prosa:80 cannot be reached (All connection attempts failed)",
+            "http://prosa:80 não responde: confira o endereço e se o serviço está no ar",
+        ),
     ],
 )
 def test_names_and_numbers_go_into_the_sentence(message: str, said: str) -> None:
@@ -69,6 +73,7 @@ def test_names_and_numbers_go_into_the_sentence(message: str, said: str) -> None
 
 
 def test_of_other_errors_at_least_the_kind_is_said() -> None:
-    assert Words("pt").error("QUOTA_EXCEEDED", "tenant x: 5 of 5") == "a cota de tokens acabou (QUOTA_EXCEEDED)"
+    said = Words("pt").error("QUOTA_EXCEEDED", "tenant x: 5 of 5")
+    assert said == "a cota de tokens não basta para este pedido (QUOTA_EXCEEDED)"
     assert Words("pt").error("NEW_ONE", "something new") == "something new (NEW_ONE)"
     assert DocumentTooLarge.reason in _REASONS
