@@ -271,6 +271,7 @@ async def test_a_text_with_a_few_broken_bytes_keeps_all_the_others(tmp_path: Pat
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 old word", "a.doc", "old Word, Excel or PowerPoint"),
         (b"{\\rtf1 oi}", "a.rtf", "an RTF file"),
         (b"um texto\0 com bytes nulos \0\0", "a.txt", "NUL bytes"),
+        (b"a\0b", "a.txt", "NUL bytes"),
         (samples.entity_docx(), "a.docx", "XML entities"),
         (office_samples.epub({"livro/x.xhtml": '<!DOCTYPE l [<!ENTITY a "ha">]>'}), "a.epub", "XML entities"),
         (samples.bomb_docx(80_000_000), "a.docx", "unpacks to far more"),

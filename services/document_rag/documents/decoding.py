@@ -50,8 +50,8 @@ def on_one_line(text: str) -> str:
 
 
 def _wide_encoding(content: bytes) -> str:
-    """Latin letters in UTF-16 have a NUL in every second place; anything else with a NUL is no text."""
-    sample = content[:_SAMPLE_BYTES]
+    """Latin letters in UTF-16 are pairs with a NUL in one of two places; anything else with a NUL is no text."""
+    sample = content[:_SAMPLE_BYTES] if len(content) % 2 == 0 else b""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     if odd > 0.7 * len(sample[1::2]) and even == 0:
         return "utf-16-le"
