@@ -135,8 +135,8 @@ def test_every_language_has_the_same_words() -> None:
         (
             QuotaExceeded(metadata=TOKENS_OF_THE_DAY, retry_after_seconds=9000.5),
             (
-                "O limite de uso do dia da sua organização não basta para este pedido: são 9.000 tokens, com 6.900 usados"
-                f" e 0 reservados, e ele pode precisar de 3.341. Tente de novo em 3 horas. {MAIS}"
+                "O limite de uso do dia da sua organização não basta para este pedido: são 9.000 tokens, com 6.900"
+                f" usados e 0 reservados, e ele pode precisar de 3.341. Tente de novo em 3 horas. {MAIS}"
             ),
             (
                 "The usage limit of your organization for the day does not suffice for this request: of 9,000 tokens,"
