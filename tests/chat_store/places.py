@@ -11,6 +11,8 @@ from services.chat_store.config import Config
 from services.chat_store.engines import prepare
 from shared.mongo import MongoDriver, open_mongo
 
+# An engine that is late on a busy machine is no engine that is away.
+PATIENT = {"mongodb_timeout_ms": 60_000, "database_timeout_ms": 60_000}
 MONGO_DRIVERS: dict[str, MongoDriver] = {"mongo": "pymongo", "mongo on motor": "motor"}
 
 
@@ -19,6 +21,7 @@ async def fresh_place(
     engine: str, mongo_url: str, fresh_database: Callable[[], str], **settings: Any
 ) -> AsyncIterator[Config]:
     """The settings of a store over an empty place; with `redis_url` it is cached. What takes room is dropped after."""
+    settings = {**PATIENT, **settings}
     if engine in MONGO_DRIVERS:
         name, driver = f"chat_{uuid4().hex[:8]}", MONGO_DRIVERS[engine]
         address = SecretStr(mongo_url)

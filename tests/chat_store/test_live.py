@@ -339,8 +339,10 @@ async def test_a_thousand_followers_share_one_feed_and_the_last_one_closes_it(wa
 
     for conversation_id in conversations:
         await store.append(reach, conversation_id, pair("a"))
-    followers = [asyncio.create_task(follow(conversations[number % 20])) for number in range(1000)]
-    await until(lambda: heard == 1000, PATIENCE_SECONDS)
+    followers = list[asyncio.Task[None]]()
+    while len(followers) < 1000:
+        followers.extend(asyncio.create_task(follow(each)) for each in conversations)
+        await until(lambda: heard == len(followers), PATIENCE_SECONDS)
     assert store.feeds_opened == 1
     for conversation_id in conversations:
         await store.append(reach, conversation_id, pair("b"))
