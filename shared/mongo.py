@@ -6,15 +6,17 @@ acknowledged by a majority and journalled. Driver errors become errors of the ho
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Literal, TypeAlias
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import pymongo.errors
 from pydantic import SecretStr
 
 from shared.cancellation import cancellation_kept
 from shared.config import CannotStartError
+from shared.deadline import seconds_left
 from shared.errors import Conflict, Unavailable
 
 # What AsyncIOMotorDatabase and AsyncDatabase share; neither is a subtype of the other.
@@ -24,7 +26,13 @@ MongoSession: TypeAlias = Any
 
 MongoDriver: TypeAlias = Literal["motor", "pymongo"]
 
+Result = TypeVar("Result")
+
 READY_TIMEOUT_SECONDS = 2.0
+CLOSE_TIMEOUT_SECONDS = 2.0
+# How long a transaction gives way to others before it gives up.
+PATIENCE_SECONDS = 8.0
+_LONGEST_PAUSE_SECONDS = 0.064
 _OUT_OF_DISK_SPACE = 14031
 _WRITE_CONFLICT = 112
 # A primary that stops, steps down or was none: in the answer for one of many documents they come without a label.
@@ -65,9 +73,16 @@ async def open_mongo(
     try:
         yield client[database]
     finally:
-        closing = client.close()
-        if inspect.isawaitable(closing):
-            await closing
+        await _closed(client)
+
+
+async def _closed(client: Any) -> None:
+    """PyMongo tells the server which sessions are over, and waits for its own tasks; a stopping process does not."""
+    closing = client.close()
+    if inspect.isawaitable(closing):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await closing
 
 
 def _client(driver: MongoDriver, url: str, **options: Any) -> Any:
@@ -170,6 +185,32 @@ async def transaction(database: MongoDatabase) -> AsyncIterator[MongoSession]:
             starting = await starting
         async with starting:
             yield session
+
+
+async def insist(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """The outcome of an attempt that is one whole transaction; tried again while nothing of the last one was kept.
+
+    That is so when another writer was first, when it took longer than MongoDB lets a transaction live, and when the
+    primary moved. It ends with the caller's time, after 8 s at the latest. A commit whose outcome is unknown is none of
+    these: the driver asks again until its own time-out.
+    """
+    clock = asyncio.get_running_loop().time
+    end, tries = clock() + min(PATIENCE_SECONDS, seconds_left() or PATIENCE_SECONDS), 0
+    while True:
+        try:
+            return await attempt()
+        except (pymongo.errors.PyMongoError, Conflict, Unavailable) as error:
+            if not _left_nothing(error) or clock() > end:
+                raise
+        tries += 1
+        await asyncio.sleep(random.uniform(0, min(0.001 * 2**tries, _LONGEST_PAUSE_SECONDS)))  # noqa: S311 spreads rivals
+
+
+def _left_nothing(error: Exception) -> bool:
+    if isinstance(error, Conflict | pymongo.errors.DuplicateKeyError):
+        return True
+    cause = error.__cause__ if isinstance(error, Unavailable) else error
+    return isinstance(cause, pymongo.errors.PyMongoError) and cause.has_error_label("TransientTransactionError")
 
 
 def _unavailable(reason: str | None = None) -> Unavailable:

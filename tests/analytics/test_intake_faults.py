@@ -18,8 +18,10 @@ from services.analytics.intake.pipeline import WISHES_IN_A_BATCH
 from services.analytics.intake.streams import Kind
 from services.analytics.intake.wire import entry_bytes, fact_of
 from services.analytics.rollups.abandoned import end_abandoned
+from services.analytics.rollups.commits import committed, inserted
 from services.analytics.rollups.rollup_store import RollupStore
-from shared.mongo import MongoDatabase, MongoDriver, open_mongo, transaction
+from shared import mongo
+from shared.mongo import MongoDatabase, MongoDriver, MongoSession, open_mongo, transaction
 from shared.redis_streams import Stream
 from tests.analytics.conftest import ReadLetters, ReadRollups, Redis, Rollups, stream_for
 from tests.analytics.events import answer, appended, many_events, oracle
@@ -62,14 +64,37 @@ async def _killed_worker(mongo_url: str, database: str, redis_url: str, where: s
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_a_process_killed_inside_its_commit_keeps_nobody_waiting(
-    mongo_url: str, driver: MongoDriver, database: MongoDatabase, own_redis_url: str, redis: Redis
+    mongo_url: str,
+    driver: MongoDriver,
+    database: MongoDatabase,
+    own_redis_url: str,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """MongoDB would keep the dead one's writes from all others for seconds or a minute; one commit tries for less."""
+    monkeypatch.setattr(mongo, "PATIENCE_SECONDS", 1.0)
+    await RollupStore(database).prepare()  # in collections that a transaction makes itself nobody meets it
     events = many_events(10)
     await send_packed(stream_for(redis, "sender"), events)
     await _killed_worker(mongo_url, database.name, own_redis_url, "inside")
     async with open_mongo(SecretStr(mongo_url), database.name, driver=driver) as opened:
         assert await RollupStore(opened).commit([fact_of(entry_bytes(event)) for event in events]) == 10
+
+
+async def test_a_commit_that_the_server_ended_is_made_again(database: MongoDatabase) -> None:
+    await database.create_collection("notes")
+    attempts = 0
+
+    async def write(session: MongoSession) -> int:
+        nonlocal attempts
+        attempts += 1
+        await inserted(database.notes, [{"_id": attempts}], session)
+        if attempts == 1:
+            await database.client.admin.command({"killSessions": [session.session_id]})
+        return attempts
+
+    assert await committed(database, write) == 2
+    assert [each["_id"] async for each in database.notes.find({})] == [2]
 
 
 async def test_a_commit_that_takes_its_time_is_not_taken_for_abandoned(database: MongoDatabase) -> None:

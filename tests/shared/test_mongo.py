@@ -1,19 +1,24 @@
 """MongoDB through both drivers: the same calls, the same answers, the same errors. On a real replica set."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pymongo.errors
 import pytest
 from pydantic import SecretStr
 
 from shared.config import CannotStartError
+from shared.deadline import set_deadline
 from shared.errors import Conflict, Unavailable
 from shared.identifiers import new_id
 from shared.mongo import (
     MongoDatabase,
     MongoDriver,
     aggregate,
+    insist,
     mongo_errors,
     mongo_ready,
     open_mongo,
@@ -90,6 +95,53 @@ async def test_a_write_conflict_is_a_conflict(database: MongoDatabase) -> None:
         await both()
 
 
+async def test_a_transaction_that_the_server_ended_is_made_again(database: MongoDatabase) -> None:
+    await database.create_collection("notes")
+    attempts = 0
+
+    async def attempt() -> str:
+        nonlocal attempts
+        attempts += 1
+        async with transaction(database) as session:
+            await database.notes.insert_one({"_id": attempts}, session=session)
+            if attempts < 4:
+                await database.client.admin.command({"killSessions": [session.session_id]})
+            if attempts != 2:  # whether it is the next write that finds out, or the commit
+                with mongo_errors():
+                    await database.notes.insert_one({"_id": -attempts}, session=session)
+        return "kept"
+
+    assert await insist(attempt) == "kept"
+    assert attempts == 4
+    assert {each["_id"] async for each in database.notes.find({})} == {4, -4}
+
+
+async def test_a_transaction_is_made_again_within_the_callers_time_only() -> None:
+    async def always_second() -> None:
+        raise Conflict("another write was first")
+
+    async def for_a_caller_in_a_hurry() -> None:
+        set_deadline(0.2)
+        await insist(always_second)
+
+    with pytest.raises(Conflict):
+        await asyncio.wait_for(asyncio.create_task(for_a_caller_in_a_hurry()), 6)
+
+
+async def test_what_would_fail_again_is_not_made_again(database: MongoDatabase) -> None:
+    attempts = 0
+
+    async def mistaken() -> None:
+        nonlocal attempts
+        attempts += 1
+        async with transaction(database) as session:
+            await database.notes.find_one({"$nonsense": 1}, session=session)
+
+    with pytest.raises(pymongo.errors.OperationFailure):
+        await insist(mistaken)
+    assert attempts == 1
+
+
 async def test_a_duplicate_is_left_to_the_engine(database: MongoDatabase) -> None:
     await database.notes.insert_one({"_id": 1})
     with pytest.raises(pymongo.errors.DuplicateKeyError), mongo_errors():
@@ -157,3 +209,39 @@ async def test_a_url_that_is_none_is_told_without_its_password(unreadable: str) 
         async with open_mongo(SecretStr(unreadable), "prosa"):
             pass
     assert "hun" not in str(told.value)
+
+
+@asynccontextmanager
+async def relay(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A server of one's own between client and MongoDB, and the event from which on it passes nothing on."""
+    target, silent = urlsplit(url), asyncio.Event()
+
+    async def passing_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if not silent.is_set():
+                writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(passing_on(reader, back), passing_on(there, writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield f"mongodb://127.0.0.1:{server.sockets[0].getsockname()[1]}/?directConnection=true", silent
+    finally:
+        server.close()
+
+
+async def test_a_server_that_fell_silent_keeps_nobody_from_closing(mongo_url: str) -> None:
+    async with relay(mongo_url) as (url, silent):
+
+        async def use_and_close() -> None:
+            async with open_mongo(SecretStr(url), "street_silent") as database:
+                await database.notes.find_one({})
+                silent.set()
+
+        closing = asyncio.create_task(use_and_close())
+        done, _ = await asyncio.wait({closing}, timeout=20)
+        closing.cancel()
+        assert closing in done

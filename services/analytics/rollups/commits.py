@@ -1,19 +1,16 @@
 """One commit for all that a batch changes: marks, facts, sums. Rivals are waited for, dead ones are not."""
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from pymongo.errors import BulkWriteError
 
 from services.analytics.rollups.abandoned import end_abandoned
 from shared.errors import Conflict
-from shared.mongo import MongoCollection, MongoDatabase, MongoSession, mongo_errors, transaction
+from shared.mongo import MongoCollection, MongoDatabase, MongoSession, insist, mongo_errors, transaction
 
-# Two workers on the same hour of the same tenant meet; each try takes a few milliseconds.
-TRIES = 20
 _DUPLICATE_KEY = 11000
 _WRITE_CONFLICT = 112
 _Result = TypeVar("_Result")
@@ -26,20 +23,18 @@ async def committed(database: MongoDatabase, write: Callable[[MongoSession], Awa
 
     Unavailable and Conflict pass by themselves; anything else means that this can never be written.
     """
-    for attempt in range(1, TRIES):
-        try:
-            return await _once(database, write)
-        except Conflict:
-            await end_abandoned(database)
-            await asyncio.sleep(random.uniform(0, 0.005 * attempt))  # noqa: S311 only spreads rivals
-    return await _once(database, write)
+    return await insist(partial(_once, database, write))
 
 
 async def _once(database: MongoDatabase, write: Callable[[MongoSession], Awaitable[_Result]]) -> _Result:
-    with mongo_errors():
-        async with transaction(database) as session:
-            with _races():
-                return await write(session)
+    try:
+        with mongo_errors():
+            async with transaction(database) as session:
+                with _races():
+                    return await write(session)
+    except Conflict:
+        await end_abandoned(database)
+        raise
 
 
 @contextmanager

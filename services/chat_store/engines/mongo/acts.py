@@ -17,7 +17,6 @@ from services.chat_store.engines.mongo.changes import change_document, target_of
 from services.chat_store.engines.mongo.codec import Document, document_of, read
 from services.chat_store.engines.mongo.headers import MongoHeaders
 from services.chat_store.engines.mongo.pages import messages_now
-from services.chat_store.engines.mongo.sessions import insist
 from services.chat_store.engines.mongo.texts import with_texts
 from services.chat_store.engines.mongo.words import terms_in
 from services.chat_store.entries import Entry, EntryKind
@@ -25,7 +24,7 @@ from services.chat_store.model import Conversation, Message
 from services.chat_store.selection import Reach
 from services.chat_store.snapshot import KeptChange
 from shared.errors import NotFound, RequestIdReused
-from shared.mongo import MongoSession, mongo_errors, transaction
+from shared.mongo import MongoSession, insist, mongo_errors, transaction
 
 State = TypeVar("State", Conversation, Message, Entry)
 

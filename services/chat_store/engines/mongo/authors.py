@@ -16,11 +16,10 @@ from services.chat_store.engines.mongo.changes import state_of
 from services.chat_store.engines.mongo.codec import Document, document_of
 from services.chat_store.engines.mongo.headers import MongoHeaders
 from services.chat_store.engines.mongo.pages import messages_now
-from services.chat_store.engines.mongo.sessions import insist
 from services.chat_store.engines.mongo.texts import drop_texts
 from services.chat_store.entries import Entry
 from services.chat_store.model import Message, MessageType
-from shared.mongo import mongo_errors, transaction
+from shared.mongo import insist, mongo_errors, transaction
 
 SCANNED = (documents.CONVERSATIONS, documents.APPENDS, documents.CHANGES, documents.ENTRIES)
 _NAMING = frozenset({"user_id", "actor", "guests"})

@@ -13,10 +13,9 @@ from services.chat_store.engines.mongo import documents
 from services.chat_store.engines.mongo.bodies import body_range, keep_bodies, touch_body
 from services.chat_store.engines.mongo.codec import Document
 from services.chat_store.engines.mongo.headers import MongoHeaders
-from services.chat_store.engines.mongo.sessions import insist
 from services.chat_store.model import Message
 from shared.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from shared.mongo import transaction
+from shared.mongo import insist, transaction
 
 # After any other error nobody knows whether what says the texts was written.
 REFUSALS = (AlreadyExists, FailedPrecondition, InvalidArgument, NotFound)

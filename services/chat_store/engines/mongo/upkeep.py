@@ -11,12 +11,11 @@ from services.chat_store.engines.mongo.authors import MongoAuthors
 from services.chat_store.engines.mongo.codec import Document, document_of, read
 from services.chat_store.engines.mongo.dump import dump, load
 from services.chat_store.engines.mongo.headers import MongoHeaders
-from services.chat_store.engines.mongo.sessions import insist
 from services.chat_store.engines.mongo.trimming import trim
 from services.chat_store.model import Conversation
 from services.chat_store.policy import Policy
 from services.chat_store.snapshot import KeptPurge, Piece
-from shared.mongo import mongo_errors, transaction
+from shared.mongo import insist, mongo_errors, transaction
 
 PLACES = (documents.CHANGES, documents.ENTRIES, documents.BODIES, documents.APPENDS)
 
