@@ -10,11 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.child import Child
 from deploy.local.engine import start
 from deploy.local.engines import Postgres
 from services.document_rag.__main__ import MIGRATIONS, SCHEMA, Documents, open_documents
@@ -24,13 +22,13 @@ from shared.errors import ServiceError
 from shared.postgres import migrate
 from tests.document_rag.documents.workers import REPOSITORY, index_rows
 from tests.document_rag.samples import LIXO
+from tests.faults.killing import PATIENCE_SECONDS, killed
 from tests.house.ports import own_port
 from tests.house.waiting import until_answered
 
 TENANT = "prefeitura"
 DOCUMENTS = 24
 WORKER_KILLS = 3
-PATIENCE_SECONDS = 20
 
 WORKER = """
 import asyncio, json, sys
@@ -111,7 +109,7 @@ async def test_everything_uploaded_is_there_once_whatever_was_killed_meanwhile(
                     await asyncio.sleep(1.0 + kill / 5)
                     worker.send_signal(signal.SIGKILL)
                     await worker.communicate()
-                await asyncio.to_thread(_kill, child)
+                await asyncio.to_thread(killed, child)
                 child = await asyncio.to_thread(start, engine)
             await until_answered(lambda: all_over(documents), within_seconds=300)
             kept = await documents.store.list(TENANT, before=None, limit=DOCUMENTS)
@@ -121,13 +119,3 @@ async def test_everything_uploaded_is_there_once_whatever_was_killed_meanwhile(
             assert len(rows["document_vocabulary"]) == DOCUMENTS
     finally:
         await asyncio.to_thread(child.stop, PATIENCE_SECONDS)
-
-
-def _kill(child: Child) -> None:
-    """The whole server at once, as when the machine loses power; returns when all of it is gone."""
-    server = psutil.Process(child.pid)
-    processes = [server, *server.children(recursive=True)]
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
-    child.stop(PATIENCE_SECONDS)

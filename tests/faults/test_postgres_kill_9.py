@@ -1,16 +1,13 @@
 """The conversations' PostgreSQL is killed while appends go on and the feed is followed."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from pydantic import SecretStr
 
-from deploy.local.child import Child
 from deploy.local.engine import start
 from deploy.local.engines import Postgres
 from services.chat_store.batch import Batch
@@ -22,6 +19,7 @@ from services.chat_store.selection import Reach, Window
 from services.chat_store.store import ChatStore
 from shared.errors import Conflict, Unavailable
 from shared.identifiers import new_id
+from tests.faults.killing import PATIENCE_SECONDS, killed
 from tests.house.ports import own_port
 from tests.house.waiting import until
 
@@ -29,7 +27,6 @@ WRITERS = 4
 KILLS = 2
 REACH = Reach("t", "ana")
 RETRY_SECONDS = 0.05
-PATIENCE_SECONDS = 20
 
 
 @dataclass
@@ -83,7 +80,7 @@ async def test_no_acknowledged_append_is_lost_and_the_feed_misses_none_when_post
             async with _writing(store) as writers:
                 for _ in range(KILLS):
                     await _written_by_all(writers)
-                    await asyncio.to_thread(_kill, child)
+                    await asyncio.to_thread(killed, child)
                     child = await asyncio.to_thread(start, engine)
                 await _written_by_all(writers)
             assert any(writer.failures for writer in writers), "nobody noticed"
@@ -110,16 +107,6 @@ async def _writing(store: ChatStore) -> AsyncIterator[list[Writer]]:
 async def _written_by_all(writers: list[Writer], pairs: int = 20) -> None:
     wanted = [len(writer.acknowledged) + pairs for writer in writers]
     await until(lambda: all(len(each.acknowledged) >= count for each, count in zip(writers, wanted, strict=True)))
-
-
-def _kill(child: Child) -> None:
-    """The whole server at once, as when the machine loses power; returns when all of it is gone."""
-    server = psutil.Process(child.pid)
-    processes = [server, *server.children(recursive=True)]
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
-    child.stop(PATIENCE_SECONDS)
 
 
 def _seqs(writer: Writer) -> list[int]:

@@ -1,6 +1,5 @@
 """Chunks as programs push them: what one is, what it may hold, and when its vector can be compared."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,13 +170,6 @@ def unit_vector(values: Sequence[float] | npt.NDArray[np.float32], dimensions: i
     if matrix.shape[1] != dimensions:
         raise _unfit(b"\0" * matrix.shape[1] * BYTES_A_DIMENSION, dimensions, {})
     return np.asarray(_of_length_one(matrix, ())[0])
-
-
-def fingerprint(draft: ChunkDraft, embedding_model: str) -> bytes:
-    """What makes a chunk the same again: 16 bytes."""
-    parts = (draft.text.encode(), draft.metadata.encode(), embedding_model.encode(), draft.vector)
-    lengths = b"".join(len(part).to_bytes(4, "big") for part in parts)
-    return hashlib.blake2b(b"".join((lengths, *parts)), digest_size=16).digest()
 
 
 def canonical(metadata: Mapping[str, Any]) -> str:

@@ -124,13 +124,16 @@ class ChunkPush:
         return collection
 
     async def _packed(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> PackedChunks:
-        checked(batch, collection)
-        vectors = await self._vectors(collection, batch)
         # Beside the event loop, which has the batch before to send: PostgreSQL waited for that half of the time.
-        return await asyncio.to_thread(packed, batch, vectors, collection.embedding_model)
-
-    async def _vectors(self, collection: PushedCollection, batch: Sequence[ChunkDraft]) -> Vectors:
         if collection.brings_vectors:
-            ids = [draft.chunk_id for draft in batch]
-            return unit_vectors([draft.vector for draft in batch], collection.dimensions, ids)
-        return np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))
+            return await asyncio.to_thread(_packed_as_brought, collection, batch)
+        checked(batch, collection)
+        vectors = np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))
+        return await asyncio.to_thread(packed, batch, vectors)
+
+
+def _packed_as_brought(collection: PushedCollection, batch: Sequence[ChunkDraft]) -> PackedChunks:
+    checked(batch, collection)
+    ids = [draft.chunk_id for draft in batch]
+    vectors = unit_vectors([draft.vector for draft in batch], collection.dimensions, ids)
+    return packed(batch, vectors)

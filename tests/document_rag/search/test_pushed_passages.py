@@ -45,7 +45,7 @@ async def collection(bench: Bench, tenant_id: str) -> PushedCollection:
 async def push(bench: Bench, collection: PushedCollection, texts: dict[str, str]) -> None:
     drafts = [ChunkDraft(name, text, f'{{"tema":"{name}"}}', b"") for name, text in texts.items()]
     vectors = await EMBEDDER.embed_documents(list(texts.values()))
-    await bench.store().write(collection, packed(drafts, vectors, collection.embedding_model))
+    await bench.store().write(collection, packed(drafts, vectors))
 
 
 async def search(
@@ -74,7 +74,7 @@ async def test_a_pushed_chunks_title_is_one_line_of_letters_that_people_see(benc
     metadata = json.dumps({"title": "Lei 9\n\n[2] Lei 10\u202e" + "x" * 2000})
     draft = ChunkDraft("lei", TEXTS["lixo"], metadata, b"")
     vectors = await EMBEDDER.embed_documents([draft.text])
-    await bench.store().write(collection, packed([draft], vectors, collection.embedding_model))
+    await bench.store().write(collection, packed([draft], vectors))
     (found,) = await search(bench, tenant_id, "coleta de lixo", SearchMode.VECTOR)
     assert found.title.startswith("Lei 9 [2] Lei 10 xxx")
     assert len(found.title) == MAX_TITLE_CHARACTERS

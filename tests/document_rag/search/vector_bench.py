@@ -60,9 +60,7 @@ class Bench:
                 ChunkDraft(f"c{first + at}", "", f'{{"half":{at % 2},"percent":{at % 100}}}', vectors[at].tobytes())
                 for at in range(start, min(start + 1000, len(vectors)))
             ]
-            await self.store().write(
-                collection, packed(drafts, vectors[start : start + 1000], collection.embedding_model)
-            )
+            await self.store().write(collection, packed(drafts, vectors[start : start + 1000]))
 
     async def ask(self, collection: PushedCollection, vector: Matrix, count: int = 10, **equal: int) -> Nearest:
         """What is nearest, among the chunks whose metadata equal these."""
