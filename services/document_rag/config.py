@@ -132,7 +132,7 @@ class Config(ServiceConfig):
     """Model of assistants that name none, when the provider is openai."""
 
     model_prices: dict[str, ModelPrice] = Field(default_factory=dict)
-    """Price by model as JSON, in millionths of the currency per million tokens:
+    """Price of models of which tenant_quota's price book knows none, in millionths of the currency per million tokens:
     {"gpt-4o-mini": {"input": 150000, "cached_input": 75000, "output": 600000, "reasoning": 600000}}"""
 
     passage_tokens: int = Field(default=3000, ge=200, le=100_000)

@@ -256,6 +256,12 @@ class Tenant:
     async def set_limit(self, tokens_per_day: int) -> None:
         await Quotas(self.house.quota_pool).set(Quota(self.tenant_id, "", tokens_per_day))
 
+    async def costs(self) -> list[int]:
+        """What was charged in money, in millionths, in order."""
+        async with tenant_transaction(self.house.quota_pool, self.tenant_id) as connection:
+            rows = await connection.fetch("select cost_micros from ledger where kind = 2 order by entry_id")
+        return [row["cost_micros"] for row in rows]
+
     async def counters(self) -> tuple[int, int]:
         """Used and held, which the ledger must explain."""
         assert not await discrepancies(self.house.quota_pool, self.tenant_id)

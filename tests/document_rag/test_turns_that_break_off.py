@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -184,7 +185,7 @@ async def _abandoned(tenant: Tenant, request: pb.AskRequest, stage: str) -> tupl
     with tenant.acting():
         turn = await parts.turns.begin(tenant.tenant_id, "ana", question)
         if stage == "leased":
-            return turn, Hold("", 0), question
+            return turn, Hold("", 0, datetime.now(UTC)), question
         hold = await parts.budget.hold(turn, _wanted(tenant, request))
         await parts.conversations.add_question(turn, question)
         if stage in ("stored", "charged"):

@@ -67,7 +67,7 @@ class AssistantAnswering:
                 await outbox.put(Citation(number, passage))
             draft = work.draft(assistant, prompt, longest, prepared.hold.granted_tokens)
             await work.write(draft, question.on_disconnect, outbox)
-            answer = work.finished(draft, began)
+            answer = await work.finished(draft, prepared.hold, began)
             outcome = Outcome(
                 answer=answer,
                 assistant_id=assistant.assistant_id,

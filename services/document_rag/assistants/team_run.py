@@ -158,7 +158,7 @@ class TeamRun:
                 raise found
             draft = self._draft(slot, job, found, hold)
             await self._write(draft, job)
-            answer = self.work.finished(draft, began)
+            answer = await self.work.finished(draft, hold, began)
         except ServiceError:
             if isinstance(hold, Hold):
                 with suppress(ServiceError):  # it ends with the whole

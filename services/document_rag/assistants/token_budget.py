@@ -2,15 +2,19 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import grpc
 
+from prosa.tenant_quota.v1 import plan_service_pb2 as plan_pb
 from prosa.tenant_quota.v1 import quota_service_pb2 as pb
+from prosa.tenant_quota.v1.plan_service_pb2_grpc import PriceServiceStub
 from prosa.tenant_quota.v1.quota_service_pb2_grpc import QuotaServiceStub
+from services.document_rag.assistants.model import ModelPrice
 from services.document_rag.assistants.outcome import Paid
 from services.document_rag.assistants.turns import Turn
 from services.document_rag.assistants.usage_wire import tokens_to_proto, usage_source_to_proto
-from shared.errors import FailedPrecondition, ServiceError
+from shared.errors import FailedPrecondition, NotFound, ServiceError
 from shared.identifiers import derived_id
 from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
@@ -35,10 +39,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Tokens held for a turn."""
+    """Tokens held for a turn, and since when."""
 
     reservation_id: str
     granted_tokens: int
+    held_at: datetime
 
 
 class TokenBudget:
@@ -46,6 +51,7 @@ class TokenBudget:
 
     def __init__(self, channel: grpc.aio.Channel, lease_seconds: int) -> None:
         self._stub = QuotaServiceStub(channel)
+        self._prices = PriceServiceStub(channel)
         self._lease_seconds = lease_seconds
 
     async def hold(self, turn: Turn, wanted: Wanted) -> Hold:
@@ -54,13 +60,22 @@ class TokenBudget:
             with suppress(ServiceError):  # it ends with its lease
                 abandoned = await self._reserve(turn, wanted, str(turn.attempt - 1))
                 await self.release(abandoned.reservation_id)
-        held = await self._reserve(turn, wanted, str(turn.attempt))
-        return Hold(held.reservation_id, held.granted_tokens)
+        return _hold(await self._reserve(turn, wanted, str(turn.attempt)))
 
     async def hold_part(self, turn: Turn, whole: Hold, wanted: Wanted, name: str) -> Hold:
         """Holds a part of what is held for the turn; QuotaExceeded when the whole has not enough left."""
-        held = await self._reserve(turn, wanted, f"{turn.attempt}/{name}", whole.reservation_id)
-        return Hold(held.reservation_id, held.granted_tokens)
+        return _hold(await self._reserve(turn, wanted, f"{turn.attempt}/{name}", whole.reservation_id))
+
+    async def price(self, model: str, hold: Hold) -> ModelPrice | None:
+        """The price at which the model's tokens are charged to the hold; None where the price book knows none."""
+        request = plan_pb.GetPriceRequest(model=model)
+        request.time.FromDatetime(hold.held_at)
+        try:
+            with answers_of("tenant_quota"):
+                price = await self._prices.GetPrice(request, timeout=CALL_TIMEOUT_SECONDS)
+        except NotFound:
+            return None
+        return ModelPrice(price.input_micros, price.cached_input_micros, price.output_micros, price.reasoning_micros)
 
     async def charge(self, turn: Turn, paid: Paid) -> None:
         """Charges what a stored answer used once, whoever stored it and however often it is asked to."""
@@ -111,3 +126,8 @@ class TokenBudget:
         )
         with answers_of("tenant_quota"):
             return await self._stub.ReserveTokens(request, timeout=CALL_TIMEOUT_SECONDS)
+
+
+def _hold(reservation: pb.Reservation) -> Hold:
+    held_at = reservation.create_time.ToDatetime(UTC)
+    return Hold(reservation.reservation_id, reservation.granted_tokens, held_at)

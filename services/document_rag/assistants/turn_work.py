@@ -31,7 +31,10 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How turns are bounded. `default_model` answers for assistants that name none."""
+    """How turns are bounded. `default_model` answers for assistants that name none.
+
+    `prices` are of models of which the price book knows none.
+    """
 
     default_model: str
     budget: Budget
@@ -130,9 +133,9 @@ class TurnWork:
         async with aclosing(pieces):
             await generate(draft, pieces, on_disconnect, stage, self.settings.timeout_seconds)
 
-    def finished(self, draft: Draft, began: float) -> Answer:
-        """The answer that was written; `began` on the monotonic clock."""
-        return draft.finished(began, self.settings.prices)
+    async def finished(self, draft: Draft, hold: Hold, began: float) -> Answer:
+        """The answer that was written, at the price at which it is charged; `began` on the monotonic clock."""
+        return draft.finished(began, await self._prices(draft, hold))
 
     async def store(self, turn: Turn, question: Question, outcome: Outcome, asked: Stored) -> StoredAnswer:
         """Stores the answer; what another attempt of this turn stored first is what counts."""
@@ -156,6 +159,15 @@ class TurnWork:
         except BaseException as error:
             await self._give_up(turn, question, hold, error)
             raise
+
+    async def _prices(self, draft: Draft, hold: Hold) -> Mapping[str, ModelPrice]:
+        """Those of the settings; before them that of the price book, by which the ledger charges."""
+        if draft.finish is not None:
+            with suppress(ServiceError):  # no answer waits for a price book that is away
+                price = await self.budget.price(draft.finish.model, hold)
+                if price is not None:
+                    return {draft.finish.model: price}
+        return self.settings.prices
 
     async def _give_up(
         self, turn: Turn, question: Question, hold: Hold | None, error: BaseException, *, stored: bool = True
