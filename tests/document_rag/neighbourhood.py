@@ -45,6 +45,7 @@ from shared.server import Endpoint, running_server
 from tests.house.in_process import Metadata, as_caller, token
 from tests.house.ports import own_port
 from tests.house.signing import SigningKeys
+from tests.house.zones import AT_NOON
 
 if TYPE_CHECKING:
     from prosa.chat_store.v1.conversation_service_pb2_grpc import ConversationServiceAsyncStub
@@ -144,7 +145,7 @@ class Neighbourhood:
     async def tenant(self) -> "Tenant":
         """A tenant that nobody else uses."""
         tenant_id = f"tenant-{uuid4()}"
-        await Tenants(self.quota_pool).create(tenant_id, "Prefeitura", "America/Sao_Paulo", None)
+        await Tenants(self.quota_pool).create(tenant_id, "Prefeitura", AT_NOON, None)
         return Tenant(self, tenant_id)
 
 

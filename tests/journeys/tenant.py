@@ -11,6 +11,7 @@ from uuid import uuid4
 import httpx
 
 from tests.house.processes import System
+from tests.house.zones import AT_NOON
 
 PATIENCE_SECONDS = 60.0
 
@@ -175,7 +176,7 @@ def new_tenant(
 ) -> Tenant:
     """A tenant nobody else uses, with an assistant that answers with `model`; its clients have so much patience."""
     platform = Client(system.gateway, system.demo["admin_key"], patience_seconds=patience_seconds)
-    tenant_id = platform.post("/v1/tenants", {"displayName": "Prefeitura de Teste"})["tenantId"]
+    tenant_id = platform.post("/v1/tenants", {"displayName": "Prefeitura de Teste", "timeZone": AT_NOON})["tenantId"]
     made = platform.post(f"/v1/tenants/{tenant_id}/apiKeys", {"role": "ROLE_TENANT_ADMIN"})
     admin = Client(system.gateway, made["secret"], patience_seconds=patience_seconds)
     assistant = admin.post(

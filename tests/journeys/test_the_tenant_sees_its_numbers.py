@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tests.house.processes import System
+from tests.house.zones import AT_NOON
 from tests.journeys.tenant import Tenant, eventually, new_tenant
 
 QUESTION = "Até que dia posso pagar o IPTU?"
@@ -36,7 +37,7 @@ def test_a_turn_is_live_at_once_and_then_in_every_report(system: System) -> None
 
 
 def _watch(tenant: Tenant, seen: list[tuple[float, int]], stop: threading.Event) -> None:
-    with tenant.admin.http.stream("GET", "/v1/reports/live:watch") as stream:
+    with tenant.admin.http.stream("GET", "/v1/reports/live:watch", params={"timeZone": AT_NOON}) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: {") and "report" in line:
                 report: dict[str, Any] = json.loads(line.removeprefix("data: "))["report"]

@@ -19,7 +19,8 @@ from services.tenant_quota.signalling import Signalling, open_signalling
 from shared.postgres import open_pool, tenant_transaction
 from tests.house.in_process import Metadata, as_caller, serving, token
 from tests.house.signing import SigningKeys
-from tests.tenant_quota.world import SAO_PAULO, fresh
+from tests.house.zones import AT_NOON
+from tests.tenant_quota.world import fresh
 
 if TYPE_CHECKING:
     from prosa.tenant_quota.v1.signal_service_pb2_grpc import SignalServiceAsyncStub
@@ -51,7 +52,7 @@ async def tenant_with(pool: asyncpg.Pool, **limits: Any) -> str:
     """A tenant of its own for one test, with these limits for the tenant as a whole."""
     tenant_id = fresh("tenant")
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(NEW_TENANT, tenant_id, SAO_PAULO)
+        await connection.execute(NEW_TENANT, tenant_id, AT_NOON)
     await limit(pool, tenant_id, Level.TENANT, "", **limits)
     return tenant_id
 
@@ -86,8 +87,8 @@ async def use(
 ) -> None:
     """The counters as settlements leave them, without anybody being told of it."""
     async with tenant_transaction(pool, tenant_id) as connection:
-        await connection.execute(USE, tenant_id, level, subject, tokens, cost, topped, SAO_PAULO)
-        await connection.execute(TODAY, tenant_id, level, subject, tokens, SAO_PAULO)
+        await connection.execute(USE, tenant_id, level, subject, tokens, cost, topped, AT_NOON)
+        await connection.execute(TODAY, tenant_id, level, subject, tokens, AT_NOON)
 
 
 @dataclass(frozen=True)

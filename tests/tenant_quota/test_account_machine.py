@@ -50,7 +50,7 @@ class Account(RuleBasedStateMachine):
     @initialize(limit=st.none() | TOKENS)
     def open_account(self, limit: int | None) -> None:
         self.store = Reservations(self.pool)
-        self.tenant_id = self.wait(new_tenant(self.pool, "UTC"))
+        self.tenant_id = self.wait(new_tenant(self.pool))
         self.user_id = self.wait(new_user(self.pool, self.tenant_id))
         self.key_id = self.wait(new_key(self.pool, self.tenant_id))
         self.change_a_limit(TENANT, limit)

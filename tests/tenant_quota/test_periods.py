@@ -13,7 +13,7 @@ from services.tenant_quota.reservations import Reservations
 from services.tenant_quota.tenants import Tenants
 from shared.errors import FailedPrecondition, QuotaExceeded
 from tests.tenant_quota.hand_set_clock import Clock
-from tests.tenant_quota.world import commit, new_tenant, sweep_all, wish
+from tests.tenant_quota.world import SAO_PAULO, commit, new_tenant, sweep_all, wish
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def test_a_day_ends_at_midnight_of_the_tenant(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-20T23:59:58.500-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=10, tokens_per_month=100)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=10, tokens_per_month=100)
     await store.reserve(wish(tenant_id, 10, user_id="u"))
 
     with pytest.raises(QuotaExceeded) as denied:
@@ -49,7 +49,7 @@ async def test_nobody_is_told_to_wait_for_more_than_a_whole_limit(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-20T12:00-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=10, tokens_per_month=100)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=10, tokens_per_month=100)
     for tokens, wait in ((10, 12 * 3600), (11, None)):
         await store.reserve(wish(tenant_id, 1))
         with pytest.raises(QuotaExceeded) as denied:
@@ -61,7 +61,7 @@ async def test_a_month_ends_at_midnight_of_the_tenant(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-12-31T22:00-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_month=10)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_month=10)
     await store.reserve(wish(tenant_id, 10))
     with pytest.raises(QuotaExceeded) as denied:
         await store.reserve(wish(tenant_id, 1))
@@ -86,7 +86,7 @@ async def test_a_day_without_a_midnight_begins_when_it_begins(
 ) -> None:
     # Daylight saving began in São Paulo on 2018-11-04 at 00:00, which became 01:00: the day had 23 hours.
     await clock.set("2018-11-04T12:00-02:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=1)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=1)
     await store.reserve(wish(tenant_id, 1))
     day, _ = await Quotas(timed_pool).usage(tenant_id, "")
     assert day.end_time - day.start_time == datetime(2018, 11, 5, 2, tzinfo=UTC) - datetime(2018, 11, 4, 3, tzinfo=UTC)
@@ -96,7 +96,7 @@ async def test_a_commit_after_midnight_is_charged_to_the_day_of_its_reservation(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-30T23:59:50-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=100)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=100)
     held = await store.reserve(wish(tenant_id, 50, user_id="u"))
     await clock.set("2026-12-01T00:00:10-03:00")
     await store.settle(commit(tenant_id, held.reservation_id, 40))
@@ -111,7 +111,7 @@ async def test_a_commit_after_midnight_is_charged_to_the_day_of_its_reservation(
 
 async def test_a_lease_ends_to_the_instant(timed_pool: asyncpg.Pool, clock: Clock, store: Reservations) -> None:
     await clock.set("2026-11-20T12:00:00-03:00")
-    tenant_id = await new_tenant(timed_pool)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO)
     first, second = [await store.reserve(wish(tenant_id, 5, lease_seconds=60)) for _ in range(2)]
     await clock.set("2026-11-20T12:00:59.999-03:00")
     await sweep_all(timed_pool, store)
@@ -125,7 +125,7 @@ async def test_a_clock_that_steps_back_breaks_no_account(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-21T00:10-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=10)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=10)
     held = await store.reserve(wish(tenant_id, 10, lease_seconds=3600))
     await clock.set("2026-11-20T23:50-03:00")
     earlier = await store.reserve(wish(tenant_id, 10, lease_seconds=3600))
@@ -140,7 +140,7 @@ async def test_a_tenant_that_moves_to_another_zone_keeps_its_counters(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-20T12:00-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=10)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=10)
     held = await store.reserve(wish(tenant_id, 10))
     await Tenants(timed_pool).update(tenant_id, {"time_zone": "America/Manaus"})
     with pytest.raises(QuotaExceeded):

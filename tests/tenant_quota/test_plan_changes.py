@@ -20,7 +20,7 @@ from shared.errors import Conflict, FailedPrecondition, QuotaExceeded
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import ask, month, more, opened
 from tests.tenant_quota.hand_set_clock import Clock
-from tests.tenant_quota.world import commit, fresh, insisting, new_tenant
+from tests.tenant_quota.world import SAO_PAULO, commit, fresh, insisting, new_tenant
 
 ONE_MICRO_A_TOKEN = Rates(10**6, 10**6, 10**6, 10**6)
 TEN_MICROS_A_TOKEN = Rates(10**7, 10**7, 10**7, 10**7)
@@ -65,7 +65,7 @@ async def test_a_smaller_plan_takes_nothing_back_and_grants_nothing_until_there_
     timed_pool: asyncpg.Pool, clock: Clock, timed_store: Reservations
 ) -> None:
     await clock.set("2026-11-30T12:00-03:00")
-    tenant_id, plans, store = await new_tenant(timed_pool), Plans(timed_pool), timed_store
+    tenant_id, plans, store = await new_tenant(timed_pool, SAO_PAULO), Plans(timed_pool), timed_store
     await plans.give(tenant_id, await new_plan(timed_pool, tokens_per_month=1_000))
     used, first, second = [await store.reserve(ask(tenant_id, tokens, lease_seconds=3_600)) for tokens in (90, 60, 80)]
     await store.settle(commit(tenant_id, used.reservation_id, 90))
@@ -150,7 +150,7 @@ async def test_a_price_changed_while_tokens_are_held_is_for_those_held_afterward
 async def test_a_price_to_come_begins_to_the_instant(
     timed_pool: asyncpg.Pool, clock: Clock, timed_store: Reservations
 ) -> None:
-    tenant_id, model, prices = await new_tenant(timed_pool), fresh("model"), Prices(timed_pool)
+    tenant_id, model, prices = await new_tenant(timed_pool, SAO_PAULO), fresh("model"), Prices(timed_pool)
     await clock.set("2026-11-20T12:00-03:00")
     await prices.set(model, None, ONE_MICRO_A_TOKEN, None)
     await prices.set(model, datetime(2026, 12, 1, 3, tzinfo=UTC), TEN_MICROS_A_TOKEN, None)

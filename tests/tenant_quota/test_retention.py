@@ -20,7 +20,7 @@ from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import ask, entries, month, more, new_key
 from tests.tenant_quota.hand_set_clock import Clock
 from tests.tenant_quota.signal_world import tenant_with, use
-from tests.tenant_quota.world import commit, new_tenant, new_user, release, sweep_all, wish
+from tests.tenant_quota.world import SAO_PAULO, commit, new_tenant, new_user, release, sweep_all, wish
 
 KEPT_DAYS = 90
 YEAR_SECONDS = 366 * 86_400
@@ -56,7 +56,7 @@ async def _kept(pool: asyncpg.Pool, tenant_id: str) -> set[str]:
 async def _eventful_evening(pool: asyncpg.Pool, clock: Clock, store: Reservations) -> tuple[str, str, str]:
     """A tenant with a bit of everything of August behind it, its user, and what it still holds, with a child over."""
     await clock.set(IN_AUGUST)
-    tenant_id = await new_tenant(pool, tokens_per_day=100, tokens_per_month=100)
+    tenant_id = await new_tenant(pool, SAO_PAULO, tokens_per_day=100, tokens_per_month=100)
     user_id, key_id = await new_user(pool, tenant_id, tokens_per_day=400), await new_key(pool, tenant_id)
     await TopUps(pool).create(tenant_id, 400, 0, None, "", None)
     settled = await store.reserve(
@@ -108,7 +108,7 @@ async def test_a_request_id_and_a_late_commit_get_the_same_answer_until_they_are
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-08-10T12:00-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_month=1_000)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_month=1_000)
     wanted = wish(tenant_id, 10, request_id="again")
     lapsed = await store.reserve(wanted)
     await clock.set("2026-08-10T12:02-03:00")

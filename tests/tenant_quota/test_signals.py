@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from services.tenant_quota.signals import Signals
 from services.tenant_quota.tenants import Tenants
 from shared.errors import Unavailable
 from shared.postgres import tenant_transaction
+from tests.house.zones import AT_NOON
 from tests.tenant_quota.signal_world import limit, tenant_with, use
 from tests.tenant_quota.world import commit, new_tenant, new_user, wish
 
@@ -72,7 +74,7 @@ async def test_a_signal_says_what_was_used_of_what(pool: asyncpg.Pool) -> None:
     signals = await SignalStore(pool).newest(tenant_id, None, None, 10)
     tokens = next(each for each in signals if each.measure is Measure.TOKENS)
     assert (tokens.limit, tokens.used, tokens.subject, tokens.tenant_id) == (1000, 850, "", tenant_id)
-    assert tokens.period_start_time.astimezone(UTC).hour == 3
+    assert tokens.period_start_time.astimezone(ZoneInfo(AT_NOON)).hour == 0
     assert tokens.period_start_time <= tokens.create_time <= datetime.now(UTC)
     assert {(each.percent, each.limit, each.used) for each in signals if each.measure is Measure.COST} == {
         (80, 50, 51),

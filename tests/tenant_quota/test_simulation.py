@@ -20,7 +20,7 @@ from shared.deadline import set_deadline
 from shared.errors import FailedPrecondition, NotFound, QuotaExceeded
 from tests.tenant_quota.account_world import ask, more, new_key, new_plan, new_price
 from tests.tenant_quota.hand_set_clock import Clock
-from tests.tenant_quota.world import fresh, new_tenant, new_user, release
+from tests.tenant_quota.world import SAO_PAULO, fresh, new_tenant, new_user, release
 
 BEGIN = datetime.fromisoformat("2026-11-08T09:00-03:00")
 
@@ -54,7 +54,7 @@ class World:
     model: str
 
     async def account(self) -> Account:
-        tenant_id = await new_tenant(self.pool)
+        tenant_id = await new_tenant(self.pool, SAO_PAULO)
         return Account(tenant_id, await new_user(self.pool, tenant_id), await new_key(self.pool, tenant_id))
 
     async def live(self, accounts: list[Account], seed: int, *, days: int = 3, steps: int = 30) -> None:

@@ -20,7 +20,7 @@ from shared.errors import NotFound, QuotaExceeded
 from shared.postgres import tenant_transaction
 from tests.tenant_quota.account_world import ask
 from tests.tenant_quota.hand_set_clock import Clock
-from tests.tenant_quota.world import fresh, new_tenant, new_user, release, sweep_all
+from tests.tenant_quota.world import SAO_PAULO, fresh, new_tenant, new_user, release, sweep_all
 
 NOVEMBER = date(2026, 11, 1)
 DECEMBER = date(2026, 12, 1)
@@ -105,7 +105,7 @@ async def test_a_statement_is_what_the_ledger_says_and_stays_so(
 ) -> None:
     dice, statements, top_ups = random.Random(7), Statements(timed_pool), TopUps(timed_pool)
     await clock.set("2026-11-20T10:00-03:00")
-    tenant_id = await new_tenant(timed_pool, tokens_per_day=250, tokens_per_month=600)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO, tokens_per_day=250, tokens_per_month=600)
     users = [await new_user(timed_pool, tenant_id), await new_user(timed_pool, tenant_id), ""]
     await top_ups.create(tenant_id, 400, 1, None, "a gift", None)
     passing = await top_ups.create(tenant_id, 70, 0, None, "another", None)
@@ -148,7 +148,7 @@ async def test_a_person_who_is_erased_changes_no_statement(
     timed_pool: asyncpg.Pool, clock: Clock, store: Reservations
 ) -> None:
     await clock.set("2026-11-20T10:00-03:00")
-    tenant_id = await new_tenant(timed_pool)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO)
     user_id = await new_user(timed_pool, tenant_id)
     await _busy_hours(timed_pool, store, tenant_id, [user_id, ""], random.Random(3))
     before = await Statements(timed_pool).get(tenant_id, NOVEMBER)
@@ -160,7 +160,7 @@ async def test_a_person_who_is_erased_changes_no_statement(
 
 
 async def test_an_empty_month_is_all_zeroes(timed_pool: asyncpg.Pool) -> None:
-    tenant_id = await new_tenant(timed_pool)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO)
     statement = await Statements(timed_pool).get(tenant_id, date(2020, 1, 1))
     assert (statement.total, statement.models, statement.users, statement.is_final) == (UsageSum(), [], [], True)
     assert (await Statements(timed_pool).get(tenant_id, date(9999, 12, 1))).is_final is False
@@ -170,7 +170,7 @@ async def test_an_empty_month_is_all_zeroes(timed_pool: asyncpg.Pool) -> None:
 
 async def test_a_top_up_belongs_to_the_tenants_own_day(timed_pool: asyncpg.Pool, clock: Clock) -> None:
     await clock.set("2026-11-30T22:00-03:00")
-    tenant_id = await new_tenant(timed_pool)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO)
     top_up = await TopUps(timed_pool).create(tenant_id, 50, 0, None, "", None)
     await clock.set("2026-12-01T00:10-03:00")
     await TopUps(timed_pool).revoke(tenant_id, top_up.top_up_id)
@@ -190,7 +190,7 @@ def test_long_lists_end_in_a_line_for_all_others() -> None:
 
 async def test_a_quota_changes_no_statement(timed_pool: asyncpg.Pool, clock: Clock, store: Reservations) -> None:
     await clock.set("2026-11-20T10:00-03:00")
-    tenant_id = await new_tenant(timed_pool)
+    tenant_id = await new_tenant(timed_pool, SAO_PAULO)
     await _busy_hours(timed_pool, store, tenant_id, [""], random.Random(5))
     before = (await Statements(timed_pool).get(tenant_id, NOVEMBER)).digest
     await Quotas(timed_pool).set(Quota(tenant_id, "", 1, 1))

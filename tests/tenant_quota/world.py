@@ -26,6 +26,7 @@ from shared.identifiers import new_id
 from shared.postgres import tenant_transaction
 from tests.house.in_process import Metadata, as_caller, token
 from tests.house.signing import SigningKeys
+from tests.house.zones import AT_NOON
 
 if TYPE_CHECKING:
     from prosa.tenant_quota.v1.plan_service_pb2_grpc import PlanServiceAsyncStub, PriceServiceAsyncStub
@@ -49,7 +50,7 @@ def fresh(word: str) -> str:
 
 async def new_tenant(
     pool: asyncpg.Pool,
-    time_zone: str = SAO_PAULO,
+    time_zone: str = AT_NOON,
     tokens_per_day: int | None = None,
     tokens_per_month: int | None = None,
 ) -> str:

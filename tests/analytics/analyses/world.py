@@ -31,6 +31,7 @@ from shared.postgres import migrate, tenant_transaction
 from tests.analytics.feed_source import served
 from tests.house.in_process import Metadata, as_caller, serving, token
 from tests.house.signing import SigningKeys
+from tests.house.zones import AT_NOON
 
 if TYPE_CHECKING:
     from prosa.analytics.v1.analysis_service_pb2_grpc import AnalysisServiceAsyncStub
@@ -209,7 +210,7 @@ async def world(house: House, database: MongoDatabase, *, model: str = "") -> As
 async def new_tenant(house: House) -> str:
     """A tenant that tenant_quota knows."""
     tenant_id = f"tenant-{uuid4()}"
-    await Tenants(house.quota_pool).create(tenant_id, "Prefeitura", "America/Sao_Paulo", None)
+    await Tenants(house.quota_pool).create(tenant_id, "Prefeitura", AT_NOON, None)
     return tenant_id
 
 
