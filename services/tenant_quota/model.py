@@ -118,7 +118,6 @@ BACKGROUND_PERMISSIONS = PERMISSIONS[Role.SERVICE] & {
     "conversations.read_all",
     "conversations.write",
 }
-TENANT_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER, Role.END_USER})
 USER_ROLES = frozenset({Role.TENANT_ADMIN, Role.MEMBER})
 
 

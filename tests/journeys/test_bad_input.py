@@ -22,7 +22,6 @@ from tests.journeys.wire import all_methods, call, is_public, service_of
 
 METHODS = [pytest.param(method, id=f"{method.containing_service.name}.{method.name}") for method in all_methods()]
 NOT_PROTOBUF = (b"\x0a\xff", b"\x0a\x05abc", b"\xff\xff\xff\xff")
-NOT_UTF8_IN_FIELD_1 = b"\x0a\x02\xc3\x28"
 REPORT = "/v1/reports/usage"
 # Five on a machine that has time, as test_whoever_is_revoked_… shows to the second.
 REVOKED_WITHIN_SECONDS = 15.0

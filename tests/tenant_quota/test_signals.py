@@ -54,7 +54,6 @@ async def written(pool: asyncpg.Pool, tenant_id: str, *others: Subject) -> set[t
 
 TENANT_DAY = (Level.TENANT, Window.DAY, Measure.TOKENS)
 TENANT_MONTH = (Level.TENANT, Window.MONTH, Measure.TOKENS)
-TENANT_COST = (Level.TENANT, Window.MONTH, Measure.COST)
 
 
 async def test_80_and_100_percent_are_said_when_they_are_reached_and_not_before(pool: asyncpg.Pool) -> None:
