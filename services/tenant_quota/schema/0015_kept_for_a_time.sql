@@ -35,7 +35,7 @@ DECLARE
 BEGIN
     PERFORM set_config('app.tenant', p_tenant, true);
     SELECT until_time, until_entry INTO v_time, v_entry FROM forgotten WHERE tenant_id = p_tenant;
-    SELECT count(*), max(e.create_time), max(e.entry_id),
+    SELECT count(*), max(e.create_time), (array_agg(e.entry_id ORDER BY e.create_time DESC, e.entry_id DESC))[1],
            array_agg(e.reservation_id) FILTER (WHERE e.kind IN (2, 3, 4) AND e.parent_reservation_id = '')
       INTO v_read, v_time, v_entry, v_over
       FROM (SELECT create_time, entry_id, kind, reservation_id, parent_reservation_id FROM ledger
