@@ -20,15 +20,15 @@ HANDLERS = "/prosa.bench.Bare/"
 
 @asynccontextmanager
 async def bare_handlers(engines: Engines, engine: str) -> AsyncIterator[dict[str, Act]]:
-    """`append` and `read` as the engine's side has them, behind calls that carry a conversation's id only."""
+    """What the engine's side has, behind calls that carry a conversation's id or a query only."""
     with _process(engines, engine) as port:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await asyncio.wait_for(channel.channel_ready(), 30)
-            yield {name: _asking(channel.unary_unary(HANDLERS + name)) for name in ("append", "read")}
+            yield {name: _asking(channel.unary_unary(HANDLERS + name)) for name in ("append", "read", "search")}
 
 
 def _asking(call: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]") -> Act:
-    return lambda conversation_id: call(conversation_id.encode())
+    return lambda about: call(about.encode())
 
 
 @contextmanager
@@ -45,14 +45,14 @@ def _process(engines: Engines, engine: str) -> Iterator[int]:
 
 async def _serve(port: int, engine: str, engines: Engines) -> None:
     async with opened_engine(engines, engine) as side:
-        acts: dict[str, Act] = {"append": side.append, "read": side.read}
+        acts: dict[str, Act] = {"append": side.append, "read": side.read, "search": side.search}
 
         class Handlers(grpc.GenericRpcHandler):
             def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
                 act = acts[handler_call_details.method.removeprefix(HANDLERS)]
 
-                async def answer(conversation_id: bytes, _: object) -> bytes:
-                    await act(conversation_id.decode())
+                async def answer(about: bytes, _: object) -> bytes:
+                    await act(about.decode())
                     return b""
 
                 return grpc.unary_unary_rpc_method_handler(answer)

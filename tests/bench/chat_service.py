@@ -19,9 +19,10 @@ from services.chat_store.batch import Batch
 from services.chat_store.config import Config
 from services.chat_store.engines import open_store
 from services.chat_store.model import Conversation, Description, Draft, MessageType, NewConversation, Tokens, Totals
-from services.chat_store.selection import Reach, Window
+from services.chat_store.selection import Reach, Search, Window
 from services.chat_store.snapshot import KeptAppend, KeptConversation, Piece
 from services.chat_store.store import ChatStore
+from services.chat_store.words import words_of
 from shared.identifiers import new_id
 from tests.house.in_process import Metadata, as_caller, token
 from tests.house.processes import REPOSITORY
@@ -88,6 +89,10 @@ class EngineSide:
         page = await self.store.read(REACH, conversation_id, Window(newest_first=True, limit=last))
         return len(page.messages)
 
+    async def search(self, query: str) -> int:
+        found = await self.store.search(REACH, Search(words_of(query)))
+        return len(found.hits)
+
 
 class ServiceSide:
     """The service over gRPC; conversations are filled through its engine."""
@@ -116,6 +121,10 @@ class ServiceSide:
         order = pb.MESSAGE_ORDER_NEWEST_FIRST
         request = pb.ListMessagesRequest(conversation_id=conversation_id, order=order, page_size=last)
         return len((await self._stub.ListMessages(request, metadata=self._metadata, timeout=60)).messages)
+
+    async def search(self, query: str) -> int:
+        request = pb.SearchMessagesRequest(query=query)
+        return len((await self._stub.SearchMessages(request, metadata=self._metadata, timeout=60)).results)
 
 
 @asynccontextmanager
