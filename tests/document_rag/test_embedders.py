@@ -56,7 +56,7 @@ async def test_a_text_without_words_has_the_zero_vector() -> None:
 
 
 async def test_openai_vectors_come_in_batches_and_in_order(client: AsyncOpenAI, provider: FakeProvider) -> None:
-    embedder = OpenAIEmbedder(client, model="text-embedding-3-small", deadline_seconds=10)
+    embedder = OpenAIEmbedder(client, model="text-embedding-3-small", deadline_seconds=60)
     texts = [f"texto número {number}" for number in range(300)]
     before = len(provider.embedded)
     vectors = await embedder.embed_documents(texts)
@@ -90,7 +90,7 @@ async def test_a_refused_key_is_not_tried_again() -> None:
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with AsyncOpenAI(api_key="bad", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0) as client:
-            embedder = OpenAIEmbedder(client, model="text-embedding-3-small", deadline_seconds=5)
+            embedder = OpenAIEmbedder(client, model="text-embedding-3-small", deadline_seconds=60)
             with pytest.raises(Unavailable):
                 await embedder.embed_documents(["lixo"])
     assert calls == 1

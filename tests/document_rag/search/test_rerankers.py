@@ -41,7 +41,7 @@ async def test_the_lexical_one_prefers_the_words_in_their_order() -> None:
 
 async def test_the_one_behind_http_decides_and_what_it_leaves_out_comes_last(client: AsyncOpenAI) -> None:
     found = passages("curto", "muito mais longo", "longo")
-    ranked = await HttpReranker(client, model="fake-rerank", deadline_seconds=5).reranked("x", found)
+    ranked = await HttpReranker(client, model="fake-rerank", deadline_seconds=60).reranked("x", found)
     assert ranked is not None
     assert [each.text for each in ranked] == ["muito mais longo", "curto", "longo"]
 
@@ -53,7 +53,7 @@ async def test_a_reranker_that_fails_leaves_the_order(
     await put(documents, tenant_id, "A coleta de lixo passa cedo.")
     await put(documents, tenant_id, "A coleta de lixo do centro da cidade passa somente mais tarde, às dez.")
     plain = documents.index
-    reranker = HttpReranker(client, model=model, deadline_seconds=5)
+    reranker = HttpReranker(client, model=model, deadline_seconds=60)
     troubled = ChunkIndex(plain._pool, plain._embedder, plain._stemmer, plain._vectors, reranker)
     query = "quando passa a coleta de lixo"
     usual = await plain.search(tenant_id, query, top_k=5, mode=SearchMode.HYBRID)
@@ -67,7 +67,7 @@ async def test_a_search_says_who_reranked_it_and_its_scores_still_fall(
     for text in ("A coleta passa cedo.", "A coleta do centro da cidade passa mais tarde, às dez horas."):
         await put(documents, tenant_id, text)
     plain = documents.index
-    reranker = HttpReranker(client, model="fake-rerank", deadline_seconds=5)
+    reranker = HttpReranker(client, model="fake-rerank", deadline_seconds=60)
     index = ChunkIndex(plain._pool, plain._embedder, plain._stemmer, plain._vectors, reranker)
     found = await index.search(tenant_id, "coleta", top_k=5, mode=SearchMode.KEYWORD)
     assert found.reranker == "fake-rerank"

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from services.document_rag.model import Comparison, Condition, RetrievalMode
-from services.document_rag.search.chunk_model import ChunkDraft
+from services.document_rag.search.chunk_model import ChunkDraft, PushedCollection
 from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.embedders import HashedEmbedder
 from services.document_rag.search.vector_indexes import next_segment
@@ -16,6 +16,7 @@ from services.document_rag.search.vectors import Kind, Segment, Space
 from shared.identifiers import new_id
 from tests.document_rag.chunk_program import DIMENSIONS, clustered
 from tests.document_rag.search.vector_bench import WORTH, Bench, found_places, opened_bench
+from tests.house.waiting import until_answered
 
 VECTORS = clustered(3_000)
 
@@ -153,10 +154,7 @@ async def test_an_index_that_is_not_needed_any_more_is_dropped(bench: Bench) -> 
 async def test_what_is_left_of_a_broken_build_is_cleared_and_the_index_is_built(bench: Bench) -> None:
     collection = await bench.collection("t")
     await bench.fill(collection, VECTORS)
-    dying = asyncio.create_task(bench.indexes().keep())
-    await _killed_while_building(bench)
-    with pytest.raises(Exception, match="unavailable"):
-        await dying
+    await _killed_while_building(bench, collection)
     broken = await bench.index_names()
     assert len(broken) == 1
     assert await bench.segments(collection) == []
@@ -170,9 +168,7 @@ async def test_what_is_left_of_a_broken_build_is_cleared_and_the_index_is_built(
 async def test_a_broken_build_that_is_not_needed_any_more_leaves_nothing(bench: Bench) -> None:
     collection = await bench.collection("t")
     await bench.fill(collection, VECTORS)
-    dying = asyncio.create_task(bench.indexes().keep())
-    await _killed_while_building(bench)
-    await asyncio.gather(dying, return_exceptions=True)
+    await _killed_while_building(bench, collection)
     await bench.store().delete(collection, [f"c{place}" for place in range(len(VECTORS) - 10)], [])
     async with asyncio.timeout(30):
         while await bench.index_names():
@@ -187,18 +183,23 @@ async def test_two_processes_do_not_build_the_same_index(bench: Bench) -> None:
     assert len(await bench.index_names()) == 1
 
 
-async def _killed_while_building(bench: Bench) -> None:
-    """Ends the database's own process at the build, as a kill -9 of it or of its client would."""
-    owner = await asyncpg.connect(bench.url.get_secret_value())
-    try:
-        async with asyncio.timeout(30):
-            while not await owner.fetchval(  # noqa: ASYNC110  (of another process)
-                "select bool_or(pg_terminate_backend(pid)) from pg_stat_progress_create_index"
-                " where phase like 'building%'"
-            ):
-                await asyncio.sleep(0)
-    finally:
-        await owner.close()
+async def _killed_while_building(bench: Bench, collection: PushedCollection) -> None:
+    """Ends the database's own process at a build, as a kill -9 of it or of its client would."""
+    table = Space("t", Kind.PUSHED, collection.collection_id).table
+    owner, writer = [await asyncpg.connect(bench.url.get_secret_value()) for _ in range(2)]
+
+    async def is_killed() -> bool:
+        killing = "select bool_or(pg_terminate_backend(pid)) from pg_stat_progress_create_index where phase = $1"
+        return bool(await owner.fetchval(killing, "waiting for writers before build"))
+
+    async with writer.transaction():
+        await writer.execute(f"lock table document_rag.{table} in row exclusive mode")
+        dying = asyncio.create_task(bench.indexes().keep())
+        await until_answered(is_killed)
+        with pytest.raises(Exception, match="unavailable"):
+            await dying
+    await owner.close()
+    await writer.close()
 
 
 async def _built(bench: Bench) -> int:
