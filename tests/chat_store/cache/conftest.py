@@ -16,7 +16,7 @@ from shared.redis_streams import open_redis
 from tests.chat_store.cache.readings import OWN_BYTES, PROCESS, REDIS, TTL_SECONDS
 from tests.chat_store.places import fresh_place
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(params=["mongo", "postgres"])
