@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from pydantic import SecretStr
 
 from deploy.local.ports import LOOPBACK
@@ -178,6 +179,13 @@ class Tenant:
         assistant = pb.Assistant(**{"display_name": "Atendente", "model": model, **fields})
         request = pb.CreateAssistantRequest(assistant=assistant)
         return (await self.house.assistants.CreateAssistant(request, metadata=self.person())).assistant_id
+
+    async def mend(self, assistant_id: str) -> None:
+        """From now on the assistant's model is one that answers."""
+        mended = pb.Assistant(model="fake-plain")
+        mask = FieldMask(paths=["model"])
+        request = pb.UpdateAssistantRequest(assistant_id=assistant_id, assistant=mended, update_mask=mask)
+        await self.house.assistants.UpdateAssistant(request, metadata=self.person())
 
     async def document(self, text: str, *, title: str = "", filename: str = "guia.md") -> str:
         """A document of the tenant; its id."""

@@ -4,7 +4,6 @@ import asyncio
 import time
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
@@ -12,7 +11,7 @@ from services.document_rag.tokens import count_tokens
 from services.tenant_quota.tenants import Tenants
 from shared.errors import ServiceError
 from tests.document_rag.neighbourhood import Tenant, Told, ask, request_id
-from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS
+from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS, FakeProvider
 from tests.house.waiting import until
 
 
@@ -93,16 +92,30 @@ async def test_a_failed_turn_may_be_asked_again(tenant: Tenant) -> None:
     assert await tenant.refused(request, told=again) == "PROVIDER_FAILED"
     assert again.accepted == told.accepted
     assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR", "ERROR"]
-    mended = pb.UpdateAssistantRequest(
-        assistant_id=request.assistant_id,
-        assistant=pb.Assistant(model="fake-plain"),
-        update_mask=FieldMask(paths=["model"]),
-    )
-    await tenant.house.assistants.UpdateAssistant(mended, metadata=tenant.person())
+    await tenant.mend(request.assistant_id)
     answered = await tenant.ask(request)
     assert answered.accepted == told.accepted
     assert await tenant.kinds(told.accepted.conversation_id) == ["USER", "ERROR", "ERROR", "ASSISTANT"]
     assert await tenant.counters() == (answered.tokens, 0)
+
+
+async def test_a_turn_asked_again_after_many_others_sees_what_was_said_before_it(
+    tenant: Tenant, provider: FakeProvider
+) -> None:
+    plain = await tenant.assistant("fake-plain")
+    before = await tenant.ask(ask(plain, "Como tiro o alvará de funcionamento?"))
+    conversation_id = before.accepted.conversation_id
+    failing = await tenant.assistant("fake-error")
+    request = ask(failing, "E quanto custa?", conversation_id=conversation_id, request_id=request_id())
+    assert await tenant.refused(request) == "PROVIDER_FAILED"
+    for number in range(tenant.house.config.history_messages // 2 + 1):
+        await tenant.ask(ask(plain, f"Outro assunto, o de número {number}?", conversation_id=conversation_id))
+
+    await tenant.mend(failing)
+    await tenant.ask(request)
+    sent = str(provider.answered[-1].messages)
+    assert "Como tiro o alvará" in sent
+    assert "Outro assunto" not in sent
 
 
 async def test_two_users_and_a_third_may_choose_the_same_request_id(tenant: Tenant) -> None:

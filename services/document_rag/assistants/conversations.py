@@ -67,13 +67,17 @@ class Conversations:
         )
         await self._append(turn, message, turn.key(f"failure-{turn.attempt}"))
 
-    async def before_question(self, turn: Turn, messages: int) -> list[Earlier]:
+    async def before_question(self, turn: Turn, messages: int, before_seq: int = 0) -> list[Earlier]:
         """The last messages of people and assistants, oldest first, without this turn's own question.
 
-        Of a very long one the beginning will do: the prompt has no room for more.
+        `before_seq` is where the question stands, 0 while it is the newest. Of a very long message the beginning will
+        do: the prompt has no room for more.
         """
         request = pb.ListMessagesRequest(
-            conversation_id=turn.conversation_id, order=pb.MESSAGE_ORDER_NEWEST_FIRST, page_size=messages
+            conversation_id=turn.conversation_id,
+            order=pb.MESSAGE_ORDER_NEWEST_FIRST,
+            before_seq=before_seq,
+            page_size=messages,
         )
         with answers_of("chat_store"):
             response = await self._stub.ListMessages(request, timeout=CALL_TIMEOUT_SECONDS)

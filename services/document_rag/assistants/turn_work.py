@@ -93,7 +93,9 @@ class TurnWork:
         if turn.is_new_conversation:
             return []
         try:
-            return await self._conversations.before_question(turn, self.settings.history_messages)
+            # Since an earlier attempt stored the question, the conversation may have gone on without it.
+            asked_at = (await self._conversations.add_question(turn, question)).seq if turn.attempt > 1 else 0
+            return await self._conversations.before_question(turn, self.settings.history_messages, asked_at)
         except NotFound:
             if not question.begins_conversation:
                 raise
