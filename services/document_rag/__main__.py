@@ -220,6 +220,7 @@ def _ingestion_settings(config: Config) -> IngestionSettings:
             sweep_seconds=config.sweep_seconds,
             orphan_seconds=config.orphan_original_hours * 3600,
             cache_days=config.embedding_cache_days,
+            request_days=config.upload_requests_kept_days,
         ),
         workers=config.ingests_at_once,
         lease_seconds=config.ingestion_lease_seconds,

@@ -56,6 +56,9 @@ class Config(ServiceConfig):
     embedding_cache_days: int = Field(default=90, ge=1)
     """How long the vector of a text is remembered after it was last needed."""
 
+    upload_requests_kept_days: int = Field(default=30, ge=1)
+    """How long an upload's request_id gets its first answer again; after that the same bytes are a duplicate."""
+
     embedding_calls_at_once: int = Field(default=4, ge=1, le=64)
     """Batches of texts that are with the embedding provider at the same time."""
 

@@ -56,6 +56,12 @@ _FORGET_JOBS = """
 
 _FORGET_VECTORS = "delete from embedding_cache where used_on < current_date - $1::integer"
 
+_FORGET_REQUESTS = """
+    delete from upload_requests where ctid = any(array(
+        select ctid from upload_requests where answered_at < now() - make_interval(days => $1)
+        order by answered_at limit $2)) returning 1
+"""
+
 _BATCH = 500
 
 _log = get_logger()
@@ -72,6 +78,7 @@ class UpkeepTimes:
     sweep_seconds: float = 3600.0
     orphan_seconds: float = 86_400.0
     cache_days: int = 90
+    request_days: int = 30
 
 
 class Upkeep:
@@ -126,6 +133,7 @@ class Upkeep:
         async with tenant_transaction(self._pool, EVERY_TENANT) as connection:
             await connection.execute(_FORGET_JOBS)
             await connection.execute(_FORGET_VECTORS, self._times.cache_days)
+        await self._forget_requests()
         swept = 0
         oldest = datetime.now(UTC) - timedelta(seconds=self._times.orphan_seconds)
         async for stored in self._originals.listed():
@@ -133,6 +141,12 @@ class Upkeep:
         if swept:
             _log.info("originals_swept", count=swept)
         return swept
+
+    async def _forget_requests(self) -> None:
+        gone = _BATCH
+        while gone == _BATCH:
+            async with tenant_transaction(self._pool, EVERY_TENANT) as connection:
+                gone = len(await connection.fetch(_FORGET_REQUESTS, self._times.request_days, _BATCH))
 
     async def _is_wanted(self) -> bool:
         async with tenant_transaction(self._pool, EVERY_TENANT) as connection:

@@ -5,7 +5,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
+import asyncpg
 import pytest
 from openai import AsyncOpenAI
 from pydantic import SecretStr
@@ -15,6 +17,7 @@ from services.document_rag.config import Config
 from services.document_rag.documents.model import Cause, Description, Document, DocumentState
 from services.document_rag.model import EmbeddingDimensionsWrong, SearchMode
 from services.document_rag.search.embedders import HashedEmbedder, OpenAIEmbedder
+from shared.errors import RequestIdReused
 from shared.postgres import migrate
 from tests.document_rag.documents.workers import ended
 from tests.document_rag.samples import IPTU, LIXO
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from tests.house.fake_provider import FakeProvider
 
 TENANT = "prefeitura"
+OLD_REQUESTS = """
+    insert into upload_requests (tenant_id, request_id, fingerprint, document_id, verdict, answered_at)
+    select $1, number::text, '', $2, 'new', now() - interval '49 hours' from generate_series(1, 1200) number
+"""
 
 
 @pytest.fixture
@@ -41,11 +48,14 @@ async def config(fresh_database: Callable[[], str], tmp_path: Path, provider: "F
     )
 
 
-async def uploaded(documents: Documents, text: str, filename: str = "lixo.md", tenant_id: str = TENANT) -> Document:
+async def uploaded(
+    documents: Documents, text: str, filename: str = "lixo.md", tenant_id: str = TENANT, request_id: str = ""
+) -> Document:
     async def pieces() -> AsyncIterator[bytes]:
         yield text.encode()
 
-    return (await documents.ingest.upload(tenant_id, Description(filename=filename), pieces())).document
+    said = Description(filename=filename, request_id=request_id)
+    return (await documents.ingest.upload(tenant_id, said, pieces())).document
 
 
 async def test_a_text_is_bought_once_and_never_shared_between_tenants(config: Config, provider: "FakeProvider") -> None:
@@ -139,3 +149,21 @@ async def test_originals_without_a_document_are_swept_once_they_are_old(config: 
             os.utime(path, (1, 1))
         assert await documents.ingestion.upkeep.sweep() == 1
         assert {path.name for path in directory.iterdir()} == {document.document_id, young.name}
+
+
+async def test_an_uploads_request_id_is_remembered_for_its_days_however_many_there_are(config: Config) -> None:
+    short = config.model_copy(update={"upload_requests_kept_days": 2, "embedder": "hashed"})
+    async with open_documents(short) as documents:
+        document = await uploaded(documents, LIXO, request_id="young")
+        superuser = await asyncpg.connect(
+            config.database_url.get_secret_value(), server_settings={"search_path": "document_rag"}
+        )
+        await superuser.execute(OLD_REQUESTS, TENANT, UUID(document.document_id))
+        await documents.ingestion.upkeep.sweep()
+        assert {row["request_id"] for row in await superuser.fetch("select request_id from upload_requests")} == {
+            "young"
+        }
+        await superuser.close()
+        with pytest.raises(RequestIdReused):
+            await uploaded(documents, IPTU, request_id="young")
+        assert (await uploaded(documents, IPTU, request_id="1")).document_id != document.document_id
