@@ -73,6 +73,18 @@ async def test_a_failing_provider_leaves_word_and_costs_nothing(tenant: Tenant, 
     assert await tenant.counters() == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [("Qual é o prazo?", "Não foi possível responder"), ("When is it due?", "The question could not be answered")],
+)
+async def test_word_of_a_failure_is_in_the_language_of_the_question(tenant: Tenant, question: str, word: str) -> None:
+    told = Told()
+    assert await tenant.refused(ask(await tenant.assistant("fake-unauthorised"), question), told=told)
+    left = (await tenant.messages(told.accepted.conversation_id))[-1].text
+    assert left.startswith(word)
+    assert "/" not in left
+
+
 @pytest.mark.parametrize("model", ["fake-odd-fortune", "fake-odd-name", "fake-odd-torn"])
 async def test_what_a_provider_says_of_itself_keeps_no_answer_from_being_stored_and_paid(
     tenant: Tenant, model: str

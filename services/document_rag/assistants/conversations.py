@@ -10,15 +10,13 @@ from services.document_rag.assistants.kept_answer import message_of, outcome_of
 from services.document_rag.assistants.model import Question, Utterance
 from services.document_rag.assistants.outcome import Outcome, Stored, StoredAnswer
 from services.document_rag.assistants.turns import Turn
+from services.document_rag.assistants.wording import COULD_NOT_ANSWER, language_of
 from shared.errors import NotFound, ServiceError
 from shared.identifiers import derived_id
 from shared.neighbours import CALL_TIMEOUT_SECONDS, answers_of
 
 _TITLE_CHARACTERS = 80
 _PAGE_MESSAGES = 100
-_FAILURE_TEXT = (
-    "Não foi possível responder agora. Tente novamente. / The question could not be answered now. Try again."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Conversations:
         """Stores that this attempt failed and why, in words for the person and a reason for programs."""
         message = pb.Message(
             type=pb.MESSAGE_TYPE_ERROR,
-            text=_FAILURE_TEXT,
+            text=COULD_NOT_ANSWER[language_of(question.text)],
             assistant_id=question.assistant_id,
             team_id=question.team_id,
             status=pb.MESSAGE_STATUS_ERROR,

@@ -13,6 +13,11 @@ NOT_IN_DOCUMENTS = {
     ENGLISH: "I did not find that in the documents.",
     SPANISH: "No encontré esa información en los documentos.",
 }
+COULD_NOT_ANSWER = {
+    PORTUGUESE: "Não foi possível responder agora. Tente de novo.",
+    ENGLISH: "The question could not be answered now. Try again.",
+    SPANISH: "No fue posible responder ahora. Inténtelo de nuevo.",
+}
 _WHO_SHALL_ANSWER = {
     PORTUGUESE: ("Quem deve responder: {names}?", "ou"),
     ENGLISH: ("Who should answer: {names}?", "or"),
