@@ -26,7 +26,9 @@ from shared.identifiers import new_id
 from shared.telemetry import counter, get_logger
 
 LARGE_BODY_BYTES = 64 * 1024
-CORS_HEADERS = "authorization, content-type, if-none-match, x-api-key, x-request-timeout-seconds, traceparent"
+CORS_HEADERS = (
+    "authorization, content-type, if-none-match, if-range, range, x-api-key, x-request-timeout-seconds, traceparent"
+)
 CORS_METHODS = "GET, POST, PUT, PATCH, DELETE"
 
 _log = get_logger()

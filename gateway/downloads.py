@@ -12,8 +12,10 @@ from urllib.parse import quote
 
 from google.protobuf.message import Message
 
+from gateway.byte_ranges import wanted_part
 from gateway.http_exchange import HttpExchange
 from gateway.routes import Route
+from gateway.status import RangeNotSatisfiable
 
 OCTETS = "application/octet-stream"
 MAX_NAME_LENGTH = 200
@@ -25,9 +27,10 @@ _AMBIGUOUS = re.compile(r'[^ -~]|["\\%]')
 
 
 async def send_file(exchange: HttpExchange, route: Route, messages: AsyncIterator[bytes]) -> None:
-    """Answers with the file in the messages; headers go out with its first bytes, so what fails before can be told.
+    """Answers with the file in the messages, or the part of it that is asked for.
 
-    The listener refuses to end a file with more or fewer bytes than were announced.
+    Headers go out with its first bytes, so what fails before can be told. The listener refuses to end a file with more
+    or fewer bytes than were announced.
     """
     stream = aiter(messages)
     first = route.response_class.FromString(await anext(stream))
@@ -35,9 +38,12 @@ async def send_file(exchange: HttpExchange, route: Route, messages: AsyncIterato
     if file.is_held_by_client():
         await file.not_modified()
         return
+    file.narrow()
     await file.send(getattr(first, route.file_field))
     async for raw in stream:
         await file.send(getattr(route.response_class.FromString(raw), route.file_field))
+        if file.part_is_sent:
+            break
     await file.finish()
 
 
@@ -50,6 +56,8 @@ class _File:
         self._media_type: str = getattr(description, "mime_type", "")
         self._size: int = getattr(description, "size_bytes", 0)
         self._sha256: str = getattr(description, "sha256", "")
+        self._part: range | None = None
+        self._passed = 0
 
     def is_held_by_client(self) -> bool:
         """Whether the client says that it has these very bytes."""
@@ -60,7 +68,23 @@ class _File:
         await self._exchange.start(304, self._validators())
         await self._exchange.finish()
 
+    def narrow(self) -> None:
+        """Keeps to what Range asks for, if If-Range names these bytes. RangeNotSatisfiable when they end before it."""
+        headers = self._exchange.headers
+        if self._size and headers.get("if-range", self._etag) == self._etag:
+            self._part = wanted_part(headers.get("range", ""), self._size)
+        if self._part is not None and not self._part:
+            raise RangeNotSatisfiable(self._size)
+
+    @property
+    def part_is_sent(self) -> bool:
+        """Whether what is still to come is wanted no more."""
+        return self._part is not None and self._passed >= self._part.stop
+
     async def send(self, piece: bytes) -> None:
+        before, self._passed = self._passed, self._passed + len(piece)
+        if self._part is not None:
+            piece = piece[max(self._part.start - before, 0) : max(self._part.stop - before, 0)]
         if piece:
             await self._start()
             await self._exchange.part(piece)
@@ -72,16 +96,18 @@ class _File:
     async def _start(self) -> None:
         if self._exchange.status:
             return
-        length = [("content-length", str(self._size))] if self._size else []
+        part = range(self._size) if self._part is None else self._part
+        length = [("content-length", str(len(part)))] if self._size else []
+        place = [("content-range", f"bytes {part.start}-{part.stop - 1}/{self._size}")] if self._part else []
         media_type = self._media_type if _MEDIA_TYPE.fullmatch(self._media_type) else OCTETS
         headers = [
             ("content-type", media_type),
             ("content-disposition", content_disposition(self._name)),
             # Should it ever be shown inside a page, its scripts do not run.
             ("content-security-policy", "sandbox"),
-            ("accept-ranges", "none"),
+            ("accept-ranges", "bytes" if self._size else "none"),
         ]
-        await self._exchange.start(200, [*headers, *length, *self._validators()])
+        await self._exchange.start(206 if self._part else 200, [*headers, *length, *place, *self._validators()])
 
     def _validators(self) -> list[tuple[str, str]]:
         """By which a copy is known; the service is asked each time whether the caller may still have it."""

@@ -19,7 +19,7 @@ _SECURITY = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-_EXPOSED = b"x-request-id, retry-after, content-disposition, etag"
+_EXPOSED = b"x-request-id, retry-after, content-disposition, content-range, etag"
 
 
 class SlowReaderError(Exception):

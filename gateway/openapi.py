@@ -186,6 +186,7 @@ def _successes(route: Route, schemas: Schemas) -> Schema:
         return {"200": _success(route, schemas)}
     return {
         "200": _download(route, schemas),
+        "206": _part(),
         "304": {"description": "The client has it: If-None-Match named its ETag."},
     }
 
@@ -207,6 +208,14 @@ def _download(route: Route, schemas: Schemas) -> Schema:
         "description": "The file, and to who asks for `text/event-stream` its pieces. " + events["description"],
         "headers": _headers("content-disposition", "etag"),
         "content": _FILE | events["content"],
+    }
+
+
+def _part() -> Schema:
+    return {
+        "description": "The one range of bytes that Range named, while If-Range, if there is one, names its ETag.",
+        "headers": _headers("content-disposition", "content-range", "etag"),
+        "content": _FILE,
     }
 
 
@@ -306,6 +315,7 @@ _HEADERS = {
         "description": "That it is to be saved, and under which name where it has one (RFC 6266).",
         "schema": {"type": "string"},
     },
+    "content-range": {"description": "Which bytes of how many these are.", "schema": {"type": "string"}},
     "etag": {"description": "What If-None-Match may name the next time.", "schema": {"type": "string"}},
 }
 

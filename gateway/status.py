@@ -37,6 +37,7 @@ HTTP_STATUS_OF_REASON: dict[str, int] = {
     "HEADERS_TOO_LARGE": 431,
     "MESSAGE_TOO_LARGE": 413,
     "METHOD_NOT_ALLOWED": 405,
+    "RANGE_NOT_SATISFIABLE": 416,
     "UNSUPPORTED_MEDIA_TYPE": 415,
 }
 
@@ -99,6 +100,17 @@ class UnsupportedMediaType(ServiceError):
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
 
+class RangeNotSatisfiable(ServiceError):
+    """The file ends before the range that was asked for begins."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "RANGE_NOT_SATISFIABLE"
+
+    def __init__(self, size: int) -> None:
+        self.content_range = f"bytes */{size}"
+        super().__init__(f"the file has {size} bytes", metadata={"size_bytes": str(size)})
+
+
 class HeadersTooLarge(ServiceError):
     """The request line and headers are larger than is taken."""
 
@@ -137,7 +149,7 @@ def reason_of(status: status_pb2.Status) -> str:
 
 
 def headers_of(status: status_pb2.Status, error: Exception | None = None) -> list[tuple[str, str]]:
-    """The headers that go with an error: WWW-Authenticate, Retry-After, Allow."""
+    """The headers that go with an error: WWW-Authenticate, Retry-After, Allow, Content-Range."""
     http = http_status(status)
     if http == 401:
         reason = reason_of(status)
@@ -145,6 +157,8 @@ def headers_of(status: status_pb2.Status, error: Exception | None = None) -> lis
         return [("www-authenticate", CHALLENGE + told)]
     if isinstance(error, MethodNotAllowed):
         return [("allow", error.allow)]
+    if isinstance(error, RangeNotSatisfiable):
+        return [("content-range", error.content_range)]
     retry = error_details_pb2.RetryInfo()
     if _unpack(status, retry):
         return [("retry-after", str(max(1, ceil(retry.retry_delay.ToMilliseconds() / 1000))))]

@@ -10,7 +10,7 @@ from gateway.downloads import content_disposition
 from shared.config import MIB
 from tests.gateway.conftest import KEY, Gateway, Gateways
 from tests.gateway.test_streams import events_in
-from tests.gateway.upstream import FILE, FILE_SHA256, Seen
+from tests.gateway.upstream import FILE, FILE_SHA256, PIECE_BYTES, Seen
 
 ATA = "Ata%20n%C2%BA%207%20%E2%80%93%20ma%C3%A7%C3%A3.pdf"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -32,7 +32,7 @@ async def test_a_download_is_the_bytes_of_the_file(client: httpx.AsyncClient, ac
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-security-policy"] == "sandbox"
     assert response.headers["cache-control"] == "private, no-cache"
-    assert response.headers["accept-ranges"] == "none"
+    assert response.headers["accept-ranges"] == "bytes"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,66 @@ async def test_a_file_of_unknown_size_comes_in_chunks(client: httpx.AsyncClient)
     assert response.content == FILE
     assert response.headers["transfer-encoding"] == "chunked"
     assert "content-length" not in response.headers
+    assert response.headers["accept-ranges"] == "none"
+    assert (await download(client, "unsized", range="bytes=1-2")).content == FILE
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        ("bytes=0-0", range(1)),
+        ("bytes=100-", range(100, len(FILE))),
+        (f"bytes={PIECE_BYTES - 3}-{PIECE_BYTES + 2}", range(PIECE_BYTES - 3, PIECE_BYTES + 3)),
+        (f"Bytes=5-{10 * len(FILE)}", range(5, len(FILE))),
+        ("bytes=-7", range(len(FILE) - 7, len(FILE))),
+        (f"bytes=-{10 * len(FILE)}", range(len(FILE))),
+    ],
+)
+async def test_a_range_of_bytes_is_answered_with_these_bytes(
+    client: httpx.AsyncClient, asked: str, part: range
+) -> None:
+    response = await download(client, "lei.pdf", range=asked, if_range=f'"{FILE_SHA256}"')
+    assert (response.status_code, response.content) == (206, FILE[part.start : part.stop])
+    assert response.headers["content-range"] == f"bytes {part.start}-{part.stop - 1}/{len(FILE)}"
+    assert response.headers["content-length"] == str(len(part))
+    assert response.headers["etag"] == f'"{FILE_SHA256}"'
+    assert response.headers["content-type"] == "application/pdf"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"range": "bytes=0-1,4-5"},
+        {"range": "bytes=9-8"},
+        {"range": "bytes=-"},
+        {"range": "pages=1-2"},
+        {"range": "bytes=1-2", "if_range": '"other"'},
+        {"range": "bytes=1-2", "if_range": f'W/"{FILE_SHA256}"'},
+        {"range": "bytes=1-2", "if_range": "Sat, 29 Oct 2022 19:43:31 GMT"},
+    ],
+)
+async def test_what_is_no_single_range_of_these_bytes_is_answered_with_the_whole(
+    client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    response = await download(client, "lei.pdf", **headers)
+    assert (response.status_code, response.content) == (200, FILE)
+    assert "content-range" not in response.headers
+
+
+@pytest.mark.parametrize("asked", [f"bytes={len(FILE)}-", "bytes=-0"])
+async def test_a_range_behind_the_end_is_refused_with_the_size(client: httpx.AsyncClient, asked: str) -> None:
+    response = await download(client, "lei.pdf", range=asked)
+    assert response.status_code == 416
+    assert response.headers["content-range"] == f"bytes */{len(FILE)}"
+    assert response.json()["details"][0]["reason"] == "RANGE_NOT_SATISFIABLE"
+    held = await download(client, "lei.pdf", range=asked, if_none_match=f'"{FILE_SHA256}"')
+    assert held.status_code == 304
+
+
+async def test_a_range_ends_the_call_with_its_last_byte(gateway: Gateway) -> None:
+    response = await download(gateway.client, "hang", range="bytes=1-2")
+    assert response.content == FILE[1:3]
+    await asyncio.wait_for(gateway.seen.cancelled.wait(), 20)
 
 
 async def test_a_client_that_leaves_a_download_cancels_it(gateway: Gateway) -> None:
@@ -116,7 +176,7 @@ async def test_pages_of_other_origins_may_read_the_name(gateways: Gateways) -> N
     gateway = await gateways.start(cors_origins="https://app.example.org")
     response = await download(gateway.client, "lei.pdf", origin="https://app.example.org")
     exposed = response.headers["access-control-expose-headers"].split(", ")
-    assert {"content-disposition", "etag"} <= set(exposed)
+    assert {"content-disposition", "content-range", "etag"} <= set(exposed)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ def test_a_document_comes_back_as_the_file_that_was_sent(tenant: Tenant) -> None
     assert file.headers["content-type"] == kept["mimeType"]
     assert file.headers["content-length"] == kept["sizeBytes"]
     assert file.headers["content-disposition"].endswith(f"filename*=UTF-8''{quote(NAME)}")
+    rest = tenant.admin.http.get(path, headers={"range": "bytes=700000-", "if-range": file.headers["etag"]})
+    assert (rest.status_code, rest.content) == (206, CONTENT[700_000:])
     assert tenant.admin.http.get(path, headers={"if-none-match": file.headers["etag"]}).status_code == 304
 
 

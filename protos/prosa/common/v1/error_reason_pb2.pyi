@@ -518,6 +518,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
         ]}
     """
+    ERROR_REASON_RANGE_NOT_SATISFIABLE: _ErrorReason.ValueType  # 91
+    """Over HTTP: the file ends before the range of bytes that was asked for begins. Status 416, with Content-Range.
+
+        {"code": 11, "message": "the file has 1000 bytes", "details": [
+          {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_NOT_SATISFIABLE", "domain": "prosa", "metadata": {"size_bytes": "1000"}}
+        ]}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, in one word: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -1020,6 +1027,13 @@ ERROR_REASON_DRIFT_NOT_REPAIRABLE: ErrorReason.ValueType  # 90
     {"code": 9, "message": "only rollups are written anew from facts", "details": [
       {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "DRIFT_NOT_REPAIRABLE", "domain": "prosa"},
       {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [{"type": "DRIFT_NOT_REPAIRABLE", "description": "only rollups are written anew from facts"}]}
+    ]}
+"""
+ERROR_REASON_RANGE_NOT_SATISFIABLE: ErrorReason.ValueType  # 91
+"""Over HTTP: the file ends before the range of bytes that was asked for begins. Status 416, with Content-Range.
+
+    {"code": 11, "message": "the file has 1000 bytes", "details": [
+      {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "RANGE_NOT_SATISFIABLE", "domain": "prosa", "metadata": {"size_bytes": "1000"}}
     ]}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
