@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 from deploy.local.child import Child, Command
 from deploy.local.ports import is_free
 
-START_SECONDS = 60.0
+# Ends what hangs: what cannot start says so at once, and a busy machine may take a minute.
+START_SECONDS = 240.0
 STOP_SECONDS = 20.0
 
 Result = TypeVar("Result")
