@@ -31,7 +31,7 @@ def running(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(200) == 0
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,6 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(signing_keys: Signing
         other.listen()
         port = other.getsockname()[1]
         command = [sys.executable, "-m", "gateway"]
-        ended = subprocess.run(command, env=settings(signing_keys, port), capture_output=True, timeout=60, text=True)
+        ended = subprocess.run(command, env=settings(signing_keys, port), capture_output=True, timeout=200, text=True)
     assert ended.returncode == 1
     assert ended.stderr == f"gateway: cannot listen on {LOOPBACK}:{port}: Address already in use\n"

@@ -31,7 +31,7 @@ def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subpro
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -66,12 +66,12 @@ async def serving(environment: Mapping[str, str]) -> AsyncIterator[tuple[subproc
     process = start(environment)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{environment['TENANT_QUOTA_PORT']}") as channel:
-            await asyncio.wait_for(channel.channel_ready(), 90)
+            await asyncio.wait_for(channel.channel_ready(), 200)
             yield process, channel
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
 
 
 async def token(channel: grpc.aio.Channel, credential: str) -> str:
@@ -109,7 +109,7 @@ async def test_a_killed_service_leaves_nothing_held_past_the_lease_and_makes_no_
         request = quota_service_pb2.ReserveTokensRequest(tokens=10, lease_seconds=2, request_id="turn")
         first = await _reserve(channel, environment, key.secret, request)
         process.kill()
-        process.wait(30)
+        process.wait(100)
 
     async with serving(environment) as (process, channel):
         again = await _reserve(channel, environment, key.secret, request)
@@ -124,7 +124,7 @@ async def test_a_killed_service_leaves_nothing_held_past_the_lease_and_makes_no_
         await until_answered(nothing_is_held)
 
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await asyncio.to_thread(process.wait, 100) == 0
         output = process.stdout.read().decode() if process.stdout else ""
         for name in ("ADMIN_KEY", "SERVICE_KEY"):
             assert environment[f"TENANT_QUOTA_BOOTSTRAP_{name}"] not in output
@@ -143,7 +143,7 @@ async def test_the_last_use_of_a_key_outlives_the_process(environment: dict[str,
         key = await tenants.CreateApiKey(wanted, metadata=admin)
         await token(channel, key.secret)
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 30) == 0
+        assert await asyncio.to_thread(process.wait, 100) == 0
     async with serving(lazy) as (_, channel):
         admin = as_caller(await token(channel, environment["TENANT_QUOTA_BOOTSTRAP_ADMIN_KEY"]))
         listed = tenant_service_pb2.ListApiKeysRequest(tenant_id=tenant.tenant_id)
