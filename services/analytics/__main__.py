@@ -18,6 +18,7 @@ from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.handlers import metrics_endpoint
 from services.analytics.intake.pipeline import Intake, intake_of, running
+from services.analytics.intake.worker import OBJECTS_AT_ONCE
 from services.analytics.reports.endpoint import reports_endpoint
 from services.analytics.reports.repricing import open_price_book
 from services.analytics.rollups.projection import Projection
@@ -158,7 +159,14 @@ async def _serve() -> None:
     config = Config()
     verifier = TokenVerifier(config.token_public_key)
     async with open_analytics(config) as analytics:
-        await serve(config, "analytics", analytics.endpoints, verifier=verifier, ready=analytics.ready)
+        await serve(
+            config,
+            "analytics",
+            analytics.endpoints,
+            verifier=verifier,
+            ready=analytics.ready,
+            batch=OBJECTS_AT_ONCE,
+        )
 
 
 async def _migrate() -> None:

@@ -99,22 +99,31 @@ class MessageFact(NamedTuple):
     def figures(self) -> Figures:
         """What the message adds to the sums. Tokens and cost count whoever spent them, failed turns included."""
         speaks = self.speaker in (Speaker.ASSISTANT, Speaker.TEAM)
-        answered = speaks and self.ending is not Ending.ERROR
-        failed = self.speaker is Speaker.ERROR or (speaks and self.ending is Ending.ERROR)
-        timed = answered and self.latency_ms > 0
-        streamed = answered and self.time_to_first_token_ms > 0
         # By position, in the order of Figures: this is made for every message.
+        if not speaks or self.ending is Ending.ERROR:
+            return Figures(
+                0,
+                0,
+                int(speaks or self.speaker is Speaker.ERROR),
+                int(self.speaker is Speaker.USER),
+                self.input_tokens,
+                self.cached_input_tokens,
+                self.output_tokens,
+                self.reasoning_tokens,
+                self.cost_micros,
+            )
+        timed, streamed = self.latency_ms > 0, self.time_to_first_token_ms > 0
         return Figures(
-            int(answered),
-            int(answered and self.rag),
-            int(failed),
-            int(self.speaker is Speaker.USER),
+            1,
+            int(self.rag),
+            0,
+            0,
             self.input_tokens,
             self.cached_input_tokens,
             self.output_tokens,
             self.reasoning_tokens,
             self.cost_micros,
-            int(answered and self.ending is Ending.INTERRUPTED),
+            int(self.ending is Ending.INTERRUPTED),
             int(timed),
             self.latency_ms if timed else 0,
             self.output_tokens + self.reasoning_tokens if timed else 0,
@@ -158,8 +167,7 @@ class Statement:
     outside: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What one event says. `event_id` is what makes it count once; `outside`: the feed does not tell it.
 
     `statements` came with its messages: feedback that stored history tells along with them.
@@ -269,4 +277,5 @@ def _hour(year: int, month: int, day: int, hour: int) -> datetime:
 
 def day_of(moment: datetime) -> datetime:
     """The first moment of the day (UTC) in which `moment` lies."""
-    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    utc = moment.astimezone(UTC)
+    return _hour(utc.year, utc.month, utc.day, 0)

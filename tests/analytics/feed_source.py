@@ -24,7 +24,8 @@ class FeedSource(feed_grpc.FeedServiceServicer):
     """Sends what `happen` is told, each event with the token of its place; marks when all is told and as time goes."""
 
     def __init__(self, events: Iterable[feed_pb.Event] = ()) -> None:
-        self._events = list(events)
+        self._events: list[feed_pb.Event] = []
+        self._keep(events)
         self._more = asyncio.Condition()
         self.requests: list[str] = []
         self.break_off_after = 10**9
@@ -34,7 +35,7 @@ class FeedSource(feed_grpc.FeedServiceServicer):
 
     async def happen(self, *events: feed_pb.Event) -> None:
         async with self._more:
-            self._events += events
+            self._keep(events)
             self._more.notify_all()
 
     async def rest_until(self, time: datetime) -> None:
@@ -64,16 +65,18 @@ class FeedSource(feed_grpc.FeedServiceServicer):
                 async with self._more:
                     await self._more.wait_for(lambda: place < len(self._events) or self.time != marked)  # noqa: B023
             together = min(most, left, len(self._events) - place)
-            message = self._event(place)
-            message.later_events.extend(self._event(later) for later in range(place + 1, place + together))
+            message = feed_pb.Event()
+            message.CopyFrom(self._events[place])
+            message.later_events.extend(self._events[place + 1 : place + together])
             place, left = place + together, left - together
             yield message
 
-    def _event(self, place: int) -> feed_pb.Event:
-        event = feed_pb.Event()
-        event.CopyFrom(self._events[place])
-        event.resume_token = f"at-{place + 1}"
-        return event
+    def _keep(self, events: Iterable[feed_pb.Event]) -> None:
+        for place, event in enumerate(events, len(self._events) + 1):
+            kept = feed_pb.Event()
+            kept.CopyFrom(event)
+            kept.resume_token = f"at-{place}"
+            self._events.append(kept)
 
     def _mark(self, place: int) -> feed_pb.Event:
         mark = feed_pb.Event(resume_token=f"at-{place}")

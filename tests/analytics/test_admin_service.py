@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -300,7 +299,7 @@ async def test_a_rebuild_that_ends_right_after_the_switch_loses_nothing_counted_
     endless = Rebuilding(database, Projection(database), None, settled_seconds=3600)
     listening = asyncio.create_task(_all(endless.run(accept_loss=False)))
     await until(lambda: _in_force(database, 1))
-    late = replace(fact_of(appended("late", answer(cost_micros=7)).SerializeToString()), outside=True)
+    late = fact_of(appended("late", answer(cost_micros=7)).SerializeToString())._replace(outside=True)
     await RollupStore(database, Projection(database, pinned=0)).commit([late])
     listening.cancel()
     await asyncio.wait([listening])

@@ -35,6 +35,7 @@ from services.analytics.intake.feed import Feed
 from services.analytics.intake.feed_positions import FeedPositions
 from services.analytics.intake.handlers import metrics_endpoint
 from services.analytics.intake.pipeline import Intake, intake_of, running
+from services.analytics.intake.worker import OBJECTS_AT_ONCE
 from services.analytics.rollups.projection import Projection
 from shared.clock import SystemClock
 from shared.identifiers import new_id
@@ -57,6 +58,8 @@ CLIENT_BATCH = 500
 USERS = 300
 # Live events are of the present hour; a few are late.
 HOURS = 3
+# How often it is looked whether all is done: a look costs a thousandth of a second of the same two cores.
+LOOK_SECONDS = 0.05
 CHECKED = ("input_tokens", "cost_micros")
 
 
@@ -93,7 +96,7 @@ async def _measure() -> list[Row]:
             many = _events(MANY_EVENTS)
             told, much_told = _by_tenant(events), _by_tenant(many)
             urls = mongo.url(), redis.url()
-            keep_for_good()
+            keep_for_good(OBJECTS_AT_ONCE)
             naive, recorded, recorded_and_killed, fed, fed_and_killed = [], [], [], [], []
             for _ in range(TURNS):
                 naive.append(await _rate(mongo, redis, partial(_naive, few), few))
@@ -186,7 +189,7 @@ async def _recorded(told: dict[str, list[metrics_pb.Execution]], engines: Engine
     async with (
         served([metrics_endpoint(intake.inbox, SystemClock())], keys) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-        running(intake, Config(worker_block_ms=100)),
+        running(intake, Config()),
     ):
         stub: Any = MetricsServiceStub(channel)
         began = time.perf_counter()
@@ -226,13 +229,13 @@ async def _two_killed(workers: Sequence[Any], engines: Engines, events: int) -> 
 async def _counted(engines: Engines, events: int) -> None:
     """About so many have been counted; what a killed worker leaves behind makes the number a guess."""
     while await engines.database["facts"].estimated_document_count() < events:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _finished(engines: Engines) -> None:
     """All that was accepted has been counted."""
     while await engines.database["inbox"].count_documents({}, limit=1):  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 @asynccontextmanager
@@ -290,7 +293,7 @@ def _execution(event: feed_pb.Event) -> metrics_pb.Execution:
 async def _fed(events: Sequence[feed_pb.Event], engines: Engines) -> float:
     intake = intake_of(engines.database, engines.redis, Projection(engines.database), consumer="bench")
     await intake.prepare()
-    async with running(intake, Config(worker_block_ms=100)), _follower(events, intake, engines) as followed:
+    async with running(intake, Config()), _follower(events, intake, engines) as followed:
         return await followed()
 
 
@@ -325,7 +328,7 @@ async def _follower(
         began = time.perf_counter()
         async with in_background(feed.run()):
             while (await positions.read()).token != f"at-{len(events)}":  # noqa: ASYNC110 the end of the whole way
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(LOOK_SECONDS)
             return time.perf_counter() - began
 
     async with served([FeedSource(events).endpoint()], keys) as port, feed_stub(port, keys) as stub:

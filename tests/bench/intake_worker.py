@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from services.analytics.config import Config
 from services.analytics.intake.pipeline import intake_of, running
+from services.analytics.intake.worker import OBJECTS_AT_ONCE
 from services.analytics.rollups.projection import Projection
 from shared.mongo import open_mongo
 from shared.redis_streams import consumer_name, open_redis
@@ -24,10 +25,10 @@ async def main(mongo_url: str, name: str, redis_url: str) -> None:
     ):
         intake = intake_of(database, redis, Projection(database), consumer=consumer_name())
         await intake.prepare()
-        keep_for_good()
+        keep_for_good(OBJECTS_AT_ONCE)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
-        async with running(intake, Config(worker_block_ms=100, worker_claim_idle_seconds=1.0)):
+        async with running(intake, Config(worker_claim_idle_seconds=1.0)):
             await asyncio.Event().wait()
 
 

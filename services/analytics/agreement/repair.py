@@ -6,7 +6,6 @@ added to the series stays as it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -94,7 +93,7 @@ async def _facts(generation: Generation, tenant_id: str, hour: datetime, session
         fact: Fact = fact_in(document)
         messages = tuple(each for each in fact.messages if hour_of(each.create_time) == hour)
         if messages:
-            yield replace(fact, messages=messages)
+            yield fact._replace(messages=messages)
 
 
 def _grown(growth: Growth) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import dropwhile
 from typing import Any, NamedTuple, TypeAlias
@@ -62,8 +61,7 @@ class LeaseLostError(Exception):
     """Another replica follows the feed now."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     place: Place
     before: Position
 
@@ -192,7 +190,8 @@ class Feed:
     async def _forward(self, window: Window, arrived: Arrivals) -> None:
         while True:
             batch, after = await arrived.get()
-            await asyncio.sleep(GATHERING_SECONDS)
+            if len(batch) < self._batch_size:
+                await asyncio.sleep(GATHERING_SECONDS)
             while len(batch) < self._batch_size and not arrived.empty():
                 more, after = arrived.get_nowait()
                 batch += more

@@ -109,9 +109,10 @@ def _event(item: bytes) -> feed_pb.Event:
 
 
 def _named(event: feed_pb.Event) -> None:
-    for field in ("event_id", "tenant_id"):
-        if not getattr(event, field):
-            raise ValueError(f"no {field}")
+    if not event.event_id:
+        raise ValueError("no event_id")
+    if not event.tenant_id:
+        raise ValueError("no tenant_id")
 
 
 def _fact(event: feed_pb.Event) -> Fact:
@@ -119,14 +120,15 @@ def _fact(event: feed_pb.Event) -> Fact:
     if event.WhichOneof("payload") != "messages_appended":
         raise ValueError("nothing to count")
     appended = event.messages_appended
-    rated = [message for message in appended.messages if message.HasField("feedback")]
+    # Once: each walk over a repeated field makes its objects anew.
+    messages = list(appended.messages)
     return Fact(
-        event_id=event.event_id,
-        tenant_id=event.tenant_id,
-        conversation_id=event.conversation_id,
-        channel=appended.channel,
-        messages=tuple(_message(message, appended) for message in appended.messages),
-        statements=tuple(_feedback(event, message, appended) for message in rated),
+        event.event_id,
+        event.tenant_id,
+        event.conversation_id,
+        appended.channel,
+        tuple([_message(message, appended) for message in messages]),
+        statements=tuple([_feedback(event, each, appended) for each in messages if each.HasField("feedback")]),
     )
 
 
@@ -144,32 +146,34 @@ def _news(event: feed_pb.Event) -> News:
 
 
 def _message(message: chat_pb.Message, owner: feed_pb.MessagesAppended) -> MessageFact:
-    if message.type not in _SPEAKERS or message.status not in _ENDINGS:
+    speaker, ending = _SPEAKERS.get(message.type), _ENDINGS.get(message.status)
+    if speaker is None or ending is None:
         raise ValueError("a message of unknown type or status")
     if not message.HasField("create_time"):
         raise ValueError("a message without create_time")
     usage = message.usage
+    # By position, in the order of MessageFact: this is made for every message.
     return MessageFact(
-        message_id=message.message_id,
-        seq=message.seq,
-        speaker=_SPEAKERS[message.type],
-        ending=_ENDINGS[message.status],
-        create_time=moment_of(message.create_time),
-        user_id=message.user_id or owner.user_id,
-        assistant_id=message.assistant_id or owner.assistant_id,
-        team_id=message.team_id or owner.team_id,
-        model=message.model,
-        rag=message.rag,
-        input_tokens=within(usage.input_tokens, MAX_TOKENS),
-        cached_input_tokens=within(usage.cached_input_tokens, MAX_TOKENS),
-        output_tokens=within(usage.output_tokens, MAX_TOKENS),
-        reasoning_tokens=within(usage.reasoning_tokens, MAX_TOKENS),
-        usage_source=SOURCES.get(message.usage_source, ""),
-        cost_micros=within(message.cost_micros, MAX_COST_MICROS),
-        latency_ms=within(message.latency_ms, MAX_TOKENS),
-        time_to_first_token_ms=within(message.time_to_first_token_ms, MAX_TOKENS),
-        finish_reason=message.finish_reason,
-        error_reason=message.error_reason,
+        message.message_id,
+        message.seq,
+        speaker,
+        ending,
+        moment_of(message.create_time),
+        message.user_id or owner.user_id,
+        message.assistant_id or owner.assistant_id,
+        message.team_id or owner.team_id,
+        message.model,
+        message.rag,
+        within(usage.input_tokens, MAX_TOKENS),
+        within(usage.cached_input_tokens, MAX_TOKENS),
+        within(usage.output_tokens, MAX_TOKENS),
+        within(usage.reasoning_tokens, MAX_TOKENS),
+        SOURCES.get(message.usage_source, ""),
+        within(message.cost_micros, MAX_COST_MICROS),
+        within(message.latency_ms, MAX_TOKENS),
+        within(message.time_to_first_token_ms, MAX_TOKENS),
+        message.finish_reason,
+        message.error_reason,
     )
 
 

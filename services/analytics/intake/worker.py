@@ -26,6 +26,8 @@ from shared.telemetry import get_logger
 SUSPECTS_AT_ONCE = 20
 # Items of several entries that are one commit.
 ITEMS_AT_ONCE = 5000
+# What the collector sees of those in hand, being committed and read ahead: none of it is worth looking through.
+OBJECTS_AT_ONCE = 20 * ITEMS_AT_ONCE
 # Entries read at once: each may carry a thousand items.
 READ_AT_ONCE = 10
 # Longer than any batch takes. Whoever holds on for longer hangs, and others may have what is in his hand.
@@ -143,14 +145,21 @@ class Worker(Generic[_Item]):
         Those that failed once are tried together. One that has failed more often may be what kills workers, so it is
         taken alone: only its own count grows.
         """
+        stuck = await self._stream.stuck(self._claim_idle_seconds, self._batch_size)
+        if not stuck:
+            return
         # Taking an entry counts as a delivery: not while the store is down, which is no fault of the entry.
         await self._work.ready()
-        stuck = await self._stream.stuck(self._claim_idle_seconds, self._batch_size)
         once = [each for each in stuck if each.deliveries <= 1]
         suspects = [each for each in stuck if each.deliveries > 1]
+        together: list[Opened[_Item]] = []
         for first in range(0, len(once), READ_AT_ONCE):
-            together = await self._stream.claim(once[first : first + READ_AT_ONCE], self._claim_idle_seconds)
-            await self._process([await self._open(entry) for entry in together])
+            claimed = await self._stream.claim(once[first : first + READ_AT_ONCE], self._claim_idle_seconds)
+            together += [await self._open(entry) for entry in claimed]
+            if self._enough(together):
+                await self._process(together)
+                together = []
+        await self._process(together)
         for suspect in suspects[:SUSPECTS_AT_ONCE]:
             await self._try_alone(suspect)
 

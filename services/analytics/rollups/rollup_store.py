@@ -5,6 +5,7 @@ An event whose fact is there has been dealt with; that is the only mark, and it 
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from itertools import chain, repeat
 
 from pymongo.errors import DuplicateKeyError
 
@@ -40,7 +41,9 @@ class RollupStore:
         """
         distinct = list({fact.event_id: fact for fact in reversed(facts)}.values())
         generation = await self.projection.current()
-        return await committed(self._database, lambda session: _write(generation, distinct, session))
+        # Hardly any event comes twice, and the index tells: the known ones are looked for from the second try on.
+        tries = chain((_add,), repeat(_add_fresh))
+        return await committed(self._database, lambda session: next(tries)(generation, distinct, session))
 
     async def settled(self, event_ids: Collection[str]) -> set[str]:
         """Which of the events have been dealt with: counted, or given up as dead letters."""
@@ -58,21 +61,25 @@ class RollupStore:
             return
 
 
-async def _write(generation: Generation, facts: Sequence[Fact], session: MongoSession) -> int:
+async def _add_fresh(generation: Generation, facts: Sequence[Fact], session: MongoSession) -> int:
     before = await known(generation.facts, [fact.event_id for fact in facts], session)
-    fresh = [fact for fact in facts if fact.event_id not in before] if before else facts
-    if not fresh:
+    return await _add(generation, [fact for fact in facts if fact.event_id not in before], session)
+
+
+async def _add(generation: Generation, facts: Sequence[Fact], session: MongoSession) -> int:
+    if not facts:
         return 0
-    await inserted(generation.facts, [fact_document(fact) for fact in fresh], session)
-    if cells := folded(fresh):
+    # What rivals meet in comes first: whoever has to try again has done little.
+    if cells := folded(facts):
         additions = [_addition(key, figures) for key, figures in combined(cells).items()]
         await updated(generation.rollups, additions, session)
         await add_to_series(generation.series, series_of(cells), session)
-    if told := [statement for fact in fresh for statement in fact.statements]:
+    if told := [statement for fact in facts for statement in fact.statements]:
         await supersede(generation, told, session)
-    if active := activity(fresh):
+    if active := activity(facts):
         await updated(generation.sessions, active, session)
-    return len(fresh)
+    await inserted(generation.facts, [fact_document(fact) for fact in facts], session)
+    return len(facts)
 
 
 def _addition(key: RollupKey, figures: Figures) -> Update:

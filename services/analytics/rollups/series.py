@@ -5,7 +5,7 @@ transaction, so that two workers who meet there conflict and one of them tries a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -70,12 +70,13 @@ Growths = dict[SeriesKey, Growth]
 
 @dataclass(slots=True)
 class Cell:
-    """What messages alike in every dimension hold: the figures of each, and the buckets of what was measured."""
+    """What messages alike in every dimension hold: the figures of each, the buckets of what was measured, who spoke."""
 
     figures: list[Figures] = field(default_factory=list)
     latencies: list[int] = field(default_factory=list)
     first_tokens: list[int] = field(default_factory=list)
     total: Figures = NOTHING
+    users: Collection[str] = ()
 
 
 Cells = dict[tuple[RollupKey, str], Cell]
@@ -98,8 +99,10 @@ def folded(facts: Iterable[Fact]) -> Cells:
                 cell.latencies.append(bucket_of(message.latency_ms))
             if figures.streamed_turns:
                 cell.first_tokens.append(bucket_of(message.time_to_first_token_ms))
-    for cell in cells.values():
+    for (combination, _), cell in cells.items():
         cell.total = _sum(cell.figures)
+        if combination.user_id and (cell.total.user_messages or cell.total.turns):
+            cell.users = (combination.user_id,)
     return cells
 
 
@@ -126,14 +129,33 @@ def combined(cells: Cells) -> dict[RollupKey, Figures]:
 
 def series_of(cells: Cells) -> Growths:
     """What the cells add to the series, by hour and by day."""
-    placed: defaultdict[SeriesKey, list[tuple[RollupKey, Cell]]] = defaultdict(list)
-    for (key, error), cell in cells.items():
+    placed: defaultdict[SeriesKey, list[Cell]] = defaultdict(list)
+    for (key, _), cell in cells.items():
+        placed[SeriesKey(key.tenant_id, Axis.USER, Step.DAY, key.user_id, day_of(key.hour))].append(cell)
+    for (key, error), crowd in _crowds(cells).items():
         for axis, value in _places(key, error):
-            placed[SeriesKey(key.tenant_id, axis, Step.HOUR, value, key.hour)].append((key, cell))
-        placed[SeriesKey(key.tenant_id, Axis.USER, Step.DAY, key.user_id, day_of(key.hour))].append((key, cell))
+            placed[SeriesKey(key.tenant_id, axis, Step.HOUR, value, key.hour)].append(crowd)
     grown = {place: _growth(place, here) for place, here in placed.items()}
     with_days(grown)
     return grown
+
+
+def _crowds(cells: Cells) -> Cells:
+    """The cells whoever spoke: a few, for there are many users to a model or an assistant."""
+    together: defaultdict[tuple[RollupKey, str], list[Cell]] = defaultdict(list)
+    for (key, error), cell in cells.items():
+        anybody = RollupKey(key.tenant_id, key.hour, key.model, "", key.assistant_id, key.team_id, key.channel)
+        together[anybody, error].append(cell)
+    return {key: _crowd(here) for key, here in together.items()}
+
+
+def _crowd(cells: Sequence[Cell]) -> Cell:
+    return Cell(
+        latencies=list(chain.from_iterable(cell.latencies for cell in cells)),
+        first_tokens=list(chain.from_iterable(cell.first_tokens for cell in cells)),
+        total=_sum([cell.total for cell in cells]),
+        users=set(chain.from_iterable(cell.users for cell in cells)),
+    )
 
 
 def with_days(grown: Growths) -> None:
@@ -151,25 +173,19 @@ def with_days(grown: Growths) -> None:
                 grown[key].add(growth)
 
 
-def _growth(place: SeriesKey, here: Sequence[tuple[RollupKey, Cell]]) -> Growth:
-    sums = _sum([cell.total for _, cell in here])
+def _growth(place: SeriesKey, here: Sequence[Cell]) -> Growth:
+    sums = _sum([cell.total for cell in here])
     growth = Growth({name: amount for name, amount in zip(FIGURE_NAMES, sums, strict=True) if amount})
     if place.axis is Axis.USER:
         return growth
     for name, buckets in (
-        (LATENCY, Counter(chain.from_iterable(cell.latencies for _, cell in here))),
-        (FIRST_TOKEN, Counter(chain.from_iterable(cell.first_tokens for _, cell in here))),
+        (LATENCY, Counter(chain.from_iterable(cell.latencies for cell in here))),
+        (FIRST_TOKEN, Counter(chain.from_iterable(cell.first_tokens for cell in here))),
     ):
         if buckets:
             growth.distributions[name] = buckets
-    growth.users = {
-        digest_of(user_id) for user_id in {key.user_id for key, cell in here if _was_there(cell)} if user_id
-    }
+    growth.users = {digest_of(user_id) for cell in here for user_id in cell.users}
     return growth
-
-
-def _was_there(cell: Cell) -> bool:
-    return bool(cell.total.user_messages or cell.total.turns)
 
 
 def _places(key: RollupKey, error: str) -> Iterator[tuple[Axis, str]]:
