@@ -26,7 +26,8 @@ from tests.bench.bare_handler import bare_handlers
 from tests.bench.chat_service import LAST, Engines, ServiceSide, opened_engine, opened_service
 from tests.bench.chat_sides import Own, Peer, Side, running_peers
 from tests.bench.empty_call import empty_call
-from tests.bench.pace import Act, alone
+from tests.bench.overhead import Sides, overhead
+from tests.bench.pace import Act, alone, medians
 from tests.bench.table import Row, at_least, at_most, publish
 from tests.house.signing import SigningKeys, new_signing_keys
 
@@ -36,6 +37,8 @@ SHORT, MEDIUM, LONG, LONGEST = 10, 1_000, 20_000, 100_000
 CLIENTS = {10: 1, 1_000: 32, 20_000: 8, 100_000: 1}
 ROUNDS = 5
 TURN_SECONDS = 0.5
+# Of each side in a round, where the service is held against its engine.
+TURNS = 200
 GROWTH = 1.3
 READ_BARS = {"LangChain MongoDB": 15.0, "LangChain PostgreSQL": 15.0}
 PLAN = "plan 004 (SQLAlchemy)"
@@ -128,33 +131,17 @@ async def _growth(bench: Bench) -> list[Row]:
 
 
 async def _overhead(bench: Bench) -> list[Row]:
-    """The service beside its engine plus the calls that it may add; and so a handler that only asks the engine.
-
-    That one tells what can be had: an engine that waits for its next call answers later than one asked without a pause.
-    """
     rows = []
     async with empty_call() as empty:
         for name, engine in bench.engines.items():
             service = Own(bench.services[name])
-            conversation = (await bench.conversations(service, MEDIUM))[0]
+            turns = [(await bench.conversations(service, MEDIUM))[0]] * TURNS
             async with bare_handlers(bench.addresses, name) as bare:
                 for call in ("append", "read"):
-                    turns = [partial(side.alone, call, conversation, TURN_SECONDS) for side in (service, engine)]
-                    turns += [partial(alone, act, conversation, TURN_SECONDS) for act in (bare[call], empty)]
-                    rounds = [[await turn() for turn in turns] for _ in range(ROUNDS)]
-                    rows += _overhead_rows(service.name, name, call, rounds)
+                    sides = Sides(getattr(service.side, call), getattr(engine.side, call), bare[call], empty)
+                    case = f"{service.name}: {call}, p50"
+                    rows += await overhead(case, sides, turns, statistics.median, CALLS_ALLOWED)
     return rows
-
-
-def _overhead_rows(service: str, engine: str, call: str, rounds: list[list[float]]) -> list[Row]:
-    beside = f"{call}, p50, beside the engine + {CALLS_ALLOWED} empty calls"
-    allowed = [raw + CALLS_ALLOWED * empty for _, raw, _, empty in rounds]
-    ours = list(zip((ours for ours, *_ in rounds), allowed, strict=True))
-    mine, theirs, ratio = _medians(list(zip((bare for _, _, bare, _ in rounds), allowed, strict=True)))
-    return [
-        _at_most(f"{service}: {beside}", ours, 1.0),
-        Row(f"a bare handler over {engine}: {beside}", mine, theirs, "ms", ratio, None, holds=True),
-    ]
 
 
 async def _beside_peers(bench: Bench) -> list[Row]:
@@ -177,7 +164,7 @@ async def _throughput(bench: Bench, call: str, ours: Side, peer: Side, length: i
         (await ours.together(call, our_names, TURN_SECONDS), await peer.together(call, peer_names, TURN_SECONDS))
         for _ in range(ROUNDS)
     ]
-    mine, theirs, ratio = _medians(rounds)
+    mine, theirs, ratio = medians(*zip(*rounds, strict=True))
     case = f"{ours.name}: {call}, {length} messages, {CLIENTS[length]} clients, beside {peer.name}"
     if bar is None:
         return Row(case, mine, theirs, "calls/s", ratio, None, holds=True)
@@ -193,13 +180,8 @@ async def _alone_at(bench: Bench, call: str, ours: Side, peer: Side, length: int
 
 
 def _at_most(case: str, rounds: list[tuple[float, float]], bar: float) -> Row:
-    ours, peer, ratio = _medians(rounds)
+    ours, peer, ratio = medians(*zip(*rounds, strict=True))
     return at_most(case, ours, peer, "ms", bar, ratio=ratio)
-
-
-def _medians(rounds: list[tuple[float, float]]) -> tuple[float, float, float]:
-    ours, peer = (statistics.median(side) for side in zip(*rounds, strict=True))
-    return ours, peer, statistics.median(our / their for our, their in rounds)
 
 
 if __name__ == "__main__":

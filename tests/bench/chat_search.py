@@ -1,10 +1,5 @@
 """Search in a million messages of ten tenants: the service beside the same search straight on its engine.
 
-For each query all sides take their turns, in an order that is drawn anew: the service, its engine in this process, a
-bare handler that only asks the engine, a call that does nothing. So each meets the machine and the engine as the others
-leave them. In blocks they would meet different minutes of a busy machine; and a call that does nothing, asked again and
-again, costs half of what it costs after 20 ms of silence, which is how searches come.
-
 The texts are read from PROSA_DIALOGUES (gzip, one JSON object a line with "turns": [[role, text], …]; without it
 nothing is measured) and repeated to the volume. `PROSA_DIALOGUES=dialogues.jsonl.gz python -m tests.bench chat_search`.
 """
@@ -17,7 +12,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,8 +31,8 @@ from tests.bench.bare_handler import bare_handlers
 from tests.bench.chat import ENGINES, running_engines
 from tests.bench.chat_service import TENANT, USER, Engines, opened_engine, opened_service
 from tests.bench.empty_call import empty_call
-from tests.bench.pace import Act
-from tests.bench.table import Row, at_most, publish
+from tests.bench.overhead import Sides, overhead
+from tests.bench.table import Row, publish
 from tests.house.signing import SigningKeys, new_signing_keys
 
 DATA = "PROSA_DIALOGUES"
@@ -47,7 +42,6 @@ MESSAGES_A_CONVERSATION = 20
 PIECES_AT_ONCE = 2_000
 QUERIES = 200
 COMMON_QUERIES = 100
-ROUNDS = 5
 CALLS_ALLOWED = 2
 
 
@@ -80,43 +74,17 @@ async def _measured(engines: Engines, keys: SigningKeys, name: str, corpus: Corp
         service = await stack.enter_async_context(opened_service(engines, keys, engine, name))
         bare = await stack.enter_async_context(bare_handlers(engines, name))
         empty = await stack.enter_async_context(empty_call())
-        own: dict[str, Act] = {"service": service.search, "engine": engine.search}
-        sides = {**own, "bare": bare["search"], "empty": empty}
+        sides = Sides(service.search, engine.search, bare["search"], empty)
         common = [corpus.common] * COMMON_QUERIES
         rows = []
-        for case, queries in (("two words", corpus.queries), (f'"{corpus.common}"', common)):
-            rounds = [await _in_turns(sides, queries) for _ in range(ROUNDS)]
-            rows += _rows(f"{name}, {MESSAGES:,} messages: {case}, p95", rounds)
+        for what, queries in (("two words", corpus.queries), (f'"{corpus.common}"', common)):
+            case = f"{name}, {MESSAGES:,} messages: {what}, p95"
+            rows += await overhead(case, sides, queries, _p95, CALLS_ALLOWED)
         return rows
 
 
-async def _in_turns(sides: Mapping[str, Act], queries: Sequence[str]) -> dict[str, float]:
-    """The p95 of each side in milliseconds."""
-    took: dict[str, list[float]] = {name: [] for name in sides}
-    for query in queries:
-        for name in random.sample(list(sides), len(sides)):
-            asked = time.perf_counter()
-            await sides[name](query)
-            took[name].append((time.perf_counter() - asked) * 1000)
-    return {name: statistics.quantiles(each, n=20)[-1] for name, each in took.items()}
-
-
-def _rows(case: str, rounds: Sequence[Mapping[str, float]]) -> list[Row]:
-    """The service, and what can be had: the bare handler."""
-    beside = f"beside the engine + {CALLS_ALLOWED} empty calls"
-    ours, bare = _beside_allowed("service", rounds), _beside_allowed("bare", rounds)
-    return [
-        at_most(f"{case}, {beside}", *ours[:2], "ms", 1.0, ratio=ours[2]),
-        Row(f"{case}, a bare handler {beside}", *bare[:2], "ms", bare[2], None, holds=True),
-    ]
-
-
-def _beside_allowed(side: str, rounds: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
-    """Medians of the rounds: what the side took, what the bar allows, the ratio."""
-    took = [each[side] for each in rounds]
-    allowed = [each["engine"] + CALLS_ALLOWED * each["empty"] for each in rounds]
-    ratios = [ours / peer for ours, peer in zip(took, allowed, strict=True)]
-    return statistics.median(took), statistics.median(allowed), statistics.median(ratios)
+def _p95(milliseconds: Sequence[float]) -> float:
+    return statistics.quantiles(milliseconds, n=20)[-1]
 
 
 async def _filled(store: ChatStore, corpus: Corpus) -> None:

@@ -31,3 +31,9 @@ async def _count(act: Act, name: str, end: float) -> int:
         await act(name)
         count += 1
     return count
+
+
+def medians(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
+    """Of figures by round: ours, the peer's, and our figure in a round as a multiple of the peer's."""
+    ratios = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
+    return statistics.median(ours), statistics.median(peer), statistics.median(ratios)
