@@ -183,9 +183,9 @@ def canonical(metadata: Mapping[str, Any]) -> str:
 def _of_length_one(matrix: npt.NDArray[np.float32], ids: Sequence[str]) -> Vectors:
     # Brought near 1 first: the squares of numbers near the ends of what 4 bytes can say would overflow, or vanish.
     with np.errstate(all="ignore"):
-        largest = np.abs(matrix).max(axis=1, keepdims=True)
-        scaled = matrix / largest
-        units = scaled / np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+        largest = np.maximum(matrix.max(axis=1, keepdims=True), -matrix.min(axis=1, keepdims=True))
+        units = matrix / largest
+        units /= np.sqrt(np.einsum("ij,ij->i", units, units))[:, None]
     fine = np.isfinite(units[:, 0]) & np.isfinite(largest[:, 0]) & (largest[:, 0] > 0)
     if not fine.all():
         first = int(np.argmin(fine))

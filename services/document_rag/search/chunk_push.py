@@ -1,13 +1,14 @@
 """The way of pushed chunks: batches are taken one behind the other, each checked, given its vectors, and written whole.
 
-While a batch is being written the next one is decoded, checked, given its vectors and packed; a stream therefore goes
-as fast as the slower of the two, and never holds more than two batches or, between them, a connection to the database.
+While a batch is being written the next one is checked, given its vectors and packed, and the one after that is read; a
+stream therefore goes as fast as the slowest of the three, and never holds more than three batches or, between them, a
+connection to the database.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +66,12 @@ class ChunkPush:
         written = Written()
         writing: asyncio.Task[Written] | None = None
         try:
-            async for batch in batches:
-                rows = await self._packed(collection, batch)
-                if writing is not None:
-                    written, writing = written + await writing, None
-                writing = asyncio.create_task(self._store.write(collection, rows))
+            async with aclosing(_one_ahead(batches)) as coming:
+                async for batch in coming:
+                    rows = await self._packed(collection, batch)
+                    if writing is not None:
+                        written, writing = written + await writing, None
+                    writing = asyncio.create_task(self._store.write(collection, rows))
             return written + await writing if writing is not None else written
         except InvalidArgument as refusal:
             if writing is not None:
@@ -130,6 +132,18 @@ class ChunkPush:
         checked(batch, collection)
         vectors = np.asarray(await self._embedder.embed_documents([draft.text for draft in batch]))
         return await asyncio.to_thread(packed, batch, vectors)
+
+
+async def _one_ahead(batches: AsyncIterator[Sequence[ChunkDraft]]) -> AsyncGenerator[Sequence[ChunkDraft]]:
+    """The same batches; the next one is being read while one is in use."""
+    coming = asyncio.ensure_future(anext(batches, None))
+    try:
+        while (batch := await coming) is not None:
+            coming = asyncio.ensure_future(anext(batches, None))
+            yield batch
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _packed_as_brought(collection: PushedCollection, batch: Sequence[ChunkDraft]) -> PackedChunks:
