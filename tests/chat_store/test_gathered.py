@@ -64,13 +64,17 @@ async def test_appends_versions_and_headers_of_one_moment_share_their_commands(
     database: MongoDatabase, store: MongoChatStore, reach: Reach
 ) -> None:
     names = await _conversations(store, reach)
-    before = await _commands(database)
-    await asyncio.gather(*(store.append(reach, name, pair("a")) for name in names))
-    versions = await asyncio.gather(*(store.version(reach, name) for name in names))
-    after = await _commands(database)
-    assert {version.last_seq for version in versions} == {2}
+    moments = []
+    for number in range(1, 4):
+        before = await _commands(database)
+        await asyncio.gather(*(store.append(reach, name, pair("a")) for name in names))
+        versions = await asyncio.gather(*(store.version(reach, name) for name in names))
+        after = await _commands(database)
+        assert {version.last_seq for version in versions} == {2 * number}
+        moments.append({command: after[command] - before[command] for command in after})
     for command in ("find", "insert", "update", "aggregate"):
-        assert after[command] - before[command] < CONVERSATIONS / 3, command
+        # The server counts what others ask it meanwhile, too.
+        assert min(moment[command] for moment in moments) < CONVERSATIONS / 3, command
 
 
 async def test_of_a_batch_only_the_insert_that_collides_is_tried_again(
