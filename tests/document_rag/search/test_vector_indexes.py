@@ -11,7 +11,7 @@ from services.document_rag.model import Comparison, Condition, RetrievalMode
 from services.document_rag.search.chunk_model import ChunkDraft, PushedCollection
 from services.document_rag.search.chunk_push import ChunkPush
 from services.document_rag.search.embedders import HashedEmbedder
-from services.document_rag.search.vector_indexes import next_segment
+from services.document_rag.search.vector_indexes import ef_construction, next_segment
 from services.document_rag.search.vectors import Kind, Segment, Space
 from shared.identifiers import new_id
 from tests.document_rag.chunk_program import DIMENSIONS, clustered
@@ -49,6 +49,10 @@ def test_a_segment_swallows_those_before_it_that_are_not_much_larger(
     before, built = next_segment(segments_of(*rows), waiting, worth=100)
     assert built == size
     assert (before.segment_id if before else None) == left
+
+
+def test_the_more_rows_a_segment_has_the_more_carefully_its_graph_is_made() -> None:
+    assert [ef_construction(rows) for rows in (0, 20_000, 100_000, 320_000, 10**7)] == [100, 100, 149, 200, 200]
 
 
 async def test_few_vectors_get_no_index_and_many_get_one(bench: Bench) -> None:
