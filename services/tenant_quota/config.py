@@ -45,6 +45,9 @@ class Config(ServiceConfig):
     api_key_pepper: SecretStr = Field(min_length=16)
     """Key of the keyed hash under which keys and sessions are kept; changing it voids all but the bootstrap keys."""
 
+    new_tenants_plan: str = Field(default="", max_length=64)
+    """Id of the plan that a tenant is on when its CreateTenant names none; without one nothing limits it at first."""
+
     api_key_environment: str = Field(default="live", pattern="^[a-z0-9]{1,16}$")
     """The word after "pk_" in new keys and after "ps_" in sessions: tells people where they work."""
 

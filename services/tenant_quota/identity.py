@@ -64,7 +64,7 @@ async def open_identity(pool: asyncpg.Pool, config: Config) -> AsyncIterator[Ide
     )
     hashing = PasswordHashing()
     erasure = Erasure(pool, sessions)
-    tenant_handlers = TenantHandlers(tenants, keys, authenticator, erasure)
+    tenant_handlers = TenantHandlers(tenants, keys, authenticator, erasure, config.new_tenants_plan)
     session_handlers = SessionHandlers(Login(sessions, hashing), sessions)
     try:
         async with in_background(

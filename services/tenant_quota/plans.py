@@ -11,7 +11,7 @@ from services.tenant_quota.plan_model import NO_TERMS, Plan, PlanInUse, PlanTerm
 from services.tenant_quota.quota_model import Enforcement, Quota, UnpricedModels
 from services.tenant_quota.quotas import GET_QUOTA, quota_of
 from services.tenant_quota.replays import once, present
-from services.tenant_quota.tenants import ACROSS_TENANTS, Position, bounds, require_tenant
+from services.tenant_quota.tenants import ACROSS_TENANTS, Position, bounds, keep_plan, require_tenant
 from shared.errors import AlreadyExists, NotFound
 from shared.postgres import tenant_transaction
 
@@ -31,8 +31,6 @@ SELECT * FROM plans WHERE (create_time, plan_id) < ($1::text::timestamptz, $2)
 """
 DELETE = "DELETE FROM plans WHERE plan_id = $1 RETURNING true"
 COUNT_TENANTS = "SELECT count(*) FROM tenants WHERE plan_id = $1"
-# Locked, so that a plan is not deleted while a tenant is being put on it.
-KEEP = "SELECT true FROM plans WHERE plan_id = $1 FOR KEY SHARE"
 GIVE = """
 UPDATE tenants SET plan_id = $2, plan_time = CASE plan_id WHEN $2 THEN plan_time ELSE clock_timestamp() END
  WHERE tenant_id = $1 RETURNING true
@@ -89,8 +87,7 @@ class Plans:
     async def give(self, tenant_id: str, plan_id: str) -> TenantPlan:
         """The tenant is on the plan from now on, on none when it is ""; NotFound when either does not exist."""
         async with tenant_transaction(self._pool, ACROSS_TENANTS) as connection:
-            if plan_id:
-                await _require(connection, KEEP, plan_id)
+            await keep_plan(connection, plan_id)
             if not await connection.fetchval(GIVE, tenant_id, plan_id):
                 raise NotFound("tenant", tenant_id)
         return await self.of_tenant(tenant_id)

@@ -28,7 +28,15 @@ OVERLAP_SECONDS = 86_400
 class TenantHandlers(TenantServiceServicer):
     """Answers for tenants, users, keys, and who somebody is."""
 
-    def __init__(self, tenants: Tenants, keys: ApiKeys, authenticator: Authenticator, erasure: Erasure) -> None:
+    def __init__(
+        self,
+        tenants: Tenants,
+        keys: ApiKeys,
+        authenticator: Authenticator,
+        erasure: Erasure,
+        new_tenants_plan: str,
+    ) -> None:
+        self._new_tenants_plan = new_tenants_plan
         self._tenants = tenants
         self._keys = keys
         self._authenticator = authenticator
@@ -43,7 +51,8 @@ class TenantHandlers(TenantServiceServicer):
         wire.checked(request)
         name = clean_text("display_name", request.display_name, 200)
         zone = request.time_zone.strip() or DEFAULT_TIME_ZONE
-        tenant = await self._tenants.create(request.tenant_id or new_id(), name, zone, wire.replay(request))
+        plan_id = request.plan_id or self._new_tenants_plan
+        tenant = await self._tenants.create(request.tenant_id or new_id(), name, zone, wire.replay(request), plan_id)
         return wire.tenant_message(tenant)
 
     async def GetTenant(self, request: pb.GetTenantRequest, _: Any) -> pb.Tenant:

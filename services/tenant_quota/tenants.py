@@ -17,7 +17,12 @@ Position: TypeAlias = tuple[datetime, str]
 
 ACROSS_TENANTS = "*"
 KNOWN_ZONE = "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)"
-INSERT_TENANT = "INSERT INTO tenants (tenant_id, display_name, time_zone) VALUES ($1, $2, $3) RETURNING *"
+# Locked, so that a plan is not deleted while a tenant is being put on it.
+KEEP_PLAN = "SELECT true FROM plans WHERE plan_id = $1 FOR KEY SHARE"
+INSERT_TENANT = """
+INSERT INTO tenants (tenant_id, display_name, time_zone, plan_id, plan_time)
+VALUES ($1, $2, $3, $4, CASE WHEN $4 <> '' THEN clock_timestamp() END) RETURNING *
+"""
 GET_TENANT = "SELECT * FROM tenants WHERE tenant_id = $1"
 LIST_TENANTS = """
 SELECT * FROM tenants WHERE (create_time, tenant_id) < ($1::text::timestamptz, $2)
@@ -54,19 +59,21 @@ class Tenants:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def create(self, tenant_id: str, display_name: str, time_zone: str, replay: Replay | None) -> Tenant:
-        """AlreadyExists when the id is taken, InvalidArgument for a time zone the database does not know."""
+    async def create(
+        self, tenant_id: str, display_name: str, time_zone: str, replay: Replay | None, plan_id: str = ""
+    ) -> Tenant:
+        """AlreadyExists when the id is taken, InvalidArgument for a time zone the database does not know, NotFound when
+        there is no such plan.
+        """
         async with tenant_transaction(self._pool, ACROSS_TENANTS) as connection:
+
+            async def insert() -> asyncpg.Record | None:
+                await keep_plan(connection, plan_id)
+                return await connection.fetchrow(INSERT_TENANT, tenant_id, display_name, time_zone, plan_id)
+
             await _require_zone(connection, time_zone)
             with _taken({"tenants_pkey": AlreadyExists("tenant", tenant_id)}):
-                row, _ = await once(
-                    connection,
-                    PLATFORM,
-                    "CreateTenant",
-                    replay,
-                    "tenants",
-                    lambda: connection.fetchrow(INSERT_TENANT, tenant_id, display_name, time_zone),
-                )
+                row, _ = await once(connection, PLATFORM, "CreateTenant", replay, "tenants", insert)
         return _tenant(row)
 
     async def get(self, tenant_id: str) -> Tenant:
@@ -160,6 +167,12 @@ async def require_tenant(connection: asyncpg.Connection, tenant_id: str) -> asyn
     if row is None:
         raise NotFound("tenant", tenant_id)
     return row
+
+
+async def keep_plan(connection: asyncpg.Connection, plan_id: str) -> None:
+    """The plan stays until the transaction ends; NotFound when there is none. "" is no plan."""
+    if plan_id and not await connection.fetchval(KEEP_PLAN, plan_id):
+        raise NotFound("plan", plan_id)
 
 
 async def require_user(connection: asyncpg.Connection, tenant_id: str, user_id: str) -> asyncpg.Record:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import asyncpg
 import grpc
@@ -11,6 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from prosa.tenant_quota.v1 import plan_service_pb2 as pb
 from prosa.tenant_quota.v1 import quota_service_pb2 as quotas
+from prosa.tenant_quota.v1.tenant_service_pb2 import CreateTenantRequest
+from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceStub
+from services.tenant_quota.__main__ import open_endpoints
+from services.tenant_quota.config import Config
 from services.tenant_quota.model import Role
 from services.tenant_quota.plan_model import LimitSource, PlanInUse, PlanTerms
 from services.tenant_quota.plans import Plans
@@ -18,8 +23,13 @@ from services.tenant_quota.quota_model import Enforcement, Quota
 from services.tenant_quota.quotas import Quotas
 from services.tenant_quota.reservations import Reservations
 from shared.errors import NotFound, QuotaExceeded
+from tests.house.in_process import serving
+from tests.house.signing import SigningKeys
 from tests.tenant_quota.account_world import ask, month, opened
 from tests.tenant_quota.world import Platform, fresh, new_tenant, refusal
+
+if TYPE_CHECKING:
+    from prosa.tenant_quota.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
 
 SMALL = pb.Plan(
     display_name=" Município pequeno ",
@@ -51,6 +61,27 @@ async def new_plan(platform: Platform, **terms: object) -> pb.Plan:
 async def give(platform: Platform, tenant_id: str, plan_id: str) -> pb.TenantPlan:
     request = pb.SetTenantPlanRequest(tenant_id=tenant_id, plan_id=plan_id)
     return await platform.plans.SetTenantPlan(request, metadata=platform.admin())
+
+
+async def test_a_new_tenant_is_on_the_plan_it_names_else_on_the_operators(
+    platform: Platform, config: Config, signing_keys: SigningKeys
+) -> None:
+    admin, usual, named = platform.admin(), await new_plan(platform), await new_plan(platform, tokens_per_month=500)
+    async with (
+        open_endpoints(config.model_copy(update={"new_tenants_plan": usual.plan_id})) as service,
+        serving(service.endpoints, signing_keys, ready=service.ready) as channel,
+    ):
+        tenants: TenantServiceAsyncStub = TenantServiceStub(channel)
+        for plan_id, expected in ((named.plan_id, named), ("", usual)):
+            request = CreateTenantRequest(display_name="Nova", plan_id=plan_id, request_id=fresh("request"))
+            tenant = await tenants.CreateTenant(request, metadata=admin)
+            assert await tenants.CreateTenant(request, metadata=admin) == tenant
+            own = pb.GetTenantPlanRequest(tenant_id=tenant.tenant_id)
+            on = await platform.plans.GetTenantPlan(own, metadata=admin)
+            assert (on.plan, on.HasField("plan_time")) == (expected, True)
+
+    unknown = CreateTenantRequest(display_name="Nova", plan_id=fresh("plan"))
+    assert (await refusal(platform.tenants.CreateTenant(unknown, metadata=admin))).code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_plan_is_created_read_changed_and_deleted(platform: Platform) -> None:

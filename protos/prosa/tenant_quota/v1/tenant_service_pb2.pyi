@@ -319,6 +319,7 @@ class CreateTenantRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Identifier wanted; a UUIDv7 when empty."""
     display_name: _builtins.str
@@ -327,6 +328,10 @@ class CreateTenantRequest(_message.Message):
     """IANA time zone; "America/Sao_Paulo" when empty."""
     request_id: _builtins.str
     """Makes a retry safe: the same id and payload give the same response."""
+    plan_id: _builtins.str
+    """The plan that the tenant is on from its beginning. When empty, the one that the operator has set for new tenants, or
+    none, which limits nothing. NOT_FOUND when there is no such plan.
+    """
     def __init__(
         self,
         *,
@@ -334,10 +339,11 @@ class CreateTenantRequest(_message.Message):
         display_name: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "request_id", b"request_id", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "plan_id", b"plan_id", "request_id", b"request_id", "tenant_id", b"tenant_id", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
