@@ -7,10 +7,12 @@ import pytest
 
 from prosa.chat_store.v1 import conversation_service_pb2 as chat_pb
 from prosa.document_rag.v1 import assistant_service_pb2 as pb
+from services.document_rag.assistants.model import DEFAULT_MAX_OUTPUT_TOKENS
 from services.document_rag.tokens import count_tokens
 from services.tenant_quota.tenants import Tenants
 from shared.errors import ServiceError
 from tests.document_rag.neighbourhood import Tenant, Told, ask, request_id
+from tests.house.fake_oddities import HUGE_PIECE
 from tests.house.fake_provider import PLAIN_ANSWER, SLOW_WORDS, FakeProvider
 from tests.house.waiting import until
 
@@ -93,6 +95,13 @@ async def test_what_a_provider_says_of_itself_keeps_no_answer_from_being_stored_
     answer = (await tenant.messages(told.accepted.conversation_id))[1]
     assert (answer.text, answer.model) == (told.text, model)
     assert await tenant.charges() == [told.tokens]
+
+
+async def test_an_answer_that_comes_in_one_huge_piece_ends_at_its_limit_like_any_other(tenant: Tenant) -> None:
+    told = await tenant.ask(ask(await tenant.assistant("fake-odd-huge")))
+    assert told.completed.finish_reason == pb.FINISH_REASON_LENGTH
+    assert 0.7 * DEFAULT_MAX_OUTPUT_TOKENS < count_tokens(told.text) <= DEFAULT_MAX_OUTPUT_TOKENS
+    assert (PLAIN_ANSWER + HUGE_PIECE).startswith(told.text)
 
 
 async def test_a_failed_turn_may_be_asked_again(tenant: Tenant) -> None:

@@ -30,10 +30,13 @@ NAMES: dict[str, Any] = {"fake-odd-number": 5, "fake-odd-name": "n" * 300, "fake
 
 # 😀 cut in two, half of another letter, and a NUL.
 TORN_LETTERS = [_says({"content": each}) for each in ("\ud83d", "\ude00 fim", "\ud83d", " \0.")]
+HUGE_PIECE = "palavra " * 300_000
 
 
 def odd_events(model: str) -> list[Any]:
     """The events that the model has beside those of a well-behaved one."""
     if model == "fake-odd-torn":
         return TORN_LETTERS
+    if model == "fake-odd-huge":
+        return [_says({"content": HUGE_PIECE})]
     return [NO_CHUNKS[model]] if model in NO_CHUNKS else []

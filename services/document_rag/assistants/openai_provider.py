@@ -29,6 +29,7 @@ _FIRST_BACKOFF_SECONDS = 0.25
 _LONGEST_RETRY_AFTER_SECONDS = 5.0
 _LONGEST_WAIT_TOLD_SECONDS = 3600.0
 _MOST_TOKENS = 100_000_000  # of one answer; more is no figure of a model's
+_LONGEST_PIECE = 1_000  # characters; models send words, but nothing keeps an endpoint from sending megabytes at once
 _LONGEST_NAME = 200  # of a model, as tenant_quota and chat_store keep it
 _ASKS_AGAIN = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 
@@ -63,7 +64,7 @@ class OpenAIProvider:
         self._silence_seconds = silence_seconds
 
     async def answer(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta | Finish, None]:
-        """Yields the model's pieces as they arrive.
+        """Yields the model's pieces as they arrive, large ones in parts: whoever counts them stops at the limit.
 
         A stream that ends without finish_reason is a failure, and so is a whole answer without a word.
         """
@@ -76,8 +77,8 @@ class OpenAIProvider:
                 model, tokens, reason = event.model or model, event.tokens or tokens, event.reason or reason
                 text = whole_letters.decode(event.text.encode("utf-16-le", "surrogatepass")).replace("\0", "")
                 has_words = has_words or bool(text.strip())
-                if text:
-                    yield Delta(text)
+                for start in range(0, len(text), _LONGEST_PIECE):
+                    yield Delta(text[start : start + _LONGEST_PIECE])
         if reason is None or (reason is FinishReason.STOP and not has_words):
             raise ProviderFailed
         yield Finish(reason, tokens, model)
