@@ -12,7 +12,7 @@ from services.chat_store.engines import prepare
 from shared.mongo import MongoDriver, open_mongo
 
 # An engine that is late on a busy machine is no engine that is away.
-PATIENT = {"mongodb_timeout_ms": 60_000, "database_timeout_ms": 60_000}
+PATIENT = {"mongodb_timeout_ms": 60_000, "database_timeout_ms": 60_000, "cache_timeout_ms": 60_000}
 MONGO_DRIVERS: dict[str, MongoDriver] = {"mongo": "pymongo", "mongo on motor": "motor"}
 
 
