@@ -143,14 +143,19 @@ async def test_a_batch_commits_whole_or_not_at_all(
 
 
 async def test_an_entry_that_always_fails_is_buried_after_five_deliveries_and_delays_nobody(
-    database: MongoDatabase, store: RollupStore, stream: Stream, letters: ReadLetters, rollups: ReadRollups
+    database: MongoDatabase,
+    store: RollupStore,
+    stream: Stream,
+    redis: Redis,
+    letters: ReadLetters,
+    rollups: ReadRollups,
 ) -> None:
     await database["facts"].insert_one({"_id": "x", "conversation_id": "x"})
     await database.command("collMod", "facts", validator={"conversation_id": {"$ne": "cursed"}})
     good = many_events(50)
     poison = appended("poison", answer(), conversation_id="cursed")
     await send(stream, [*good[:25], poison, *good[25:]])
-    worker = worker_on(stream, store, claim_idle_seconds=0.01)
+    worker = worker_on(stream, store)
 
     await worker.step()
     assert await rollups() == expected(good)  # at once, in spite of the poison
@@ -158,7 +163,7 @@ async def test_an_entry_that_always_fails_is_buried_after_five_deliveries_and_de
 
     for _ in range(4):
         assert await letters() == []
-        await asyncio.sleep(0.02)
+        await aged(redis, "metrics:execution", "rollups")
         await worker.rescue()
     (letter,) = await letters()
     assert letter["item"].encode("latin-1") == entry_bytes(poison)
